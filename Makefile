@@ -1,0 +1,35 @@
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+UV_VERSION := 0.13.8
+READY := $(VENV)/.ready
+
+.PHONY: help
+help:  ## Show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/' | expand -t 20
+
+# The environment: Python packages by hash from tests/requirements.txt, the project itself editable.
+# A Python without the venv module (Debian splits it off) gets it through apt.
+$(READY): tests/requirements.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; set PYTHON=<a Python >= 3.11>" >&2; exit 1; }
+	$(PYTHON) -c 'import ensurepip' 2>/dev/null || { apt-get -q update && apt-get -q install -y python3-venv; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r tests/requirements.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: environment
+environment: $(READY)  ## Make the Python environment (.venv)
+
+.PHONY: lock
+lock:  ## Lock the requirements again (hashes, no URLs)
+	uv_flags="--quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header"; \
+	$(BIN)/uv pip compile pyproject.toml $$uv_flags --extra dev --output-file tests/requirements.txt; \
+	for side in worker operator; do \
+	  $(BIN)/uv pip compile pyproject.toml $$uv_flags --extra $$side --constraint tests/requirements.txt --output-file $$side/requirements.txt; \
+	done

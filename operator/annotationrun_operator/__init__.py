@@ -1,0 +1,1 @@
+"""The Kubernetes operator: watches AnnotationRun resources and runs their steps as Jobs."""
