@@ -1,0 +1,1 @@
+"""The modules: from frames to rows."""

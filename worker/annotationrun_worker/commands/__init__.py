@@ -1,0 +1,1 @@
+"""One module a command: composition and output to the terminal, nothing else."""

@@ -1,0 +1,1 @@
+"""Reading LeRobot v3.0 datasets: metadata, episodes, timestamps."""

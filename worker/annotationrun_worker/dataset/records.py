@@ -1,0 +1,60 @@
+"""What the rest of the worker knows of a dataset: plain values, no I/O."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NewType
+
+import numpy as np
+from numpy.typing import NDArray
+
+CameraKey = NewType("CameraKey", str)
+"""The feature name of a camera, such as ``observation.images.front``."""
+
+EpisodeIndex = NewType("EpisodeIndex", int)
+
+
+@dataclass(frozen=True, slots=True)
+class VideoSpan:
+    """Where the frames of one episode and camera lie: a part of an mp4 file that may hold many episodes."""
+
+    path: Path
+    """The mp4 file, absolute."""
+    from_timestamp_seconds: float
+    """PTS at which the episode's time zero lies in the file."""
+    to_timestamp_seconds: float
+    """PTS at which the episode ends in the file (exclusive)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EpisodeRecord:
+    """One episode: what was asked of the robot, when its frames were taken, where they are."""
+
+    index: EpisodeIndex
+    task: str
+    """The episode's task; several are joined with ``"; "``; may be empty."""
+    timestamps_seconds: NDArray[np.float32]
+    """Shape (frames,), float32, strictly increasing: the parquet column ``timestamp``, exactly."""
+    fps: float
+    data_path: Path
+    """The parquet file that holds the episode's rows, absolute."""
+    dataset_from_index: int
+    """The dataset-wide index of the episode's first frame."""
+    videos: Mapping[CameraKey, VideoSpan]
+    """By camera, in the order of ``info.json``; the first is the default camera."""
+
+    @property
+    def frame_count(self) -> int:
+        """Number of frames."""
+        return len(self.timestamps_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """The features of ``info.json`` as far as the worker uses them."""
+
+    fps: float
+    cameras: tuple[CameraKey, ...]
+    """RGB cameras, in the order of ``info.json``; depth streams are not cameras."""
+    camera_sizes: Mapping[CameraKey, tuple[int, int]]
+    """(width, height) in pixels."""

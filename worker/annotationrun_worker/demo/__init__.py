@@ -1,0 +1,1 @@
+"""The demo: a dataset with known truth, and a model that looks at the pixels."""

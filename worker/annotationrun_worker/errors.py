@@ -1,0 +1,68 @@
+"""Errors of the worker.
+
+AnnotationRunError                     annotationrun_api.errors
+├── TransientError
+│   ├── ServerNotReadyError            the model server can't be reached, or refuses for now
+│   └── RequestFailedError             a request failed after its retries
+└── PermanentError
+    ├── DatasetError                   the dataset is broken, of another version, or a file is missing
+    │   ├── NoCamerasError             no camera, and a module that must see
+    │   ├── UnknownCameraError         a camera name the dataset does not have
+    │   ├── TimestampOutOfRangeError   no frame near the time asked for
+    │   └── FrameDecodeError           a frame could not be decoded
+    ├── ConfigurationError             model or settings can't give right labels
+    ├── AnswerError                    the model's answer stays unusable
+    ├── StagingError                   a staged object is not what was written
+    ├── StorageError                   disk full, read-only, no permission
+    └── OutputError                    the output folder is taken, or the merged dataset would be invalid
+"""
+
+from annotationrun_api.errors import PermanentError, TransientError
+
+
+class ServerNotReadyError(TransientError):
+    """The model server can't be reached, or refuses for now."""
+
+
+class RequestFailedError(TransientError):
+    """A request to the model server failed after all its retries."""
+
+
+class DatasetError(PermanentError):
+    """The dataset can't be read as LeRobot v3.0."""
+
+
+class NoCamerasError(DatasetError):
+    """A module that must see was asked of a dataset without cameras."""
+
+
+class UnknownCameraError(DatasetError):
+    """A camera was named that the dataset does not have."""
+
+
+class TimestampOutOfRangeError(DatasetError):
+    """The time asked for lies further from any frame than half the local gap."""
+
+
+class FrameDecodeError(DatasetError):
+    """A frame could not be decoded, or the decoded one is not the one asked for."""
+
+
+class ConfigurationError(PermanentError):
+    """Model, server or settings can't give right labels as they are."""
+
+
+class AnswerError(PermanentError):
+    """The model answered, and the answer stays unusable."""
+
+
+class StagingError(PermanentError):
+    """A staged object does not hold what its key says."""
+
+
+class StorageError(PermanentError):
+    """Staging or output can't be written."""
+
+
+class OutputError(PermanentError):
+    """The output can't be made here, or would not be a valid dataset."""

@@ -1,0 +1,1 @@
+"""Frames of an episode: which one, decoded in a child process, cached."""

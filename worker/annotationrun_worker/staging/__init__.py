@@ -1,0 +1,1 @@
+"""Content-addressed staging of answers and results."""

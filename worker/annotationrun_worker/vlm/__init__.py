@@ -1,0 +1,1 @@
+"""Talking to the vision-language model: messages, requests, answers."""
