@@ -11,6 +11,7 @@ AnnotationRunError                     annotationrun_api.errors
     │   ├── TimestampOutOfRangeError   no frame near the time asked for
     │   └── FrameDecodeError           a frame could not be decoded
     ├── ConfigurationError             model or settings can't give right labels
+    ├── IncompleteError                episodes failed; what is done is staged
     ├── AnswerError                    the model's answer stays unusable
     ├── StagingError                   a staged object is not what was written
     ├── StorageError                   disk full, read-only, no permission
@@ -50,6 +51,10 @@ class FrameDecodeError(DatasetError):
 
 class ConfigurationError(PermanentError):
     """Model, server or settings can't give right labels as they are."""
+
+
+class IncompleteError(PermanentError):
+    """Episodes failed, more than the manifest allows; what is done is staged."""
 
 
 class AnswerError(PermanentError):

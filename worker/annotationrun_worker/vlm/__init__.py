@@ -1,1 +1,1 @@
-"""Talking to the vision-language model: messages, requests, answers."""
+"""Talking to the vision-language model: message parts, requests, answers."""

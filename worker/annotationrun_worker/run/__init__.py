@@ -1,0 +1,1 @@
+"""A whole run on one machine: plan, annotate, merge."""

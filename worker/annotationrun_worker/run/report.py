@@ -1,0 +1,26 @@
+"""What a run did, as values: for the terminal now, for status and reports later."""
+
+from dataclasses import dataclass, field
+
+from annotationrun_worker.annotate.context import Hole
+from annotationrun_worker.dataset.records import EpisodeIndex
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeFailure:
+    """A module that made nothing of an episode."""
+
+    episode: EpisodeIndex
+    module: str
+    cause: str
+
+
+@dataclass(slots=True)
+class AnnotateReport:
+    """Counts of the annotate step; results are per episode and module."""
+
+    results_made: int = 0
+    results_reused: int = 0
+    failures: list[EpisodeFailure] = field(default_factory=list)
+    holes: list[tuple[EpisodeIndex, Hole]] = field(default_factory=list)
+    """Questions without a usable answer in episodes that succeeded."""

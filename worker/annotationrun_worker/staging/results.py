@@ -1,0 +1,88 @@
+"""Results of a module for one episode, staged whole: ``results/<module>/<k[:2]>/<k>.jsonl``.
+
+The first line says what the result is; each further line is one row.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from annotationrun_worker.errors import StagingError
+from annotationrun_worker.rows import StagedRow
+from annotationrun_worker.staging.digests import Digest, canonical_json, digest_bytes
+from annotationrun_worker.staging.store import StagingStore
+
+RESULT_FORMAT = 1
+"""Counts up when the same answers would make other rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleResult:
+    """What a module made of one episode."""
+
+    module: str
+    key: Digest
+    rows: Sequence[StagedRow]
+    holes: Sequence[Mapping[str, Any]] = ()
+    """Questions without a usable answer: frame, camera, kind, cause."""
+
+    @property
+    def content_digest(self) -> Digest:
+        """Digest of the rows alone."""
+        return digest_bytes(_row_lines(self.rows))
+
+
+def _row_lines(rows: Sequence[StagedRow]) -> bytes:
+    return "".join(f"{row.to_json()}\n" for row in rows).encode()
+
+
+def _path(module: str, key: Digest) -> str:
+    return f"results/{module}/{key[:2]}/{key}.jsonl"
+
+
+def encode_result(result: ModuleResult) -> bytes:
+    """The staged bytes of ``result``."""
+    head = {
+        "format": RESULT_FORMAT,
+        "module": result.module,
+        "key": result.key,
+        "row_count": len(result.rows),
+        "rows_sha256": result.content_digest,
+        "holes": list(result.holes),
+    }
+    return canonical_json(head) + b"\n" + _row_lines(result.rows)
+
+
+def decode_result(content: bytes, module: str, key: Digest) -> ModuleResult:
+    """Read staged bytes.
+
+    Raises:
+        StagingError: they are cut, changed, or another result's.
+    """
+    head_line, _, body = content.partition(b"\n")
+    where = f"the staged result {_path(module, key)!r}"
+    try:
+        head = json.loads(head_line)
+        rows = tuple(StagedRow.from_json(line) for line in body.decode().split("\n") if line)
+        found = (head["format"], head["module"], head["key"], head["rows_sha256"])
+        holes = tuple(head["holes"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise StagingError(f"{where} can't be read ({error}); delete it, it will be made again") from error
+    expected = (RESULT_FORMAT, module, key, digest_bytes(body))
+    if found != expected:
+        raise StagingError(f"{where} holds {found}, expected {expected}; delete it, it will be made again")
+    return ModuleResult(module=module, key=key, rows=rows, holes=holes)
+
+
+async def read_result(store: StagingStore, module: str, key: Digest) -> ModuleResult | None:
+    """The staged result under ``key``, or ``None``."""
+    content = await store.read(_path(module, key))
+    return None if content is None else decode_result(content, module, key)
+
+
+async def stage_result(store: StagingStore, result: ModuleResult) -> ModuleResult:
+    """Stage ``result``; returns what stands under its key now, which is another worker's if that was first."""
+    if await store.create(_path(result.module, result.key), encode_result(result)):
+        return result
+    return await read_result(store, result.module, result.key) or result

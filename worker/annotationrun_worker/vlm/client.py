@@ -1,0 +1,178 @@
+"""Requests to an OpenAI-compatible server: bounded in flight, retried by cause, counted.
+
+Connection errors, timeouts, 429 (with the server's own delay) and 5xx are retried by the ``openai`` client.
+An answer cut by its token limit is asked again with twice the limit, twice at most. A server that refuses
+structured output gets the schema as text from then on, unless the manifest requires it.
+"""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import openai
+from openai import AsyncOpenAI
+from openai.types.chat import ChatCompletion
+
+from annotationrun_worker.errors import (
+    AnswerError,
+    ConfigurationError,
+    RequestFailedError,
+    ServerNotReadyError,
+)
+from annotationrun_worker.staging.digests import Digest, digest_json
+from annotationrun_worker.vlm.request import without_schema
+
+TRANSPORT_RETRIES = 5
+"""Tries after the first of one request; the client waits 0.5 s, doubling to 8 s, between them."""
+LENGTH_DOUBLINGS = 2
+REMOTE_TEXT_LENGTH = 256
+"""Characters of a server's own words that an error repeats."""
+
+_OPENAI_ARGUMENTS = {"model", "messages", "temperature", "seed", "max_tokens", "response_format"}
+"""What the client takes by name; everything else goes into the body as it is."""
+_SCHEMA_COMPLAINT = re.compile(r"response_format|json_schema|structured|guided|grammar", re.IGNORECASE)
+
+StructuredOutputs = Literal["Auto", "Required", "Off"]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What the server answered."""
+
+    request: Digest
+    """Digest of the body that got this answer."""
+    content: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(slots=True)
+class Usage:
+    """Counts of one process."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """How to reach the server, and how hard to press it."""
+
+    base_url: str
+    model: str
+    request_timeout_seconds: float
+    requests_in_flight: int
+    structured_outputs: StructuredOutputs
+    context_tokens: int
+
+
+class VlmClient:
+    """One server, one bound on requests in flight for the whole process."""
+
+    def __init__(self, settings: ServerSettings, api_key: str = "none") -> None:
+        """Make a client; nothing is sent yet. A server without keys takes any ``api_key``."""
+        self.settings = settings
+        self.usage = Usage()
+        self._in_flight = asyncio.Semaphore(settings.requests_in_flight)
+        self._schema_refused = settings.structured_outputs == "Off"
+        self._client = AsyncOpenAI(
+            base_url=settings.base_url,
+            api_key=api_key,
+            timeout=settings.request_timeout_seconds,
+            max_retries=TRANSPORT_RETRIES,
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+    async def check_model(self) -> None:
+        """See that the server is there and serves the model, before anything is decoded for it.
+
+        Raises:
+            ServerNotReadyError: nobody answers at the endpoint.
+            ConfigurationError: the server answers, and does not serve the model.
+        """
+        try:
+            served = [model.id async for model in self._client.models.list()]
+        except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError) as error:
+            raise ServerNotReadyError(
+                f"no model server at {self.settings.base_url!r}: {_remote(error)}; "
+                "start it or correct the endpoint, then run again"
+            ) from error
+        except openai.APIStatusError as error:
+            raise self._refused(error) from error
+        if self.settings.model not in served:
+            raise ConfigurationError(
+                f"the server at {self.settings.base_url!r} serves {', '.join(map(repr, served))}, not "
+                f"{self.settings.model!r}; set spec.model.id to the served name"
+            )
+
+    async def complete(self, body: Mapping[str, Any]) -> Completion:
+        """Send ``body`` and wait for its answer.
+
+        Raises:
+            RequestFailedError: no answer after all retries.
+            ConfigurationError: the server refuses the request as such (key, model, size).
+            AnswerError: the answer is empty, or still cut after the token limit was doubled.
+        """
+        sent = without_schema(body) if self._schema_refused else dict(body)
+        for _ in range(LENGTH_DOUBLINGS + 1):
+            async with self._in_flight:
+                response, sent = await self._send(sent)
+            choice = response.choices[0]
+            if choice.finish_reason != "length":
+                break
+            sent["max_tokens"] = min(2 * sent["max_tokens"], self.settings.context_tokens)
+        else:
+            raise AnswerError(
+                f"the answer is cut at {sent['max_tokens'] // 2} tokens; raise spec.model.maxOutputTokens"
+            )
+        if not choice.message.content:
+            raise AnswerError(f"the answer is empty (finish_reason {choice.finish_reason!r})")
+        usage = response.usage
+        return Completion(
+            request=digest_json(sent),
+            content=choice.message.content,
+            prompt_tokens=usage.prompt_tokens if usage else 0,
+            completion_tokens=usage.completion_tokens if usage else 0,
+        )
+
+    async def _send(self, body: dict[str, Any]) -> tuple[ChatCompletion, dict[str, Any]]:
+        """The response, and the body that got it."""
+        named = {key: value for key, value in body.items() if key in _OPENAI_ARGUMENTS}
+        extra = {key: value for key, value in body.items() if key not in _OPENAI_ARGUMENTS}
+        try:
+            self.usage.requests += 1
+            response = await self._client.chat.completions.create(**named, extra_body=extra or None)
+        except openai.BadRequestError as error:
+            falls_back = self.settings.structured_outputs == "Auto" and "response_format" in body
+            if not falls_back or not _SCHEMA_COMPLAINT.search(str(error)):
+                raise self._refused(error) from error
+            self._schema_refused = True
+            return await self._send(without_schema(body))
+        except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError) as error:
+            raise RequestFailedError(
+                f"the server at {self.settings.base_url!r} gave no answer in {TRANSPORT_RETRIES + 1} tries: "
+                f"{_remote(error)}"
+            ) from error
+        except openai.APIStatusError as error:
+            raise self._refused(error) from error
+        if response.usage:
+            self.usage.prompt_tokens += response.usage.prompt_tokens
+            self.usage.completion_tokens += response.usage.completion_tokens
+        return response, body
+
+    def _refused(self, error: openai.APIStatusError) -> ConfigurationError:
+        return ConfigurationError(
+            f"the server at {self.settings.base_url!r} refuses the request "
+            f"(HTTP {error.status_code}): {_remote(error)}"
+        )
+
+
+def _remote(error: openai.OpenAIError) -> str:
+    cause = f" ({error.__cause__})" if error.__cause__ else ""
+    return f"{error}{cause}"[:REMOTE_TEXT_LENGTH]

@@ -1,0 +1,76 @@
+"""A request as a value: what is asked, in which shape the answer is wanted, and its digest."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel
+
+from annotationrun_worker.vlm.messages import ContentPart
+
+Answer = TypeVar("Answer", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """What stands in every request of a run beside its content."""
+
+    model: str
+    temperature: float
+    seed: int
+    max_tokens: int
+    chat_template_kwargs: Mapping[str, Any]
+    reasoning_effort: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Question(Generic[Answer]):
+    """One question to the model."""
+
+    kind: str
+    """Name of the prompt and of the answer's JSON schema, such as ``subtasks``."""
+    content: Sequence[ContentPart]
+    answer_type: type[Answer]
+
+
+def build_body(question: Question[Answer], sampling: Sampling) -> dict[str, Any]:
+    """The chat completion body of ``question``, with its answer's schema as structured output."""
+    body: dict[str, Any] = {
+        "model": sampling.model,
+        "messages": [{"role": "user", "content": list(question.content)}],
+        "temperature": sampling.temperature,
+        "seed": sampling.seed,
+        "max_tokens": sampling.max_tokens,
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {
+                "name": question.kind,
+                "strict": True,
+                "schema": question.answer_type.model_json_schema(),
+            },
+        },
+    }
+    if sampling.chat_template_kwargs:
+        body["chat_template_kwargs"] = dict(sampling.chat_template_kwargs)
+    if sampling.reasoning_effort is not None:
+        body["reasoning_effort"] = sampling.reasoning_effort
+    return body
+
+
+def without_schema(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The same request for a server that knows no structured output: the schema goes into the text."""
+    schema = body["response_format"]["json_schema"]["schema"]
+    hint = {"type": "text", "text": f"Answer with one JSON object of this JSON schema, nothing else: {schema}"}
+    message = body["messages"][0]
+    bare = {key: value for key, value in body.items() if key != "response_format"}
+    bare["messages"] = [{**message, "content": [*message["content"], hint]}, *body["messages"][1:]]
+    return bare
+
+
+def with_correction(body: Mapping[str, Any], answer: str, fault: str) -> dict[str, Any]:
+    """The same request once more, with the unusable answer and what is wrong with it."""
+    correction = [
+        {"role": "assistant", "content": answer},
+        {"role": "user", "content": f"That answer can't be used: {fault}. Answer again, as asked."},
+    ]
+    return {**body, "messages": [*body["messages"], *correction]}
