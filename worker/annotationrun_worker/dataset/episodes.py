@@ -1,0 +1,259 @@
+"""Episodes: what ``meta/episodes`` says of them, and the timestamps of their rows in the data files."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from annotationrun_worker.dataset.layout import EPISODES_FOLDER, check_readable, data_file, video_file
+from annotationrun_worker.dataset.metadata import read_features
+from annotationrun_worker.dataset.records import CameraKey, EpisodeIndex, EpisodeRecord, VideoSpan
+from annotationrun_worker.errors import DatasetError, UnknownCameraError
+
+TASK_SEPARATOR = "; "
+"""Joins the tasks of an episode that has several."""
+
+_PLAIN_COLUMNS = (
+    "episode_index",
+    "tasks",
+    "length",
+    "data/chunk_index",
+    "data/file_index",
+    "dataset_from_index",
+    "dataset_to_index",
+)
+_VIDEO_FIELDS = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
+_ROW_COLUMNS = ("timestamp", "frame_index", "episode_index")
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeSummary:
+    """One row of ``meta/episodes``: where an episode lies; nothing of its rows is read yet."""
+
+    index: EpisodeIndex
+    tasks: tuple[str, ...]
+    length: int
+    """Number of frames."""
+    data_path: Path
+    """The parquet file that holds the episode's rows, absolute."""
+    dataset_from_index: int
+    """The dataset-wide index of the episode's first frame."""
+    videos: Mapping[CameraKey, VideoSpan]
+    """By camera, in the order of ``info.json``."""
+
+    @property
+    def task(self) -> str:
+        """The tasks joined with ``"; "``; may be empty."""
+        return TASK_SEPARATOR.join(self.tasks)
+
+
+def list_episodes(root: Path, info: Mapping[str, Any]) -> list[EpisodeSummary]:
+    """Read ``meta/episodes`` (its needed columns) and return the episodes in order of their index.
+
+    Raises:
+        DatasetError: no such files, columns missing, values that contradict each other, an episode that is
+            there twice, or another number of episodes than ``info`` says.
+    """
+    root = root.absolute()
+    cameras = read_features(info).cameras
+    by_index: dict[EpisodeIndex, EpisodeSummary] = {}
+    for path, row in _metadata_rows(root, cameras):
+        summary = _summary(root, info, row, cameras, path)
+        if summary.index in by_index:
+            raise DatasetError(f"{path}: episode {summary.index} is there twice in meta/episodes")
+        by_index[summary.index] = summary
+    expected = info.get("total_episodes", len(by_index))
+    if expected != len(by_index):
+        raise DatasetError(
+            f"{root}: meta/info.json says {expected} episodes, meta/episodes holds {len(by_index)}; "
+            "is the download complete?"
+        )
+    return [by_index[index] for index in sorted(by_index)]
+
+
+def select_episodes(
+    summaries: Sequence[EpisodeSummary], ranges: Sequence[range] | None
+) -> list[EpisodeSummary]:
+    """Return the episodes whose index lies in one of ``ranges``, in order of index; all of them for ``None``.
+
+    Raises:
+        DatasetError: a range names an episode that does not exist; the text lists those that do.
+    """
+    ordered = sorted(summaries, key=lambda summary: summary.index)
+    if ranges is None:
+        return ordered
+    existing = {int(summary.index) for summary in ordered}
+    for chosen in ranges:
+        missing = next((index for index in chosen if index not in existing), None)
+        if missing is not None:
+            raise DatasetError(
+                f"episode {missing} was selected, but the dataset has the episodes "
+                f"{_as_ranges(sorted(existing))}; correct source.episodes"
+            )
+    wanted = {index for chosen in ranges for index in chosen}
+    return [summary for summary in ordered if summary.index in wanted]
+
+
+def read_episode(
+    root: Path, info: Mapping[str, Any], summary: EpisodeSummary, cameras: Sequence[CameraKey]
+) -> EpisodeRecord:
+    """Read the timestamps of one episode, and check that the videos of ``cameras`` can be read.
+
+    Of the data file only three columns of the row groups that hold the episode are read. With no cameras
+    given no video file is touched; ``videos`` of the result holds the given ones, in the order of
+    ``info.json``.
+
+    Raises:
+        DatasetError: a file is missing or unreadable, or the rows are not what ``meta/episodes`` says:
+            another number, frame_index not 0..n-1, timestamps that are not finite or not strictly increasing.
+        UnknownCameraError: a camera that the dataset does not have.
+    """
+    unknown = [camera for camera in cameras if camera not in summary.videos]
+    if unknown:
+        raise UnknownCameraError(
+            f"the dataset at {str(root)!r} has no camera {unknown[0]!r}; "
+            f"its cameras are {list(summary.videos)}"
+        )
+    timestamps = _read_timestamps(summary)
+    videos = {camera: span for camera, span in summary.videos.items() if camera in cameras}
+    for camera, span in videos.items():
+        check_readable(span.path, f"episode {summary.index}, camera {camera!r}")
+    return EpisodeRecord(
+        index=summary.index,
+        task=summary.task,
+        timestamps_seconds=timestamps,
+        fps=float(info["fps"]),
+        data_path=summary.data_path,
+        dataset_from_index=summary.dataset_from_index,
+        videos=videos,
+    )
+
+
+def _metadata_rows(root: Path, cameras: Sequence[CameraKey]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    files = sorted((root / EPISODES_FOLDER).glob("**/*.parquet"))
+    if not files:
+        raise DatasetError(
+            f"{root / EPISODES_FOLDER} holds no parquet file; LeRobot v3.0 lists the episodes there"
+        )
+    video_columns = [f"videos/{camera}/{field}" for camera in cameras for field in _VIDEO_FIELDS]
+    for path in files:
+        check_readable(path, "the list of episodes")
+        table = _read_table(path, [*_PLAIN_COLUMNS, *video_columns], filters=None)
+        for row in table.to_pylist():
+            yield path, row
+
+
+def _read_table(path: Path, columns: Sequence[str], filters: list[tuple[str, str, int]] | None) -> pa.Table:
+    try:
+        present = set(pq.read_schema(path).names)
+        missing = [column for column in columns if column not in present]
+        if missing:
+            raise DatasetError(f"{path}: the columns {missing} are missing; expected a file of LeRobot v3.0")
+        # partitioning=None: a parent folder called `a=b` would else turn up as a column
+        return pq.read_table(path, columns=list(columns), filters=filters, partitioning=None)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OSError) as error:
+        raise DatasetError(f"{path} can't be read as parquet: {error}") from error
+
+
+def _summary(
+    root: Path, info: Mapping[str, Any], row: Mapping[str, Any], cameras: Sequence[CameraKey], path: Path
+) -> EpisodeSummary:
+    counts = [name for name in _PLAIN_COLUMNS if name != "tasks"]
+    bad = [name for name in counts if type(row[name]) is not int or row[name] < 0]
+    if bad:
+        raise DatasetError(
+            f"{path}: episode {row['episode_index']!r} has {bad[0]!r} = {row[bad[0]]!r}, "
+            "expected a number from 0"
+        )
+    index, length = EpisodeIndex(row["episode_index"]), row["length"]
+    if length == 0 or row["dataset_to_index"] - row["dataset_from_index"] != length:
+        raise DatasetError(
+            f"{path}: episode {index} has length {length}, but its rows go from {row['dataset_from_index']} "
+            f"to {row['dataset_to_index']}"
+        )
+    tasks = row["tasks"]
+    if not isinstance(tasks, list) or not all(isinstance(task, str) for task in tasks):
+        raise DatasetError(f"{path}: episode {index} has 'tasks' = {tasks!r}, expected a list of texts")
+    return EpisodeSummary(
+        index=index,
+        tasks=tuple(tasks),
+        length=length,
+        data_path=data_file(root, info, row["data/chunk_index"], row["data/file_index"]),
+        dataset_from_index=row["dataset_from_index"],
+        videos={camera: _span(root, info, row, camera, path) for camera in cameras},
+    )
+
+
+def _span(
+    root: Path, info: Mapping[str, Any], row: Mapping[str, Any], camera: CameraKey, path: Path
+) -> VideoSpan:
+    chunk, file, start, end = (row[f"videos/{camera}/{field}"] for field in _VIDEO_FIELDS)
+    whole = all(type(number) is int and number >= 0 for number in (chunk, file))
+    timed = all(isinstance(time, int | float) and math.isfinite(time) for time in (start, end))
+    if not whole or not timed or not 0 <= start < end:
+        raise DatasetError(
+            f"{path}: episode {row['episode_index']}, camera {camera!r}: chunk {chunk!r}, file {file!r}, "
+            f"from {start!r} to {end!r} s; expected numbers from 0, and an end after the start"
+        )
+    return VideoSpan(
+        path=video_file(root, info, camera, chunk, file),
+        from_timestamp_seconds=float(start),
+        to_timestamp_seconds=float(end),
+    )
+
+
+def _read_timestamps(summary: EpisodeSummary) -> NDArray[np.float32]:
+    where = f"episode {summary.index} in {str(summary.data_path)!r}"
+    check_readable(summary.data_path, f"the rows of episode {summary.index}")
+    table = _read_table(summary.data_path, _ROW_COLUMNS, filters=[("episode_index", "=", int(summary.index))])
+    if table.num_rows != summary.length:
+        raise DatasetError(f"{where}: {table.num_rows} rows, but meta/episodes says {summary.length}")
+    column = table.column("timestamp")
+    if column.type != pa.float32():
+        raise DatasetError(f"{where}: the column 'timestamp' is of type {column.type}, expected float")
+    timestamps: NDArray[np.float32] = _without_nulls(column, where).to_numpy()
+    frame_index = _without_nulls(table.column("frame_index"), where).to_numpy()
+    wrong = np.flatnonzero(frame_index != np.arange(len(frame_index)))
+    if len(wrong):
+        row = int(wrong[0])
+        raise DatasetError(f"{where}, row {row}: frame_index is {frame_index[row]}, expected {row}")
+    _check_timestamps(timestamps, where)
+    timestamps.flags.writeable = False
+    return timestamps
+
+
+def _without_nulls(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
+    if column.null_count:
+        raise DatasetError(f"{where}: {column.null_count} rows without a timestamp or frame_index")
+    return column
+
+
+def _check_timestamps(timestamps: NDArray[np.float32], where: str) -> None:
+    endless = np.flatnonzero(~np.isfinite(timestamps))
+    if len(endless):
+        row = int(endless[0])
+        raise DatasetError(f"{where}, row {row}: timestamp is {timestamps[row]}, expected a finite number")
+    stuck = np.flatnonzero(np.diff(timestamps) <= 0)
+    if len(stuck):
+        row = int(stuck[0]) + 1
+        raise DatasetError(
+            f"{where}, row {row}: timestamp {timestamps[row]} s follows {timestamps[row - 1]} s; "
+            "expected timestamps that rise from row to row"
+        )
+
+
+def _as_ranges(indices: Sequence[int]) -> str:
+    """Sorted numbers as text: ``0-5, 7``."""
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][1] + 1:
+            runs[-1][1] = index
+        else:
+            runs.append([index, index])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs) or "(none)"

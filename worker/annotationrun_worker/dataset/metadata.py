@@ -1,0 +1,127 @@
+"""``meta/info.json``: read, checked, and the part of it the worker uses."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from annotationrun_api.errors import UnsupportedError
+from annotationrun_worker.dataset.layout import DATA_TEMPLATE, INFO_PATH, VIDEO_TEMPLATE, check_template
+from annotationrun_worker.dataset.records import CameraKey, Features
+from annotationrun_worker.errors import DatasetError
+
+INFO_BYTES_LIMIT = 16 * 1024 * 1024
+"""A real info.json has some kilobytes; more than this is not one."""
+
+_REQUIRED_KEYS = ("codebase_version", "fps", "features", DATA_TEMPLATE)
+
+
+def read_info(root: Path) -> dict[str, Any]:
+    """Read ``meta/info.json`` of the dataset at ``root``: the JSON as it stands, unknown keys kept.
+
+    Raises:
+        DatasetError: no such file, not JSON, not LeRobot v3.x, a key is missing, or a path template is
+            unsafe.
+    """
+    path = root / INFO_PATH
+    info = _read_json_object(path)
+    _check_version(info.get("codebase_version"), path)
+    missing = [key for key in _REQUIRED_KEYS if key not in info]
+    if missing:
+        raise DatasetError(f"{path}: the keys {missing} are missing; LeRobot v3.0 writes them")
+    _check_fps(info["fps"], path)
+    features = info["features"]
+    if not isinstance(features, dict) or not all(isinstance(feature, dict) for feature in features.values()):
+        raise DatasetError(f"{path}: 'features' must map each name to an object with dtype and shape")
+    check_template(DATA_TEMPLATE, info[DATA_TEMPLATE])
+    if any(feature.get("dtype") == "video" for feature in features.values()):
+        check_template(VIDEO_TEMPLATE, info.get(VIDEO_TEMPLATE))
+    return info
+
+
+def read_features(info: Mapping[str, Any]) -> Features:
+    """Take frame rate and cameras from ``info`` (see ``read_info``).
+
+    Cameras are the features of dtype ``video`` in the order of the file, depth streams left out.
+
+    Raises:
+        UnsupportedError: a camera is stored as images in the rows (dtype ``image``).
+        DatasetError: a camera's shape can't be understood.
+    """
+    cameras: list[CameraKey] = []
+    sizes: dict[CameraKey, tuple[int, int]] = {}
+    for name, feature in info["features"].items():
+        dtype = feature.get("dtype")
+        if dtype not in {"video", "image"} or _is_depth(feature):
+            continue
+        if dtype == "image":
+            raise UnsupportedError(
+                f"camera {name!r} is stored as images in the data files (dtype 'image'), "
+                "which is not supported yet; use a dataset whose cameras are videos"
+            )
+        camera = CameraKey(name)
+        cameras.append(camera)
+        sizes[camera] = _image_size(name, feature)
+    return Features(fps=float(info["fps"]), cameras=tuple(cameras), camera_sizes=sizes)
+
+
+def _read_json_object(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            text = file.read(INFO_BYTES_LIMIT + 1)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DatasetError(
+            f"{path} does not exist; expected the folder of a LeRobot v3.0 dataset (meta/, data/, videos/)"
+        ) from error
+    except OSError as error:
+        raise DatasetError(f"{path} can't be read: {error}") from error
+    if len(text) > INFO_BYTES_LIMIT:
+        raise DatasetError(f"{path} is larger than {INFO_BYTES_LIMIT} bytes; that is no info.json")
+    try:
+        info = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{path} is not JSON: {error}") from error
+    if not isinstance(info, dict):
+        raise DatasetError(f"{path} holds {type(info).__name__}, expected a JSON object")
+    return info
+
+
+def _check_version(version: object, path: Path) -> None:
+    if isinstance(version, str) and (version == "v3" or version.startswith("v3.")):
+        return
+    if isinstance(version, str) and version.startswith("v2."):
+        hint = "convert it: python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=<dataset>" + (
+            "" if version == "v2.1" else " (versions before v2.1 go to v2.1 first)"
+        )
+    else:
+        hint = "this version reads LeRobot v3.x datasets only"
+    raise DatasetError(f"{path}: codebase_version is {version!r}, expected 'v3.0'; {hint}")
+
+
+def _check_fps(fps: object, path: Path) -> None:
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not math.isfinite(fps) or fps <= 0:
+        raise DatasetError(f"{path}: 'fps' is {fps!r}, expected frames per second as a number above 0")
+
+
+def _is_depth(feature: Mapping[str, Any]) -> bool:
+    info = feature.get("info")
+    older = feature.get("video_info")
+    info = info if isinstance(info, dict) else {}
+    older = older if isinstance(older, dict) else {}
+    return any((info.get("is_depth_map"), info.get("video.is_depth_map"), older.get("video.is_depth_map")))
+
+
+def _image_size(name: str, feature: Mapping[str, Any]) -> tuple[int, int]:
+    """(width, height): by the names of the axes, else by where the 1 or 3 channels stand."""
+    shape, names = feature.get("shape"), feature.get("names")
+    if not isinstance(shape, list) or len(shape) != 3 or not all(type(n) is int and n > 0 for n in shape):
+        raise DatasetError(
+            f"meta/info.json: camera {name!r} has shape {shape!r}, expected three positive numbers: "
+            "height, width, channels"
+        )
+    if isinstance(names, list) and len(names) == 3 and "height" in names and "width" in names:
+        return shape[names.index("width")], shape[names.index("height")]
+    if shape[0] in {1, 3} and shape[2] not in {1, 3}:
+        return shape[2], shape[1]
+    return shape[1], shape[0]
