@@ -35,7 +35,9 @@ def _at_the_edge(command: Callable[..., None]) -> Callable[..., None]:
             typer.echo(f"annotationrun: {error}", err=True)
             raise typer.Exit(exit_code_of(error)) from error
         except KeyboardInterrupt as error:
-            typer.echo("annotationrun: interrupted; what was answered is staged, run again to go on", err=True)
+            typer.echo(
+                "annotationrun: interrupted; what was answered is staged, run again to go on", err=True
+            )
             raise typer.Exit(ExitCode.INTERRUPTED) from error
 
     return guarded

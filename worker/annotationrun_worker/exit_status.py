@@ -1,6 +1,12 @@
 """The one place that says which exit code an error ends a command with."""
 
-from annotationrun_api.errors import AnnotationRunError, ManifestError, PermanentError, TransientError, UnsupportedError
+from annotationrun_api.errors import (
+    AnnotationRunError,
+    ManifestError,
+    PermanentError,
+    TransientError,
+    UnsupportedError,
+)
 from annotationrun_api.exit_codes import ExitCode
 from annotationrun_worker import errors
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from annotationrun_worker.annotate.sampling import nearest_frames, plan_samples, split_windows, vqa_frames
+from annotationrun_worker.annotate.sampling import plan_samples, split_windows, vqa_frames
 
 
 def at_fps(frames: int, fps: float, first: float = 0.0) -> np.ndarray:
@@ -9,28 +9,11 @@ def at_fps(frames: int, fps: float, first: float = 0.0) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "expected"),
-    [
-        pytest.param([0.0], [0], id="the first"),
-        pytest.param([0.049], [0], id="just before the middle"),
-        pytest.param([0.051], [1], id="just past the middle"),
-        pytest.param([5.0], [9], id="past the end is the last"),
-        pytest.param([-1.0], [0], id="before the start is the first"),
-        pytest.param([0.3, 0.1, 0.3], [3, 1, 3], id="in the order asked for, repeats kept"),
-    ],
-)
-def test_nearest_frame(wanted, expected):
-    assert nearest_frames(at_fps(10, 10), wanted) == expected
-
-
-def test_nearest_frame_of_an_episode_of_one_frame():
-    assert nearest_frames(at_fps(1, 30), [0.0, 7.0]) == [0, 0]
-
-
-@pytest.mark.parametrize(
     ("frames", "fps", "rate", "expected"),
     [
-        pytest.param(120, 30, 2.0, [0, 15, 30, 45, 60, 75, 90, 105, 119], id="4 s at 2 Hz, and the last frame"),
+        pytest.param(
+            120, 30, 2.0, [0, 15, 30, 45, 60, 75, 90, 105, 119], id="4 s at 2 Hz, and the last frame"
+        ),
         pytest.param(31, 30, 2.0, [0, 15, 30], id="the last frame is a sample already"),
         pytest.param(1, 30, 2.0, [0], id="one frame"),
         pytest.param(5, 1, 10.0, [0, 1, 2, 3, 4], id="more samples than frames are distinct"),

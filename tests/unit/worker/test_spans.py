@@ -22,7 +22,9 @@ def cleaned(first, second=(), min_seconds=1.5, max_per_window=8):
         pytest.param(
             [("pick", 0, 5), ("place", 5, 15)], [], [("pick", 0, 5), ("place", 5, 15)], id="good ones stay"
         ),
-        pytest.param([("pick", 5, 0), ("place", 5, 15)], [], [("pick", 0, 5), ("place", 5, 15)], id="reversed ends"),
+        pytest.param(
+            [("pick", 5, 0), ("place", 5, 15)], [], [("pick", 0, 5), ("place", 5, 15)], id="reversed ends"
+        ),
         pytest.param([("", 0, 5), ("  ", 1, 2), ("pick", 0, 15)], [], [("pick", 0, 15)], id="without a text"),
         pytest.param(
             [("pick", float("nan"), 5), ("pick", 0, float("inf")), ("place", 0, 9)],
@@ -34,7 +36,10 @@ def cleaned(first, second=(), min_seconds=1.5, max_per_window=8):
         pytest.param([("place", 5, 15), ("pick", 0, 5)], [], [("pick", 0, 5), ("place", 5, 15)], id="sorted"),
         pytest.param([("pick  up\nit", 0, 15)], [], [("pick up it", 0, 15)], id="white space folded"),
         pytest.param(
-            [("a", 0, 15)], [("b", 0, 15)], [("a", 0, 15), ("b", 15, 30)], id="a window's zero is its first sample"
+            [("a", 0, 15)],
+            [("b", 0, 15)],
+            [("a", 0, 15), ("b", 15, 30)],
+            id="a window's zero is its first sample",
         ),
         pytest.param(
             [("a", 0, 5), ("Push it", 5, 15)],
@@ -43,7 +48,10 @@ def cleaned(first, second=(), min_seconds=1.5, max_per_window=8):
             id="equal text over an edge is one",
         ),
         pytest.param(
-            [("a", 0, 5), ("a", 5, 15)], [], [("a", 0, 5), ("a", 5, 15)], id="equal text within a window stays two"
+            [("a", 0, 5), ("a", 5, 15)],
+            [],
+            [("a", 0, 5), ("a", 5, 15)],
+            id="equal text within a window stays two",
         ),
         pytest.param(
             [("a", 0, 5), ("b", 5, 6), ("c", 6, 15)],
@@ -51,9 +59,7 @@ def cleaned(first, second=(), min_seconds=1.5, max_per_window=8):
             [("a", 0, 6), ("c", 6, 15)],
             id="a short one joins the previous",
         ),
-        pytest.param(
-            [("a", 0, 1), ("b", 1, 15)], [], [("b", 0, 15)], id="a short first one joins the next"
-        ),
+        pytest.param([("a", 0, 1), ("b", 1, 15)], [], [("b", 0, 15)], id="a short first one joins the next"),
         pytest.param(
             [("a", 0, 5), ("c", 5, 6), ("c", 6, 15)],
             [],

@@ -24,8 +24,7 @@ class EpisodeContext:
 
     async def decode(self, frame_indices: Sequence[int], camera: CameraKey) -> torch.Tensor:
         """The frames, uint8 (n, 3, height, width) RGB, in order; decoded off the event loop."""
-        times = [float(self.episode.timestamps_seconds[frame]) for frame in frame_indices]
-        return await asyncio.to_thread(self.frames.frames_at, self.episode, times, camera)
+        return await asyncio.to_thread(self.frames.frames_by_index, self.episode, frame_indices, camera)
 
     def random(self, module: str) -> random.Random:
         """The module's own generator: the same for the same content, whatever the episode's number."""

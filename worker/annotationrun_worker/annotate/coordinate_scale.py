@@ -8,7 +8,6 @@ from typing import Final
 
 from annotationrun_api.spec_model import ModelSpec
 from annotationrun_api.spec_modules import VqaModule
-
 from annotationrun_worker.annotate.vqa_answers import CoordinateScale
 from annotationrun_worker.errors import ConfigurationError
 

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from annotationrun_api.spec_modules import PlanModule
 from pydantic import BaseModel, ConfigDict
 
+from annotationrun_api.spec_modules import PlanModule
 from annotationrun_worker.annotate.context import EpisodeContext
 from annotationrun_worker.annotate.prompts import fill_prompt
 from annotationrun_worker.annotate.sampling import Window, plan_samples, split_windows
@@ -106,7 +106,9 @@ async def _build_window_sheets(
 ) -> list[ContentPart]:
     """The window's sheets; describe and segment send these very bytes."""
     frames = await context.decode(window.frames, camera)
-    times = [float(context.episode.timestamps_seconds[frame]) - window.zero_seconds for frame in window.frames]
+    times = [
+        float(context.episode.timestamps_seconds[frame]) - window.zero_seconds for frame in window.frames
+    ]
     layout = SheetLayout(
         columns=settings.sheet_columns,
         frames_per_sheet=settings.frames_per_sheet,

@@ -7,16 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-
-def nearest_frames(timestamps_seconds: NDArray[np.float32], wanted_seconds: Sequence[float]) -> list[int]:
-    """The index of the frame nearest to each wanted time, in order; between two, the earlier one."""
-    known = timestamps_seconds.astype(np.float64)
-    wanted = np.asarray(wanted_seconds, dtype=np.float64)
-    after = np.clip(np.searchsorted(known, wanted), 1, max(len(known) - 1, 1))
-    if len(known) == 1:
-        return [0] * len(wanted)
-    before = after - 1
-    return np.where(wanted - known[before] <= known[after] - wanted, before, after).tolist()
+from annotationrun_worker.frames.timestamps import nearest
 
 
 def sample_times(first_seconds: float, last_seconds: float, rate_hz: float) -> list[float]:
@@ -28,14 +19,16 @@ def sample_times(first_seconds: float, last_seconds: float, rate_hz: float) -> l
 def plan_samples(timestamps_seconds: NDArray[np.float32], frames_per_second: float) -> list[int]:
     """Frames for the plan module: ``t0 + i / fps`` plus the last frame, snapped, distinct, increasing."""
     first, last = float(timestamps_seconds[0]), float(timestamps_seconds[-1])
-    sampled = nearest_frames(timestamps_seconds, sample_times(first, last, frames_per_second))
+    sampled = nearest(timestamps_seconds, sample_times(first, last, frames_per_second)).tolist()
     return sorted({*sampled, len(timestamps_seconds) - 1})
 
 
-def vqa_frames(timestamps_seconds: NDArray[np.float32], emission_hz: float, frames_per_tick: int) -> list[int]:
+def vqa_frames(
+    timestamps_seconds: NDArray[np.float32], emission_hz: float, frames_per_tick: int
+) -> list[int]:
     """Frames that get a question: at each tick the nearest one and the next ``frames_per_tick - 1``."""
     first, last = float(timestamps_seconds[0]), float(timestamps_seconds[-1])
-    ticks = nearest_frames(timestamps_seconds, sample_times(first, last, emission_hz))
+    ticks = nearest(timestamps_seconds, sample_times(first, last, emission_hz)).tolist()
     frames = {tick + k for tick in ticks for k in range(frames_per_tick)}
     return sorted(frame for frame in frames if frame < len(timestamps_seconds))
 

@@ -58,8 +58,7 @@ def build_sheets(frames: torch.Tensor, seconds: Sequence[float], layout: SheetLa
             sheet with fewer frames than columns only the columns it fills.
     """
     tiles = [
-        build_tile(frame, time, layout.tile_width_pixels)
-        for frame, time in zip(frames, seconds, strict=True)
+        build_tile(frame, time, layout.tile_width_pixels) for frame, time in zip(frames, seconds, strict=True)
     ]
     size = layout.frames_per_sheet
     return [

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from annotationrun_worker.annotate.sampling import Window, nearest_frames
+from annotationrun_worker.annotate.sampling import Window
+from annotationrun_worker.frames.timestamps import nearest
 from annotationrun_worker.staging.digests import Digest
 
 
@@ -142,10 +143,9 @@ def to_subtasks(spans: Sequence[Span], timestamps_seconds: NDArray[np.float32]) 
     Each subtask lasts until the next one starts, the last until the episode ends, so they cover it.
     """
     subtasks: list[Subtask] = []
-    for span, nearest in zip(
-        spans, nearest_frames(timestamps_seconds, [s.start_seconds for s in spans]), strict=True
-    ):
-        frame = max(nearest, subtasks[-1].frame + 1) if subtasks else 0
+    starts = nearest(timestamps_seconds, [span.start_seconds for span in spans]).tolist()
+    for span, start in zip(spans, starts, strict=True):
+        frame = max(start, subtasks[-1].frame + 1) if subtasks else 0
         if frame < len(timestamps_seconds):
             subtasks.append(Subtask(span.text, frame, span.request))
     return subtasks

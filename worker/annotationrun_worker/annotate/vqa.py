@@ -5,8 +5,8 @@ import json
 from collections.abc import Mapping, Sequence
 
 import torch
-from annotationrun_api.spec_modules import QuestionType, VqaModule
 
+from annotationrun_api.spec_modules import QuestionType, VqaModule
 from annotationrun_worker.annotate.context import EpisodeContext, Hole
 from annotationrun_worker.annotate.prompts import fill_prompt
 from annotationrun_worker.annotate.sampling import vqa_frames

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from annotationrun_api.spec_modules import QuestionType
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from annotationrun_api.spec_modules import QuestionType
 from annotationrun_worker.errors import AnswerError
 
 CoordinateScale = Literal["Pixels", "Thousandths"]

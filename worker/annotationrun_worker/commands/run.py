@@ -7,10 +7,10 @@ import typer
 from rich.console import Console
 
 from annotationrun_api.manifest import load_manifest
+from annotationrun_worker.commands.output import episode_progress, print_run
 from annotationrun_worker.run.local import LocalRun, run_local
 from annotationrun_worker.run.places import Overrides, resolve_places
 from annotationrun_worker.support import check_supported
-from annotationrun_worker.commands.output import episode_progress, print_run
 
 
 def run(

@@ -14,6 +14,7 @@ from annotationrun_worker.annotate.context import EpisodeContext, Hole
 from annotationrun_worker.dataset.records import EpisodeIndex, EpisodeRecord
 from annotationrun_worker.errors import AnswerError, DatasetError, RequestFailedError
 from annotationrun_worker.frames.provider import FrameProvider
+from annotationrun_worker.rows import ModuleName
 from annotationrun_worker.run.keys import ResultIdentity
 from annotationrun_worker.run.modules import Module
 from annotationrun_worker.run.report import AnnotateReport, EpisodeFailure
@@ -47,7 +48,6 @@ class AnnotateStep:
     episodes: EpisodeSource
     modules: Sequence[Module]
     frames: FrameProvider
-    asker: Asker
     store: StagingStore
     model: dict[str, Any]
     """What results depend on of model and sampling; JSON values."""
@@ -56,10 +56,10 @@ class AnnotateStep:
     max_holes_percent: float
     episode_concurrency: int
     report: AnnotateReport = field(default_factory=AnnotateReport)
-    keys: dict[EpisodeIndex, dict[str, Digest]] = field(default_factory=dict)
+    keys: dict[int, dict[ModuleName, Digest]] = field(default_factory=dict)
     """Result keys by episode and module, of those that have a result."""
 
-    async def run(self, indices: Sequence[EpisodeIndex], progress: Progress) -> None:
+    async def run(self, indices: Sequence[EpisodeIndex], asker: Asker, progress: Progress) -> None:
         """Annotate the episodes ``indices``, in this order as far as work goes side by side.
 
         Raises:
@@ -71,7 +71,7 @@ class AnnotateStep:
         async def work(queue: Iterator[EpisodeIndex]) -> None:
             nonlocal done
             for index in queue:
-                await self._annotate_episode(index)
+                await self._annotate_episode(index, asker)
                 done += 1
                 progress(done, len(indices))
 
@@ -82,19 +82,23 @@ class AnnotateStep:
         except ExceptionGroup as group:
             raise _first(group) from group
 
-    async def _annotate_episode(self, index: EpisodeIndex) -> None:
+    async def _annotate_episode(self, index: EpisodeIndex, asker: Asker) -> None:
         try:
             episode = await asyncio.to_thread(self.episodes.read, index)
         except DatasetError as error:
             self._record(index, "*", error)
             return
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._annotate_module(episode, module)) for module in self.modules]
+            tasks = [
+                group.create_task(self._annotate_module(episode, module, asker)) for module in self.modules
+            ]
         results = [result for task in tasks if (result := task.result()) is not None]
         self.keys[index] = {result.module: result.key for result in results}
         self.report.holes += [(index, Hole(**hole)) for result in results for hole in result.holes]
 
-    async def _annotate_module(self, episode: EpisodeRecord, module: Module) -> ModuleResult | None:
+    async def _annotate_module(
+        self, episode: EpisodeRecord, module: Module, asker: Asker
+    ) -> ModuleResult | None:
         try:
             fingerprint = await asyncio.to_thread(self.episodes.fingerprint, episode, module)
             key = self._identity(module, fingerprint).key()
@@ -102,21 +106,19 @@ class AnnotateStep:
             if result is not None:
                 self.report.results_reused += 1
                 return result
-            result = await stage_result(self.store, await self._make(episode, module, fingerprint, key))
+            context = EpisodeContext(episode, self.frames, asker, self.seed, fingerprint)
+            result = await stage_result(self.store, await self._make(context, module, key))
         except (DatasetError, AnswerError) as error:
             self._record(episode.index, module.name, error)
             return None
         except RequestFailedError as error:
-            await self.asker.client.check_model()
+            await asker.client.check_model()
             self._record(episode.index, module.name, error)
             return None
         self.report.results_made += 1
         return result
 
-    async def _make(
-        self, episode: EpisodeRecord, module: Module, fingerprint: Digest, key: Digest
-    ) -> ModuleResult:
-        context = EpisodeContext(episode, self.frames, self.asker, self.seed, fingerprint)
+    async def _make(self, context: EpisodeContext, module: Module, key: Digest) -> ModuleResult:
         rows, holes = await module.annotate(context)
         asked = len({row.request for row in rows if row.request}) + len(holes)
         if len(holes) * 100 > self.max_holes_percent * asked:

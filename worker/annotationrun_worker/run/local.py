@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,23 @@ from annotationrun_worker.dataset.episodes import (
     select_episodes,
 )
 from annotationrun_worker.dataset.metadata import read_features, read_info
-from annotationrun_worker.dataset.records import EpisodeIndex, EpisodeRecord
+from annotationrun_worker.dataset.records import CameraKey, EpisodeIndex, EpisodeRecord, Features
+from annotationrun_worker.errors import IncompleteError
 from annotationrun_worker.frames.fingerprint import episode_fingerprint
-from annotationrun_worker.frames.provider import VideoFrameProvider
-from annotationrun_worker.run.modules import Module
-from annotationrun_worker.staging.digests import Digest
+from annotationrun_worker.frames.provider import FrameProvider, FrameSettings, make_frame_provider
+from annotationrun_worker.merge.folder import MergePlan, MergeResult, merge_to_folder
+from annotationrun_worker.merge.record import folder_identity
+from annotationrun_worker.rows import StagedRow
+from annotationrun_worker.run.annotate import AnnotateStep, Progress
+from annotationrun_worker.run.modules import Module, enabled_modules
+from annotationrun_worker.run.places import Places
+from annotationrun_worker.run.report import AnnotateReport, failure_text
+from annotationrun_worker.staging.digests import Digest, digest_json
+from annotationrun_worker.staging.results import read_result_now
+from annotationrun_worker.staging.store import StagingStore
+from annotationrun_worker.vlm.ask import Asker
+from annotationrun_worker.vlm.client import ServerSettings, Usage, VlmClient
+from annotationrun_worker.vlm.request import Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +42,7 @@ class LocalEpisodes:
     info: Mapping[str, Any]
     summaries: Mapping[EpisodeIndex, EpisodeSummary]
     modules: Sequence[Module]
-    frames: VideoFrameProvider
+    frames: FrameProvider
 
     def read(self, index: EpisodeIndex) -> EpisodeRecord:
         """The episode, with the videos that any module looks at."""
@@ -39,3 +52,122 @@ class LocalEpisodes:
     def fingerprint(self, episode: EpisodeRecord, module: Module) -> Digest:
         """Digest of timestamps, task and the packets of the cameras that ``module`` looks at."""
         return Digest(episode_fingerprint(episode, module.cameras, self.frames.packet_digest))
+
+
+@dataclass(frozen=True, slots=True)
+class LocalRun:
+    """What is run, and where."""
+
+    spec: RunSpec
+    places: Places
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """What a run did."""
+
+    places: Places
+    episodes: int
+    annotated: AnnotateReport
+    usage: Usage
+    merge: MergeResult
+
+
+def run_local(run: LocalRun, progress: Progress) -> RunReport:
+    """Annotate the dataset of ``run`` and write the annotated one.
+
+    Raises:
+        IncompleteError: an episode failed; nothing was written to the output, what succeeded is staged.
+        AnnotationRunError: what else stops a run, see ``errors.py``.
+    """
+    spec, places = run.spec, run.places
+    info = read_info(places.source)
+    features = read_features(info)
+    chosen = select_episodes(list_episodes(places.source, info), spec.source.episode_ranges)
+    summaries = {summary.index: summary for summary in chosen}
+    store = StagingStore(places.staging)
+    with closing(_open_frames(features, spec)) as frames:
+        modules = enabled_modules(spec, frames)
+        step = AnnotateStep(
+            episodes=LocalEpisodes(places.source, info, summaries, modules, frames),
+            modules=modules,
+            frames=frames,
+            store=store,
+            model=_model_identity(spec),
+            seed=spec.seed,
+            output_language=spec.output_language,
+            max_holes_percent=spec.failure_policy.max_holes_percent,
+            episode_concurrency=spec.workers.episode_concurrency,
+        )
+        longest_first = sorted(summaries, key=lambda index: (-summaries[index].length, index))
+        usage = asyncio.run(_annotate(step, spec, places, longest_first, progress))
+    if step.report.failures:
+        raise IncompleteError(failure_text(step.report.failures, len(chosen)))
+    merged = merge_to_folder(_merge_plan(step, places))
+    return RunReport(places, len(chosen), step.report, usage, merged)
+
+
+async def _annotate(
+    step: AnnotateStep, spec: RunSpec, places: Places, indices: Sequence[EpisodeIndex], progress: Progress
+) -> Usage:
+    client = VlmClient(
+        ServerSettings(
+            base_url=places.endpoint,
+            model=spec.model.id,
+            request_timeout_seconds=spec.model.request_timeout_seconds,
+            requests_in_flight=spec.workers.request_concurrency,
+            structured_outputs=spec.model.structured_outputs,
+            context_tokens=spec.model.context_tokens,
+        )
+    )
+    try:
+        asker = Asker(client, step.store, _sampling(spec), spec.model.revision)
+        await step.run(indices, asker, progress)
+    finally:
+        await client.close()
+    return client.usage
+
+
+def _open_frames(features: Features, spec: RunSpec) -> FrameProvider:
+    camera = spec.frames.default_camera
+    return make_frame_provider(
+        features,
+        FrameSettings(
+            backend=spec.frames.backend,
+            default_camera=None if camera is None else CameraKey(camera),
+            cache_bytes=spec.frames.cache_bytes,
+            tolerance_seconds=spec.frames.tolerance_seconds,
+        ),
+    )
+
+
+def _sampling(spec: RunSpec) -> Sampling:
+    return Sampling(
+        model=spec.model.id,
+        temperature=spec.model.temperature,
+        seed=spec.seed,
+        max_tokens=spec.model.max_output_tokens,
+        chat_template_kwargs=spec.model.chat_template_args,
+        reasoning_effort=spec.model.reasoning_effort,
+    )
+
+
+def _model_identity(spec: RunSpec) -> dict[str, Any]:
+    """What a result depends on of model and sampling; where and how it is served is no part of it."""
+    return {**asdict(_sampling(spec)), "revision": spec.model.revision}
+
+
+def _merge_plan(step: AnnotateStep, places: Places) -> MergePlan:
+    module_of_key = {key: module for keys in step.keys.values() for module, key in keys.items()}
+
+    def read_rows(key: str) -> Sequence[StagedRow]:
+        return read_result_now(step.store, module_of_key[Digest(key)], Digest(key)).rows
+
+    return MergePlan(
+        source=places.source,
+        output=places.output,
+        results=step.keys,
+        read_rows=read_rows,
+        source_identity=folder_identity(places.source),
+        settings_digests={module.name: digest_json(module.settings) for module in step.modules},
+    )

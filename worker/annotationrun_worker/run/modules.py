@@ -11,8 +11,8 @@ from annotationrun_worker.annotate.context import EpisodeContext, Hole
 from annotationrun_worker.annotate.coordinate_scale import resolve_coordinate_scale
 from annotationrun_worker.annotate.prompts import prompt_digests
 from annotationrun_worker.annotate.vqa_answers import CoordinateScale
-from annotationrun_worker.dataset.records import CameraKey, Features
-from annotationrun_worker.errors import NoCamerasError, UnknownCameraError
+from annotationrun_worker.dataset.records import CameraKey
+from annotationrun_worker.frames.provider import FrameProvider
 from annotationrun_worker.rows import ModuleName, StagedRow
 from annotationrun_worker.staging.digests import Digest
 
@@ -32,42 +32,22 @@ class Module:
     annotate: Callable[[EpisodeContext], Awaitable[Outcome]]
 
 
-def default_camera(spec: RunSpec, features: Features) -> CameraKey:
-    """The camera of modules that look through one: the manifest's, else the dataset's first.
-
-    Raises:
-        NoCamerasError: the dataset has none.
-        UnknownCameraError: the manifest names one that the dataset does not have.
-    """
-    if not features.cameras:
-        raise NoCamerasError(
-            "the dataset has no camera; subtasks, interjections and questions are made from pixels only"
-        )
-    named = spec.frames.default_camera
-    if named is None:
-        return features.cameras[0]
-    if named not in features.cameras:
-        raise UnknownCameraError(
-            f"spec.frames.defaultCamera is {named!r}; the dataset's cameras are "
-            f"{', '.join(map(repr, features.cameras))}"
-        )
-    return CameraKey(named)
-
-
-def enabled_modules(spec: RunSpec, features: Features) -> list[Module]:
+def enabled_modules(spec: RunSpec, frames: FrameProvider) -> list[Module]:
     """The run's modules, in the order in which their rows come.
 
     Raises:
-        NoCamerasError, UnknownCameraError: see ``default_camera``.
+        NoCamerasError: the dataset has no camera; every module looks at frames.
         ConfigurationError: the scale of the model's coordinates is not known.
     """
-    default = default_camera(spec, features)
+    default = frames.default_camera
     modules = []
     if spec.modules.plan is not None:
         modules.append(_plan(spec.modules.plan, default))
     if spec.modules.vqa is not None:
-        cameras = features.cameras if spec.modules.vqa.cameras == "All" else (default,)
-        modules.append(_vqa(spec.modules.vqa, cameras, resolve_coordinate_scale(spec.model, spec.modules.vqa)))
+        cameras = frames.camera_keys if spec.modules.vqa.cameras == "All" else (default,)
+        modules.append(
+            _vqa(spec.modules.vqa, cameras, resolve_coordinate_scale(spec.model, spec.modules.vqa))
+        )
     return modules
 
 

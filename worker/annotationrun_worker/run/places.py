@@ -55,9 +55,7 @@ def resolve_places(spec: RunSpec, overrides: Overrides) -> Places:
     )
 
 
-def _folder(
-    path: str | None, volume: VolumeClaim | None, volumes: Mapping[str, Path], where: str
-) -> Path:
+def _folder(path: str | None, volume: VolumeClaim | None, volumes: Mapping[str, Path], where: str) -> Path:
     if volume is None:
         return Path(path or ".").resolve()
     if volume.claim_name not in volumes:

@@ -24,3 +24,26 @@ class AnnotateReport:
     failures: list[EpisodeFailure] = field(default_factory=list)
     holes: list[tuple[EpisodeIndex, Hole]] = field(default_factory=list)
     """Questions without a usable answer in episodes that succeeded."""
+
+
+SHOWN_FAILURES = 20
+"""Failures that an error's text names; more are counted."""
+
+
+def failure_text(failures: list[EpisodeFailure], episodes: int) -> str:
+    """Which episodes failed, and why."""
+    lines = [
+        f"  episode {failure.episode}, {failure.module}: {failure.cause}"
+        for failure in failures[:SHOWN_FAILURES]
+    ]
+    more = len(failures) - SHOWN_FAILURES
+    if more > 0:
+        lines.append(f"  and {more} more")
+    failed = len({failure.episode for failure in failures})
+    return "\n".join(
+        [
+            f"{failed} of {episodes} episodes failed; nothing was written to the output, what succeeded is "
+            "staged, and a rerun asks only for the rest:",
+            *lines,
+        ]
+    )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from annotationrun_worker.errors import StagingError
-from annotationrun_worker.rows import StagedRow
+from annotationrun_worker.rows import ModuleName, StagedRow
 from annotationrun_worker.staging.digests import Digest, canonical_json, digest_bytes
 from annotationrun_worker.staging.store import StagingStore
 
@@ -21,7 +21,7 @@ RESULT_FORMAT = 1
 class ModuleResult:
     """What a module made of one episode."""
 
-    module: str
+    module: ModuleName
     key: Digest
     rows: Sequence[StagedRow]
     holes: Sequence[Mapping[str, Any]] = ()
@@ -37,7 +37,7 @@ def _row_lines(rows: Sequence[StagedRow]) -> bytes:
     return "".join(f"{row.to_json()}\n" for row in rows).encode()
 
 
-def _path(module: str, key: Digest) -> str:
+def _path(module: ModuleName, key: Digest) -> str:
     return f"results/{module}/{key[:2]}/{key}.jsonl"
 
 
@@ -54,7 +54,7 @@ def encode_result(result: ModuleResult) -> bytes:
     return canonical_json(head) + b"\n" + _row_lines(result.rows)
 
 
-def decode_result(content: bytes, module: str, key: Digest) -> ModuleResult:
+def decode_result(content: bytes, module: ModuleName, key: Digest) -> ModuleResult:
     """Read staged bytes.
 
     Raises:
@@ -75,10 +75,24 @@ def decode_result(content: bytes, module: str, key: Digest) -> ModuleResult:
     return ModuleResult(module=module, key=key, rows=rows, holes=holes)
 
 
-async def read_result(store: StagingStore, module: str, key: Digest) -> ModuleResult | None:
+async def read_result(store: StagingStore, module: ModuleName, key: Digest) -> ModuleResult | None:
     """The staged result under ``key``, or ``None``."""
     content = await store.read(_path(module, key))
     return None if content is None else decode_result(content, module, key)
+
+
+def read_result_now(store: StagingStore, module: ModuleName, key: Digest) -> ModuleResult:
+    """The staged result under ``key``, for code that runs in a thread of its own.
+
+    Raises:
+        StagingError: there is none.
+    """
+    content = store.read_now(_path(module, key))
+    if content is None:
+        raise StagingError(
+            f"the staged result {_path(module, key)!r} has gone from {store.location!r}; run again"
+        )
+    return decode_result(content, module, key)
 
 
 async def stage_result(store: StagingStore, result: ModuleResult) -> ModuleResult:

@@ -77,7 +77,8 @@ def _read(question: Question[Answer], content: str, parse: Callable[[Answer], Pa
         answer = question.answer_type.model_validate(extract_object(content))
     except ValidationError as error:
         faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc'])) or 'the object'}: {fault['msg']}" for fault in error.errors()[:5]
+            f"{'.'.join(map(str, fault['loc'])) or 'the object'}: {fault['msg']}"
+            for fault in error.errors()[:5]
         )
         raise AnswerError(f"the answer does not fit its schema: {faults}") from error
     return parse(answer)

@@ -97,7 +97,7 @@ class VlmClient:
             ConfigurationError: the server answers, and does not serve the model.
         """
         try:
-            served = [model.id async for model in self._client.models.list()]
+            served = [model.id async for model in self._client.with_options(max_retries=1).models.list()]
         except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError) as error:
             raise ServerNotReadyError(
                 f"no model server at {self.settings.base_url!r}: {_remote(error)}; "
@@ -120,16 +120,17 @@ class VlmClient:
             AnswerError: the answer is empty, or still cut after the token limit was doubled.
         """
         sent = without_schema(body) if self._schema_refused else dict(body)
-        for _ in range(LENGTH_DOUBLINGS + 1):
+        limits = [sent["max_tokens"] * 2**doubling for doubling in range(LENGTH_DOUBLINGS + 1)]
+        for max_tokens in limits:
+            sent["max_tokens"] = min(max_tokens, self.settings.context_tokens)
             async with self._in_flight:
                 response, sent = await self._send(sent)
             choice = response.choices[0]
             if choice.finish_reason != "length":
                 break
-            sent["max_tokens"] = min(2 * sent["max_tokens"], self.settings.context_tokens)
         else:
             raise AnswerError(
-                f"the answer is cut at {sent['max_tokens'] // 2} tokens; raise spec.model.maxOutputTokens"
+                f"the answer is cut at {sent['max_tokens']} tokens; raise spec.model.maxOutputTokens"
             )
         if not choice.message.content:
             raise AnswerError(f"the answer is empty (finish_reason {choice.finish_reason!r})")

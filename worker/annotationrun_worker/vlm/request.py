@@ -60,7 +60,10 @@ def build_body(question: Question[Answer], sampling: Sampling) -> dict[str, Any]
 def without_schema(body: Mapping[str, Any]) -> dict[str, Any]:
     """The same request for a server that knows no structured output: the schema goes into the text."""
     schema = body["response_format"]["json_schema"]["schema"]
-    hint = {"type": "text", "text": f"Answer with one JSON object of this JSON schema, nothing else: {schema}"}
+    hint = {
+        "type": "text",
+        "text": f"Answer with one JSON object of this JSON schema, nothing else: {schema}",
+    }
     message = body["messages"][0]
     bare = {key: value for key, value in body.items() if key != "response_format"}
     bare["messages"] = [{**message, "content": [*message["content"], hint]}, *body["messages"][1:]]

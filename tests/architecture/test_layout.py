@@ -1,0 +1,67 @@
+"""The rules of the layout that no linter knows."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCE_ROOTS = ("operator", "worker", "crds")
+MODULES = sorted(path for root in SOURCE_ROOTS for path in (ROOT / root).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+MODULE_LINES = 400
+TEST_MODULE_LINES = 500
+
+
+def line_count(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def test_modules_were_found():
+    assert len(MODULES) > 20
+    assert len(TESTS) > 5
+
+
+@pytest.mark.parametrize("root", SOURCE_ROOTS)
+def test_a_source_root_is_no_package(root):
+    assert not (ROOT / root / "__init__.py").exists(), "it would shadow the standard library's module"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_fits_on_few_screens(path):
+    assert line_count(path) <= MODULE_LINES
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_test_module_fits_on_few_screens(path):
+    assert line_count(path) <= TEST_MODULE_LINES
+
+
+def test_no_module_is_a_drawer_for_everything():
+    assert not {path.stem for path in [*MODULES, *TESTS]} & {"utils", "util", "helpers", "common", "misc"}
+
+
+def test_nothing_is_skipped_or_expected_to_fail():
+    marks = {"skip", "skipif", "xfail", "importorskip"}
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in TESTS
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr in marks
+    ]
+    assert found == []
+
+
+def test_the_top_level_holds_what_the_design_names():
+    names = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
+    fixed = {"pyproject.toml", "Dockerfile", "helm", "README.md", "operator", "worker", "tests", "crds"}
+    assert names - {"out"} <= fixed | {"Makefile", "LICENSE"}
+
+
+def test_no_lock_file_names_a_host():
+    locks = sorted(ROOT.glob("*/requirements.txt")) + sorted(ROOT.glob("tests/*/requirements.txt"))
+    assert len(locks) >= 3
+    for lock in locks:
+        text = lock.read_text(encoding="utf-8")
+        assert "://" not in text
+        assert text.count("--hash=sha256:") >= text.count("==")

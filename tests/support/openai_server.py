@@ -1,0 +1,105 @@
+"""A real HTTP server that answers chat completions as scripted, faults by call number included."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the server does with one request."""
+
+    content: str | None = None
+    status: int = 200
+    finish_reason: str = "stop"
+    error: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+Script = Callable[[int, dict[str, Any]], Reply]
+"""(number of the request from 0, its body) -> reply."""
+
+
+class ScriptedServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, script: Script, models: tuple[str, ...]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.script = script
+        self.models = models
+        self.bodies: list[dict[str, Any]] = []
+        self.in_flight = 0
+        self.most_in_flight = 0
+        self.lock = threading.Lock()
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: ScriptedServer
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self._send(
+            200, {"object": "list", "data": [{"id": name, "object": "model"} for name in self.server.models]}
+        )
+
+    def do_POST(self) -> None:
+        server = self.server
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with server.lock:
+            number = len(server.bodies)
+            server.bodies.append(body)
+            server.in_flight += 1
+            server.most_in_flight = max(server.most_in_flight, server.in_flight)
+        try:
+            reply = server.script(number, body)
+        finally:
+            with server.lock:
+                server.in_flight -= 1
+        if reply.status != 200:
+            self._send(reply.status, {"error": {"message": reply.error, "type": "error"}}, reply.headers)
+            return
+        message = {"role": "assistant", "content": reply.content}
+        usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+        choice = {"index": 0, "message": message, "finish_reason": reply.finish_reason}
+        answer = {
+            "id": "c",
+            "object": "chat.completion",
+            "created": 0,
+            "model": body["model"],
+            "choices": [choice],
+        }
+        self._send(200, {**answer, "usage": usage})
+
+    def _send(self, status: int, value: dict[str, Any], headers: dict[str, str] | None = None) -> None:
+        content = json.dumps(value).encode()
+        self.send_response(status)
+        for name, text in {"Content-Type": "application/json", **(headers or {})}.items():
+            self.send_header(name, text)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base class's name
+        pass
+
+
+@contextmanager
+def scripted_server(script: Script, models: tuple[str, ...] = ("m",)) -> Iterator[ScriptedServer]:
+    """A server running ``script`` on a free port of the loopback interface."""
+    server = ScriptedServer(script, models)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

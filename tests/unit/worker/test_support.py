@@ -1,0 +1,216 @@
+import pytest
+from tests.support.manifests import CANONICAL, local_run
+
+from annotationrun_api.errors import UnsupportedError
+from annotationrun_api.manifest import load_manifest
+from annotationrun_api.spec import RunSpec
+from annotationrun_api.spec_fields import walk_fields
+from annotationrun_worker.support import (
+    CLUSTER_ONLY,
+    LIMITED,
+    SUPPORTED,
+    WITHOUT_EFFECT,
+    check_supported,
+    unsupported_settings,
+)
+
+_GROUPS = (SUPPORTED, CLUSTER_ONLY, WITHOUT_EFFECT, LIMITED)
+_PATHS = [path for path, _ in walk_fields(RunSpec, "spec")]
+
+
+def _covers(group: frozenset[str], path: str) -> bool:
+    return any(path == entry or path.startswith(f"{entry}.") for entry in group)
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in _PATHS if not any(other.startswith(f"{path}.") for other in _PATHS)]
+)
+def test_every_field_of_the_spec_is_in_exactly_one_group(path):
+    assert sum(_covers(group, path) for group in _GROUPS) == 1
+
+
+@pytest.mark.parametrize("path", sorted(set().union(*_GROUPS)))
+def test_every_path_of_a_group_is_a_field(path):
+    assert path in _PATHS
+
+
+def test_the_local_manifest_is_supported():
+    run = local_run()
+
+    assert unsupported_settings(run, endpoint_given=False) == []
+    check_supported(run, endpoint_given=False)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        pytest.param(
+            "path: /data/blocks\n",
+            "repoID: lerobot/x\n",
+            "spec.source.repoID=lerobot/x is not supported yet; download the dataset and set path",
+            id="a dataset on the Hub",
+        ),
+        pytest.param(
+            "path: /data/blocks\n",
+            "path: /data/blocks\n    volume: {claimName: a}\n",
+            "spec.source.volume={...} is not supported yet; leave it out",
+            id="a volume",
+        ),
+        pytest.param(
+            "path: /data/blocks\n",
+            "path: /data/blocks\n    follow: {mode: Poll}\n",
+            "spec.source.follow.mode=Poll is not supported yet; leave it out",
+            id="following",
+        ),
+        pytest.param(
+            "path: /data/blocks-annotated",
+            "repoID: me/x",
+            "spec.output.repoID=me/x is not supported yet; set path to a new folder",
+            id="a push",
+        ),
+        pytest.param(
+            "blocks-annotated",
+            "out\n    overwrite: true",
+            "spec.output.overwrite=true is not supported yet; leave it out and set path to a new folder",
+            id="in place",
+        ),
+        pytest.param(
+            "blocks-annotated",
+            "out\n    existingRows: Keep",
+            "spec.output.existingRows=Keep is not",
+            id="kept rows",
+        ),
+        pytest.param(
+            "mode: External\n      endpoints: [http://127.0.0.1:8000/v1]",
+            "mode: Sidecar",
+            "spec.model.serving.mode=Sidecar (the default) is not supported yet; give --endpoint",
+            id="a sidecar",
+        ),
+        pytest.param(
+            "mode: External",
+            "mode: External\n      apiKeySecretRef: {name: a, key: b}",
+            "spec.model.serving.apiKeySecretRef={...} is not",
+            id="an API key",
+        ),
+        pytest.param(
+            "emitMemory: false, ",
+            "",
+            "spec.modules.plan.emitMemory=true (the default) is not supported yet; set it to false",
+            id="memory, by default",
+        ),
+        pytest.param(
+            "deriveTask: Off, ",
+            "",
+            "spec.modules.plan.deriveTask=IfShort (the default) is not",
+            id="a derived task",
+        ),
+        pytest.param(
+            "taskRephrasings: 0",
+            "taskRephrasings: 2",
+            "spec.modules.plan.taskRephrasings=2 is not supported yet; set it to 0",
+            id="rephrasings",
+        ),
+        pytest.param(
+            "taskRephrasings: 0",
+            "taskRephrasings: 0, taskAxes: {}",
+            "spec.modules.plan.taskAxes={...} is not",
+            id="task axes",
+        ),
+        pytest.param(
+            "emitMemory: false",
+            "emitMemory: false, input: VideoUrl",
+            "spec.modules.plan.input=VideoUrl is not",
+            id="video input",
+        ),
+        pytest.param(
+            "emitMemory: false",
+            "emitMemory: false, seededRelabel: true",
+            "spec.modules.plan.seededRelabel=true is not",
+            id="seeded relabel",
+        ),
+        pytest.param(
+            "    vqa: {}",
+            "    interjections: {}",
+            "spec.modules.interjections={...} is not supported yet; leave it out",
+            id="interjections",
+        ),
+        pytest.param("  modules:", "  prompts: {vqa_bbox: x}\n  modules:", "spec.prompts=", id="prompts"),
+        pytest.param(
+            "  modules:",
+            "  outputLanguage: French\n  modules:",
+            "spec.outputLanguage=French is not",
+            id="a language",
+        ),
+        pytest.param(
+            "  modules:",
+            "  frames: {backend: torchcodec}\n  modules:",
+            "spec.frames.backend=torchcodec is not supported yet; set it to auto or pyav",
+            id="a backend",
+        ),
+        pytest.param(
+            "  modules:",
+            "  staging: {uri: 's3://bucket/x'}\n  modules:",
+            "spec.staging.uri=s3://bucket/x is not supported yet; set it to a file:// folder",
+            id="an object store",
+        ),
+        pytest.param(
+            "  modules:",
+            "  failurePolicy: {maxFailedEpisodes: 5%}\n  modules:",
+            "spec.failurePolicy.maxFailedEpisodes=5% is not",
+            id="failed episodes",
+        ),
+        pytest.param(
+            "  modules:",
+            "  failurePolicy: {maxHolesPercent: 5}\n  modules:",
+            "spec.failurePolicy.maxHolesPercent=5.0 is not",
+            id="holes",
+        ),
+        pytest.param("  modules:", "  suspend: true\n  modules:", "spec.suspend=true is not", id="suspended"),
+    ],
+)
+def test_a_setting_that_is_not_carried_out_is_refused(old, new, line):
+    lines = unsupported_settings(local_run(old, new), endpoint_given=False)
+
+    assert len(lines) == 1
+    assert lines[0].startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        pytest.param("path: /data/blocks\n", 'path: /x\n    episodes: "0-3"\n', id="some episodes"),
+        pytest.param("    vqa: {}", "    vqa: {framesPerTick: 3, cameras: Default}", id="another vqa"),
+        pytest.param("  modules:", "  frames: {backend: pyav}\n  modules:", id="the backend by name"),
+        pytest.param("  modules:", "  staging: {uri: 'file:///s'}\n  modules:", id="a staging folder"),
+        pytest.param(
+            "  modules:",
+            "  queueName: q\n  ttlSecondsAfterFinished: 0\n  workers: {parallelism: 4}\n  modules:",
+            id="settings for a cluster",
+        ),
+    ],
+)
+def test_a_setting_that_is_carried_out_or_for_a_cluster_is_accepted(old, new):
+    assert unsupported_settings(local_run(old, new), endpoint_given=False) == []
+
+
+def test_an_endpoint_on_the_command_line_takes_the_place_of_the_sidecar():
+    run = local_run("mode: External\n      endpoints: [http://127.0.0.1:8000/v1]", "mode: Sidecar")
+
+    assert unsupported_settings(run, endpoint_given=True) == []
+
+
+def test_all_unsupported_settings_are_listed_in_the_order_of_the_spec():
+    with pytest.raises(UnsupportedError) as caught:
+        check_supported(load_manifest(CANONICAL), endpoint_given=False)
+
+    message = str(caught.value)
+    assert message.startswith("manifest 'so101-relabel' has 7 settings not supported yet\n")
+    assert [line.strip().split("=")[0] for line in message.splitlines()[1:]] == [
+        "spec.source.repoID",
+        "spec.output.repoID",
+        "spec.model.serving.mode",
+        "spec.modules.plan.emitMemory",
+        "spec.modules.plan.deriveTask",
+        "spec.modules.plan.taskRephrasings",
+        "spec.modules.interjections",
+    ]

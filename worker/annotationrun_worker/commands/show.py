@@ -1,0 +1,21 @@
+"""``annotationrun show``: what stands in an annotated dataset."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from annotationrun_worker.report.show import counts_table, row_counts, timeline
+
+
+def show(
+    dataset: Annotated[Path, typer.Argument(help="Folder of an annotated LeRobot v3.0 dataset.")],
+    episode: Annotated[int | None, typer.Option(help="Show this episode's timeline instead.")] = None,
+) -> None:
+    """Count the rows by style and episode, or show the timeline of one episode."""
+    console = Console()
+    if episode is None:
+        console.print(counts_table(row_counts(dataset)))
+    else:
+        console.print(timeline(dataset, episode), markup=False, highlight=False, soft_wrap=True)

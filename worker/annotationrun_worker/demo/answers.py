@@ -1,0 +1,175 @@
+"""The demo model's answers: from what is seen in the pictures, or from the text where none is asked about.
+
+Where nothing is recognised the answers say so: no boxes, a count of nought, the image itself.
+"""
+
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import Any
+
+from annotationrun_worker.demo.chat_request import BadRequestError, ChatRequest
+from annotationrun_worker.demo.frame_code import read as read_code
+from annotationrun_worker.demo.segments import Segment, TimedSight, find_segments
+from annotationrun_worker.demo.text_answers import (
+    acknowledge,
+    extend_memory,
+    interject,
+    rephrase_axes,
+    rephrase_task,
+    value_of,
+)
+from annotationrun_worker.demo.vision import Sight, Thing, look
+
+Answer = dict[str, Any]
+
+
+def answer(request: ChatRequest) -> Answer:
+    """The answer object to ``request``, of the shape that its kind has.
+
+    Raises:
+        BadRequestError: the kind is unknown, or its pictures are missing.
+    """
+    if request.kind in _FROM_TEXT:
+        return _FROM_TEXT[request.kind](request.text)
+    if request.kind not in _FROM_PICTURES:
+        known = ", ".join(sorted({*_FROM_TEXT, *_FROM_PICTURES}))
+        raise BadRequestError(f"this model can't answer {request.kind!r}; it answers {known}")
+    if not request.images:
+        raise BadRequestError(f"{request.kind!r} is asked without a picture")
+    return _FROM_PICTURES[request.kind](request)
+
+
+def _segments(request: ChatRequest) -> list[Segment]:
+    timed = [TimedSight(t.seconds, look(t.pixels)) for t in request.tiles if t.seconds is not None]
+    return find_segments(timed)
+
+
+def _describe(request: ChatRequest) -> Answer:
+    things = _things_of(request)
+    seen = f"Seen are {', '.join(things)}. " if things else "Nothing is recognised. "
+    events = " ".join(
+        f"From {s.start_seconds:.2f} s to {s.end_seconds:.2f} s: {s.text}." for s in _segments(request)
+    )
+    return {"description": (seen + events).strip()}
+
+
+def _things_of(request: ChatRequest) -> list[str]:
+    sight = look(request.tiles[0].pixels)
+    return [f"a {sight.name(thing)}" for thing in sight.things]
+
+
+def _subtasks(request: ChatRequest) -> Answer:
+    return {
+        "subtasks": [
+            {"text": s.text, "start": s.start_seconds, "end": s.end_seconds} for s in _segments(request)
+        ]
+    }
+
+
+def _task(request: ChatRequest) -> Answer:
+    places = [s.text for s in _segments(request) if s.text.startswith("place")]
+    texts = places or [s.text for s in _segments(request)][:1]
+    return {"task": " and ".join(texts).capitalize() if texts else "Nothing is recognised"}
+
+
+def _label(request: ChatRequest) -> Answer:
+    longest = max(_segments(request), key=lambda s: s.end_seconds - s.start_seconds, default=None)
+    return {"label": longest.text if longest else value_of(request.text, "Label") or "nothing recognised"}
+
+
+def _bbox(request: ChatRequest) -> Answer:
+    sight = _single(request)
+    detections = [
+        {"label": sight.name(thing), "bbox_format": "xyxy", "bbox": list(thing.box)} for thing in sight.things
+    ]
+    return {"question": "Where are the objects?", "answer": {"detections": detections}}
+
+
+def _keypoint(request: ChatRequest) -> Answer:
+    sight = _single(request)
+    label, point = "centre of the image", [sight.width / 2, sight.height / 2]
+    thing = _chosen(sight, request)
+    if thing:
+        label, point = sight.name(thing), [thing.centre_x, thing.centre_y]
+    return {
+        "question": f"Where is the {label}?",
+        "answer": {"label": label, "point_format": "xy", "point": point},
+    }
+
+
+def _count(request: ChatRequest) -> Answer:
+    sight = _single(request)
+    label = "block" if sight.gripper else "square"
+    count = len(sight.of_shape("block"))
+    return {"question": f"How many {label}s are there?", "answer": {"label": label, "count": count}}
+
+
+def _attribute(request: ChatRequest) -> Answer:
+    sight = _single(request)
+    thing = _chosen(sight, request)
+    if thing is None:
+        label, attribute, value = "image", "brightness", "bright" if sight.brightness > 127 else "dark"
+    elif thing.shape == "gripper":
+        label, attribute, value = "gripper", "state", "closed" if sight.fingers == "closed" else "open"
+    else:
+        label, attribute, value = sight.name(thing).removeprefix(f"{thing.colour} "), "colour", thing.colour
+    return {
+        "question": f"What {attribute} has the {label}?",
+        "answer": {"label": label, "attribute": attribute, "value": value},
+    }
+
+
+def _spatial(request: ChatRequest) -> Answer:
+    sight = _single(request)
+    facts = _relations(sight, has_code=read_code(request.tiles[0].pixels) is not None)
+    subject, relation, other = facts[request.pick % len(facts)]
+    return {
+        "question": f"Where is the {subject} relative to the {other}?",
+        "answer": {"subject": subject, "relation": relation, "object": other},
+    }
+
+
+def _relations(sight: Sight, *, has_code: bool) -> list[tuple[str, str, str]]:
+    """All (subject, relation, object) that hold, never none."""
+    facts: list[tuple[str, str, str]] = []
+    blocks = sight.of_shape("block")
+    for block in blocks:
+        pad = sight.pad_under(block)
+        if pad:
+            facts.append((sight.name(block), "on", sight.name(pad)))
+    if sight.held:
+        facts.append((sight.name(sight.held), "in", "gripper"))
+    for left, right in pairwise(blocks):
+        facts.append((sight.name(left), "left_of", sight.name(right)))
+        facts.append((sight.name(right), "right_of", sight.name(left)))
+    if has_code and not sight.gripper:
+        facts += [(sight.name(thing), "above", "code strip") for thing in sight.things]
+    return facts or [("nothing recognised", "in", "image")]
+
+
+def _single(request: ChatRequest) -> Sight:
+    return look(request.tiles[0].pixels)
+
+
+def _chosen(sight: Sight, request: ChatRequest) -> Thing | None:
+    return sight.things[request.pick % len(sight.things)] if sight.things else None
+
+
+_FROM_PICTURES: Mapping[str, Callable[[ChatRequest], Answer]] = {
+    "description": _describe,
+    "subtasks": _subtasks,
+    "task": _task,
+    "label": _label,
+    "vqa_bbox": _bbox,
+    "vqa_keypoint": _keypoint,
+    "vqa_count": _count,
+    "vqa_attribute": _attribute,
+    "vqa_spatial": _spatial,
+}
+_FROM_TEXT: Mapping[str, Callable[[str], Answer]] = {
+    "rephrasings": rephrase_task,
+    "task_axes": rephrase_axes,
+    "memory": extend_memory,
+    "speech": acknowledge,
+    "interjection": interject,
+}

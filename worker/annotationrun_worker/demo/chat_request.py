@@ -1,0 +1,255 @@
+"""A chat completion request as the demo model takes it in: the kind of question, its text, its pictures.
+
+A picture is one frame, or, where the text says so, a contact sheet of many; a sheet is cut into its tiles,
+and the time of a tile is read from its badge.
+"""
+
+import base64
+import binascii
+import hashlib
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from pydantic import BaseModel, Field, ValidationError
+
+from annotationrun_worker.demo.badges import badge_seconds, read_badge
+
+_SHEETS = re.compile(
+    r"(\d+) contact sheets? with (\d+) frames? in total, (\d+) columns? wide, "
+    r"at most (\d+) frames? on a sheet"
+)
+_TIME = re.compile(r"(\d+(?:\.\d+)?) ?s\b")
+_KIND_BY_TEXT = (
+    ("subtasks", "subtasks"),
+    ("detections", "vqa_bbox"),
+    ("point_format", "vqa_keypoint"),
+    ("relation", "vqa_spatial"),
+    ("attribute", "vqa_attribute"),
+    ("count", "vqa_count"),
+    ("rephrasings", "rephrasings"),
+    ("synonym_paraphrase", "task_axes"),
+    ("memory", "memory"),
+    ("interjection", "interjection"),
+    ("speech", "speech"),
+    ("text", "speech"),
+    ("label", "label"),
+    ("description", "description"),
+    ("task", "task"),
+)
+"""A quoted key in the text and the kind it tells of, first match; for requests without a schema."""
+
+
+class BadRequestError(ValueError):
+    """The request can't be answered as it is; the server says so with status 400."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tile:
+    """One frame as it was sent."""
+
+    pixels: NDArray[np.uint8]
+    """(height, width, 3), RGB."""
+    badge: str | None
+    """The time burned into it, such as ``012.50s``; None on a frame that is sent alone."""
+    seconds: float | None
+    """Its time: the badge's, else the one that the text before the picture gives."""
+
+
+@dataclass(frozen=True, slots=True)
+class SentImage:
+    """One image part."""
+
+    sha256: str
+    """Of the encoded bytes."""
+    width: int
+    height: int
+    tiles: tuple[Tile, ...]
+    """In the order of time."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """What is asked."""
+
+    model: str
+    kind: str
+    """Name of the JSON schema of the answer, such as ``subtasks``."""
+    text: str
+    """All text parts, joined by line feeds."""
+    images: tuple[SentImage, ...]
+    seed: int
+
+    @property
+    def tiles(self) -> tuple[Tile, ...]:
+        """The tiles of all images, in order."""
+        return tuple(tile for image in self.images for tile in image.tiles)
+
+    @property
+    def pick(self) -> int:
+        """A number that varies with the pictures and the seed, for choosing what to ask about."""
+        return self.seed + sum(int(image.sha256[:8], 16) for image in self.images)
+
+
+class _TextPart(BaseModel):
+    type: Literal["text"]
+    text: str
+
+
+class _ImageUrl(BaseModel):
+    url: str
+
+
+class _ImagePart(BaseModel):
+    type: Literal["image_url"]
+    image_url: _ImageUrl
+
+
+_Part = Annotated[_TextPart | _ImagePart, Field(discriminator="type")]
+
+
+class _Message(BaseModel):
+    role: str
+    content: str | list[_Part]
+
+
+class _JsonSchema(BaseModel):
+    name: str
+
+
+class _ResponseFormat(BaseModel):
+    type: str
+    json_schema: _JsonSchema | None = None
+
+
+class _Body(BaseModel):
+    model: str
+    messages: Annotated[list[_Message], Field(min_length=1)]
+    seed: int | None = None
+    response_format: _ResponseFormat | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _SheetGrid:
+    columns: int
+    frames_per_sheet: int
+    frame_count: int
+
+    def frames_on(self, sheet: int) -> int:
+        return min(self.frames_per_sheet, self.frame_count - sheet * self.frames_per_sheet)
+
+
+def parse_request(body: dict[str, Any]) -> ChatRequest:
+    """Take in the decoded JSON ``body`` of a chat completion request.
+
+    Raises:
+        BadRequestError: it is no such request, a picture can't be decoded, or it fits no sheet of that size.
+    """
+    try:
+        parsed = _Body.model_validate(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise BadRequestError(f"{place}: {first['msg']}") from error
+    parts = [part for message in parsed.messages if message.role == "user" for part in _parts(message)]
+    text = "\n".join(part.text for part in parts if isinstance(part, _TextPart))
+    named = parsed.response_format.json_schema if parsed.response_format else None
+    return ChatRequest(
+        model=parsed.model,
+        kind=named.name if named else _guess_kind(text),
+        text=text,
+        images=tuple(_read_images(parts, _find_grid(text))),
+        seed=parsed.seed or 0,
+    )
+
+
+def _parts(message: _Message) -> Sequence[_TextPart | _ImagePart]:
+    if isinstance(message.content, str):
+        return [_TextPart(type="text", text=message.content)]
+    return message.content
+
+
+def _guess_kind(text: str) -> str:
+    for key, kind in _KIND_BY_TEXT:
+        if f'"{key}"' in text:
+            return kind
+    raise BadRequestError("no response_format, and the text names no answer that this model knows")
+
+
+def _find_grid(text: str) -> _SheetGrid | None:
+    found = _SHEETS.search(text)
+    if not found:
+        return None
+    _, frame_count, columns, frames_per_sheet = map(int, found.groups())
+    if not columns or not frames_per_sheet:
+        raise BadRequestError(f"contact sheets without frames: {found[0]!r}")
+    return _SheetGrid(columns, frames_per_sheet, frame_count)
+
+
+def _read_images(parts: Sequence[_TextPart | _ImagePart], grid: _SheetGrid | None) -> list[SentImage]:
+    images: list[SentImage] = []
+    words = ""
+    for part in parts:
+        if isinstance(part, _TextPart):
+            words = part.text
+            continue
+        encoded = _decode_url(part.image_url.url)
+        pixels = _decode_image(encoded)
+        tiles = _cut_sheet(pixels, grid, len(images)) if grid else (_single_frame(pixels, words),)
+        digest = hashlib.sha256(encoded).hexdigest()
+        images.append(SentImage(digest, pixels.shape[1], pixels.shape[0], tiles))
+        words = ""
+    return images
+
+
+def _decode_url(url: str) -> bytes:
+    head, _, payload = url.partition(",")
+    if not re.fullmatch(r"data:image/[a-z]+;base64", head):
+        raise BadRequestError(f"got an image URL that starts {url[:24]!r}, expected data:image/...;base64,")
+    try:
+        return base64.b64decode(payload, validate=True)
+    except binascii.Error as error:
+        raise BadRequestError(f"the image's base64 is broken: {error}") from error
+
+
+def _decode_image(encoded: bytes) -> NDArray[np.uint8]:
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            return np.asarray(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError) as error:
+        raise BadRequestError(f"an image of {len(encoded)} bytes can't be decoded: {error}") from error
+
+
+def _single_frame(pixels: NDArray[np.uint8], words_before: str) -> Tile:
+    times = _TIME.findall(words_before)
+    return Tile(pixels, None, float(times[-1]) if times else None)
+
+
+def _cut_sheet(pixels: NDArray[np.uint8], grid: _SheetGrid, sheet: int) -> tuple[Tile, ...]:
+    """The tiles of a sheet, row by row; a sheet has only the columns and rows that it fills."""
+    count = grid.frames_on(sheet)
+    if count < 1:
+        raise BadRequestError(f"sheet {sheet + 1} is one too many for {grid.frame_count} frames")
+    columns = min(grid.columns, count)
+    rows = -(-count // columns)
+    height, width = pixels.shape[0] // rows, pixels.shape[1] // columns
+    if (height * rows, width * columns) != pixels.shape[:2]:
+        raise BadRequestError(
+            f"sheet {sheet + 1} is {pixels.shape[1]}x{pixels.shape[0]} px, which {rows} rows of {columns} "
+            "equal tiles don't fill"
+        )
+    places = (divmod(place, columns) for place in range(count))
+    return tuple(
+        _badged(pixels[row * height : (row + 1) * height, column * width : (column + 1) * width])
+        for row, column in places
+    )
+
+
+def _badged(pixels: NDArray[np.uint8]) -> Tile:
+    badge = read_badge(pixels)
+    return Tile(pixels, badge, badge_seconds(badge) if badge else None)

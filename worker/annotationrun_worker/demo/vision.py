@@ -1,0 +1,186 @@
+"""What the demo model sees: coloured things in the pixels of one frame, of any size.
+
+Colours are strong and things have simple outlines, so a thing is the largest connected run of one hue:
+about as high as wide and full, it is a block; wide and flat, a pad; a bar with two fingers, the gripper.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+HUES = ("red", "yellow", "green", "cyan", "blue", "pink")
+"""Hue 0, 60, ... 300 degrees."""
+_MIN_CHROMA = 90
+"""Largest minus smallest of R, G, B that makes a pixel coloured; walls and tables stay under 60."""
+_MIN_AREA = 0.0012
+"""Smallest thing, as a part of the image's area."""
+_SOFT_EDGE = 1 / 160
+"""Width of the blurred seam between two colours, as a part of the image's width; it has hues of its own."""
+
+Shape = Literal["block", "pad", "gripper", "other"]
+Fingers = Literal["closed", "ajar", "wide"]
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """One coloured thing."""
+
+    colour: str
+    shape: Shape
+    box: tuple[float, float, float, float]
+    """x1, y1, x2, y2 in pixels of the image."""
+
+    @property
+    def centre_x(self) -> float:
+        """Middle in pixels from the left."""
+        return (self.box[0] + self.box[2]) / 2
+
+    @property
+    def centre_y(self) -> float:
+        """Middle in pixels from the top."""
+        return (self.box[1] + self.box[3]) / 2
+
+    @property
+    def width(self) -> float:
+        """Width in pixels."""
+        return self.box[2] - self.box[0]
+
+    @property
+    def height(self) -> float:
+        """Height in pixels."""
+        return self.box[3] - self.box[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What is seen in one frame."""
+
+    width: int
+    height: int
+    things: tuple[Thing, ...]
+    brightness: float
+    """Mean grey level, 0 to 255."""
+
+    def of_shape(self, shape: Shape) -> tuple[Thing, ...]:
+        """The things of one shape, from left to right."""
+        return tuple(sorted((t for t in self.things if t.shape == shape), key=lambda t: t.centre_x))
+
+    @property
+    def gripper(self) -> Thing | None:
+        """The gripper, if it is seen."""
+        return next(iter(self.of_shape("gripper")), None)
+
+    @property
+    def fingers(self) -> Fingers | None:
+        """How the gripper holds its fingers: its outline is 1.55, 2.1 or 2.6 times as wide as high."""
+        gripper = self.gripper
+        if gripper is None:
+            return None
+        ratio = gripper.width / gripper.height
+        return "closed" if ratio < 1.82 else "ajar" if ratio < 2.36 else "wide"
+
+    @property
+    def held(self) -> Thing | None:
+        """The block between closed fingers."""
+        if self.gripper is None or self.fingers != "closed":
+            return None
+        nearest = self.nearest("block", self.gripper.centre_x)
+        if nearest is None or abs(nearest.centre_x - self.gripper.centre_x) > nearest.width / 4:
+            return None
+        return nearest
+
+    def nearest(self, shape: Shape, x: float) -> Thing | None:
+        """The thing of a shape whose middle is nearest to column ``x``."""
+        return min(self.of_shape(shape), key=lambda t: abs(t.centre_x - x), default=None)
+
+    def pad_under(self, block: Thing) -> Thing | None:
+        """The pad that ``block`` stands on."""
+        pad = self.nearest("pad", block.centre_x)
+        if pad is None or abs(pad.centre_x - block.centre_x) > pad.width / 2:
+            return None
+        return pad if abs(pad.box[1] - block.box[3]) < block.height / 5 else None
+
+    def name(self, thing: Thing) -> str:
+        """What to call it: ``red block``, ``blue pad``, ``gripper``; ``red square`` where no robot is."""
+        match thing.shape:
+            case "gripper":
+                return "gripper"
+            case "pad":
+                return f"{thing.colour} pad"
+            case "block" if self.gripper is not None:
+                return f"{thing.colour} block"
+            case _:
+                return f"{thing.colour} square"
+
+
+def look(picture: NDArray[np.uint8]) -> Sight:
+    """See the things in ``picture``: uint8 of shape (height, width, 3), RGB."""
+    height, width = picture.shape[:2]
+    hues = _hue_numbers(picture)
+    things = []
+    for number, colour in enumerate(HUES):
+        mask = hues == number
+        if mask.sum() >= _MIN_AREA * mask.size:
+            mask = _without_seams(mask)
+        if mask.sum() >= _MIN_AREA * mask.size:
+            things.append(_thing(colour, mask))
+    return Sight(width, height, tuple(things), float(picture.mean()))
+
+
+def _hue_numbers(picture: NDArray[np.uint8]) -> NDArray[np.int8]:
+    """For each pixel the number of its hue in HUES, -1 where it has none to speak of."""
+    rgb = picture.astype(np.int16)
+    low, high = rgb.min(-1), rgb.max(-1)
+    chroma = high - low
+    r, g, b = rgb[..., 0], rgb[..., 1], rgb[..., 2]
+    divisor = np.maximum(chroma, 1)
+    # https://en.wikipedia.org/wiki/HSL_and_HSV#Hue_and_chroma, in sixths of the circle
+    sixths = np.where(
+        high == r, (g - b) / divisor, np.where(high == g, 2 + (b - r) / divisor, 4 + (r - g) / divisor)
+    )
+    numbers: NDArray[np.int8] = np.rint(sixths).astype(np.int8) % np.int8(6)
+    numbers[chroma < _MIN_CHROMA] = -1
+    return numbers
+
+
+def _without_seams(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Drop what is thinner than a seam between colours (a morphological opening)."""
+    size = 2 * round(mask.shape[1] * _SOFT_EDGE) + 1
+    eroded = ~_grown(~mask, size)
+    return _grown(eroded, size)
+
+
+def _grown(mask: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
+    """True wherever a square of ``size`` pixels (odd) around the pixel has a True."""
+    for axis in (0, 1):
+        grown = mask.copy()
+        for shift in range(1, size // 2 + 1):
+            grown |= np.roll(mask, shift, axis) | np.roll(mask, -shift, axis)
+        mask = grown
+    return mask
+
+
+def _thing(colour: str, mask: NDArray[np.bool_]) -> Thing:
+    left, right = _longest_run(np.any(mask, axis=0))
+    top, bottom = _longest_run(np.any(mask[:, left:right], axis=1))
+    left, right = (left + edge for edge in _longest_run(np.any(mask[top:bottom, left:right], axis=0)))
+    fullness = float(mask[top:bottom, left:right].mean())
+    return Thing(colour, _shape((right - left) / (bottom - top), fullness), (left, top, right, bottom))
+
+
+def _longest_run(marks: NDArray[np.bool_]) -> tuple[int, int]:
+    """Start and end (exclusive) of the longest run of True."""
+    steps = np.flatnonzero(np.diff(np.concatenate(([0], marks.astype(np.int8), [0]))))
+    starts, ends = steps[::2], steps[1::2]
+    longest = int((ends - starts).argmax())
+    return int(starts[longest]), int(ends[longest])
+
+
+def _shape(width_by_height: float, fullness: float) -> Shape:
+    if fullness < 0.8:
+        return "gripper" if 1.3 < width_by_height < 3.4 else "other"
+    if 0.7 < width_by_height < 1.4:
+        return "block"
+    return "pad" if width_by_height > 2.8 else "other"

@@ -1,0 +1,171 @@
+"""Build a folder beside its place, then rename it there: whoever looks sees the old one or the new one.
+
+While a merge runs, or after one was killed, there lie beside ``name``: ``.name.partial-*`` (being built) and,
+for the moment between two renames, ``.name.replaced-*`` (the old one).
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Final, Literal
+
+_COPY_BYTES: Final = 1024 * 1024
+"""Read at once when files are copied."""
+
+Placed = Literal["linked", "cloned", "copied"]
+
+_FICLONE: Final = 0x40049409
+"""Linux ioctl (linux/fs.h): share the blocks of another file, copied on write (btrfs, xfs)."""
+
+
+@contextlib.contextmanager
+def partial_folder(output: Path) -> Iterator[Path]:
+    """Make an empty folder beside ``output``; what is left of it at the end, or of a killed merge, goes.
+
+    A lock on the folder tells a merge that lives from one that was killed.
+
+    Raises:
+        OSError: it can't be made.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in output.parent.glob(f".{_glob_safe(output.name)}.partial-*"):
+        _remove_if_dead(leftover)
+    partial = _beside(output, "partial")
+    partial.mkdir()
+    descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks: leftovers then stay
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield partial
+    finally:
+        os.close(descriptor)
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def put_in_place(partial: Path, output: Path) -> None:
+    """Rename ``partial`` to ``output``, durably; a folder that is there goes, if the rename succeeds.
+
+    Raises:
+        OSError: nothing was changed.
+    """
+    _sync_folders(partial)
+    replaced = _beside(output, "replaced")
+    if output.exists():
+        output.rename(replaced)
+    try:
+        partial.rename(output)
+    except OSError:
+        if replaced.exists():
+            replaced.rename(output)
+        raise
+    _sync_folder(output.parent)
+    for old in output.parent.glob(f".{_glob_safe(output.name)}.replaced-*"):
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def restore_replaced(output: Path) -> None:
+    """Bring back the old folder if a merge was killed between its two renames.
+
+    Raises:
+        OSError: it can't be renamed.
+    """
+    old = sorted(output.parent.glob(f".{_glob_safe(output.name)}.replaced-*"))
+    if old and not output.exists():
+        old[0].rename(output)
+
+
+def link_file(source: Path, target: Path) -> Placed:
+    """Bring a large file over at the least cost: a hard link, else shared blocks, else a copy.
+
+    Never a symbolic link: the output has to outlive its source.
+
+    Raises:
+        OSError: none of the three worked.
+    """
+    # the Hub's cache holds links to its blobs; a hard link of such a link would be one to a relative path
+    real = source.resolve(strict=True)
+    try:
+        os.link(real, target)
+    except OSError as error:
+        # another file system; not the owner (fs.protected_hardlinks); too many links; no links at all
+        if error.errno not in {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP}:
+            raise
+    else:
+        return "linked"
+    with real.open("rb") as from_file, target.open("xb") as to_file:
+        try:
+            fcntl.ioctl(to_file.fileno(), _FICLONE, from_file.fileno())
+        except OSError:
+            _copy(from_file, to_file)
+            return "copied"
+        os.fsync(to_file.fileno())
+    return "cloned"
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file's bytes to a new file, durably.
+
+    Raises:
+        OSError: ``source`` can't be read, or ``target`` is there already or can't be written.
+    """
+    with source.open("rb") as from_file, target.open("xb") as to_file:
+        _copy(from_file, to_file)
+
+
+def write_file(target: Path, content: bytes) -> None:
+    """Write a new file, durably.
+
+    Raises:
+        OSError: it is there already, or can't be written.
+    """
+    with target.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _copy(from_file: BinaryIO, to_file: BinaryIO) -> None:
+    shutil.copyfileobj(from_file, to_file, length=_COPY_BYTES)
+    to_file.flush()
+    os.fsync(to_file.fileno())
+
+
+def _beside(output: Path, what: str) -> Path:
+    return output.with_name(f".{output.name}.{what}-{secrets.token_hex(4)}")
+
+
+def _glob_safe(name: str) -> str:
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+
+
+def _remove_if_dead(leftover: Path) -> None:
+    try:
+        descriptor = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return
+    else:
+        shutil.rmtree(leftover, ignore_errors=True)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folders(root: Path) -> None:
+    for folder, _, _ in os.walk(root):
+        _sync_folder(Path(folder))
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,45 @@
+"""The files of a dataset folder that a merged dataset takes over."""
+
+import os
+from pathlib import Path
+from typing import Final
+
+from annotationrun_worker.errors import DatasetError
+
+RECORD_NAME: Final = "meta/annotationrun.json"
+"""Our own record in a merged dataset: made anew by each merge, see ``record``."""
+
+
+def source_files(root: Path) -> list[tuple[str, Path]]:
+    """List all files below ``root`` as (path relative to it with slashes, path), sorted by the former.
+
+    Symbolic links are followed, the Hub's cache is made of them. Hidden folders at the top (``.git``,
+    ``.cache``) are no part of a dataset, and our own record is left out.
+
+    Raises:
+        DatasetError: something that is neither file nor folder, a broken link, or a link in a circle.
+    """
+    found: dict[str, Path] = {}
+    above: dict[str, frozenset[str]] = {str(root): frozenset({os.path.realpath(root)})}
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=_raise):
+        if folder == str(root):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in folders:
+            path = Path(folder, name)
+            real = os.path.realpath(path)
+            if real in above[folder]:
+                raise DatasetError(f"{path} links to a folder that it lies in; remove the link")
+            above[str(path)] = above[folder] | {real}
+        for name in files:
+            path = Path(folder, name)
+            if not path.is_file():
+                raise DatasetError(
+                    f"{path} is no file, or a link that leads nowhere; is the download complete?"
+                )
+            found[path.relative_to(root).as_posix()] = path
+    found.pop(RECORD_NAME, None)
+    return sorted(found.items())
+
+
+def _raise(error: OSError) -> None:
+    raise DatasetError(f"the folder {error.filename} can't be read: {error}") from error

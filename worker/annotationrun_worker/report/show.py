@@ -1,0 +1,135 @@
+"""Counts and timelines of an annotated dataset, as plain values and as ``rich`` renderables."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from rich.table import Table
+
+from annotationrun_worker.dataset.episodes import list_episodes, select_episodes
+from annotationrun_worker.dataset.metadata import read_info
+from annotationrun_worker.errors import DatasetError
+from annotationrun_worker.merge.columns import EpisodeLanguage, LanguageRow
+from annotationrun_worker.merge.existing import AnnotatedEpisode, data_files, read_annotated
+from annotationrun_worker.merge.replacement import all_rows
+
+SPEECH: Final = "speech"
+"""How the rows without style are called."""
+
+STYLE_ORDER: Final = (
+    "subtask",
+    "plan",
+    "memory",
+    "motion",
+    "task_aug",
+    "interjection",
+    SPEECH,
+    "vqa",
+    "trace",
+)
+"""Order of the columns of a table; styles that are not named follow by name."""
+
+RowCounts = Mapping[int, Mapping[str, int]]
+"""Number of rows by episode and style; an episode without rows is there, empty."""
+
+
+def row_counts(root: Path) -> RowCounts:
+    """Count the language rows of the dataset at ``root``, persistent ones once an episode.
+
+    Raises:
+        DatasetError: there are no data files, or one can't be read.
+    """
+    paths = data_files(root)
+    if not paths:
+        raise DatasetError(
+            f"{root} has no data files; expected a LeRobot v3.0 dataset (meta/, data/, videos/)"
+        )
+    counts: dict[int, Mapping[str, int]] = {}
+    for path in paths:
+        for episode in read_annotated(path):
+            counts[episode.index] = Counter(row.style or SPEECH for row in all_rows(episode.language))
+    return dict(sorted(counts.items()))
+
+
+def counts_table(counts: RowCounts) -> Table:
+    """Rows by style (columns) and episode (lines), with totals."""
+    found = {style for by_style in counts.values() for style in by_style}
+    styles = [style for style in STYLE_ORDER if style in found] + sorted(found - set(STYLE_ORDER))
+    table = Table(title="rows by style and episode", show_footer=True)
+    table.add_column("episode", footer="all", justify="right")
+    for style in [*styles, "total"]:
+        total = sum(_count(by_style, style) for by_style in counts.values())
+        table.add_column(style, footer=str(total), justify="right", no_wrap=True)
+    for index, by_style in counts.items():
+        table.add_row(str(index), *(str(_count(by_style, style)) for style in [*styles, "total"]))
+    return table
+
+
+def _count(by_style: Mapping[str, int], style: str) -> int:
+    return sum(by_style.values()) if style == "total" else by_style.get(style, 0)
+
+
+def timeline(root: Path, episode: int) -> str:
+    """All language rows of one episode as text, a line each, in order of time.
+
+    Raises:
+        DatasetError: no such episode, or the dataset can't be read.
+    """
+    info = read_info(root)
+    (summary,) = select_episodes(list_episodes(root, info), [range(episode, episode + 1)])
+    found = next((read for read in read_annotated(summary.data_path) if read.index == episode), None)
+    if found is None:
+        raise DatasetError(
+            f"{summary.data_path}: no rows of episode {episode}, which meta/episodes puts there"
+        )
+    times = found.timestamps_seconds
+    head = (
+        f"episode {episode}: {summary.task!r}, {len(times)} frames, {times[0]:.2f} s to {times[-1]:.2f} s, "
+        f"{sum(1 for _ in all_rows(found.language))} rows"
+    )
+    return "\n".join([head, *_lines(found)])
+
+
+def _lines(episode: AnnotatedEpisode) -> Iterator[str]:
+    language, times = episode.language, episode.timestamps_seconds
+    ends = _subtask_ends(language, float(times[-1]))
+    entries = [(row.timestamp_seconds or 0.0, 0, row) for row in language.persistent]
+    entries += [
+        (float(times[frame]), 1, row) for frame, rows in language.events.items() for row in _asked_first(rows)
+    ]
+    # a subtask opens its time, what belongs to it follows
+    entries.sort(key=lambda entry: (entry[0], entry[1], entry[2].style != "subtask"))
+    for time, _, row in entries:
+        label = row.style or SPEECH
+        if row.style == "subtask":
+            yield f"{time:9.2f} s  subtask       {row.content}  (until {ends[time]:.2f} s)"
+        else:
+            yield f"{time:9.2f} s    {label:<12}{_text(row)}"
+
+
+def _subtask_ends(language: EpisodeLanguage, last_seconds: float) -> dict[float, float]:
+    starts = sorted({row.timestamp_seconds or 0.0 for row in language.persistent if row.style == "subtask"})
+    return dict(zip(starts, [*starts[1:], last_seconds], strict=True)) if starts else {}
+
+
+def _asked_first(rows: Iterable[LanguageRow]) -> list[LanguageRow]:
+    """The user's row before its answer; the columns hold them the other way around."""
+    return sorted(rows, key=lambda row: (row.style or "", row.camera or "", row.role != "user"))
+
+
+def _text(row: LanguageRow) -> str:
+    if row.tool_calls is not None:
+        return " ".join(_spoken(call) for call in row.tool_calls)
+    text = (row.content or "").replace("\n", " / ")
+    if row.camera is None:
+        return text
+    return f"{row.camera}  {'Q' if row.role == 'user' else 'A'}: {text}"
+
+
+def _spoken(call: str) -> str:
+    try:
+        return repr(json.loads(call)["function"]["arguments"]["text"])
+    except (ValueError, KeyError, TypeError):
+        return call

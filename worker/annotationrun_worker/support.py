@@ -1,0 +1,214 @@
+"""Which settings of a manifest this version carries out on one machine; the others are errors, never ignored.
+
+Every field of the spec is in exactly one of the groups below, by its path; a path stands for all under it.
+To lift a limit, delete its line in `_LIMITS` and name the field in `SUPPORTED`.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from annotationrun_api.errors import UnsupportedError
+from annotationrun_api.spec import AnnotationRun, RunSpec
+from annotationrun_api.spec_fields import type_at, walk_fields
+from annotationrun_api.spec_types import SpecModel
+
+SUPPORTED = frozenset(
+    {
+        "spec.source.path",
+        "spec.source.episodes",
+        "spec.output.path",
+        "spec.model.id",
+        "spec.model.revision",
+        "spec.model.serving.endpoints",
+        "spec.model.contextTokens",
+        "spec.model.maxOutputTokens",
+        "spec.model.temperature",
+        "spec.model.requestTimeoutSeconds",
+        "spec.model.structuredOutputs",
+        "spec.model.coordinateScale",
+        "spec.model.chatTemplateArgs",
+        "spec.model.reasoningEffort",
+        "spec.modules.plan.framesPerSecond",
+        "spec.modules.plan.maxFramesPerPrompt",
+        "spec.modules.plan.sheetColumns",
+        "spec.modules.plan.framesPerSheet",
+        "spec.modules.plan.tileWidth",
+        "spec.modules.plan.sheetJpegQuality",
+        "spec.modules.plan.describeFirst",
+        "spec.modules.plan.minSubtaskSeconds",
+        "spec.modules.plan.maxSteps",
+        "spec.modules.plan.emitPlan",
+        "spec.modules.vqa.emissionHz",
+        "spec.modules.vqa.framesPerTick",
+        "spec.modules.vqa.questionTypes",
+        "spec.modules.vqa.cameras",
+        "spec.seed",
+        "spec.frames.defaultCamera",
+        "spec.frames.cacheBytes",
+        "spec.frames.toleranceSeconds",
+        "spec.workers.episodeConcurrency",
+        "spec.workers.requestConcurrency",
+        "spec.workers.episodeAttempts",
+    }
+)
+"""Fields that are carried out, whatever their value."""
+
+CLUSTER_ONLY = frozenset(
+    {
+        "spec.model.serving.image",
+        "spec.model.serving.args",
+        "spec.model.serving.gpus",
+        "spec.model.serving.gpuResource",
+        "spec.model.serving.sharedMemory",
+        "spec.model.serving.startTimeoutSeconds",
+        "spec.model.serving.cache",
+        "spec.model.serving.resources",
+        "spec.workers.parallelism",
+        "spec.workers.resources",
+        "spec.workers.pod",
+        "spec.retryToken",
+        "spec.ttlSecondsAfterFinished",
+        "spec.activeDeadlineSeconds",
+        "spec.startDeadlineSeconds",
+        "spec.queueName",
+    }
+)
+"""Fields that say something about pods and Jobs, and so nothing about one machine.
+
+The same manifest serves a cluster and one machine, so they are accepted here and change nothing: who runs the
+command starts it again instead of setting `retryToken`, and stops it instead of setting a deadline.
+"""
+
+WITHOUT_EFFECT = frozenset(
+    {
+        "spec.source.revision",
+        "spec.output.branch",
+        "spec.output.private",
+        "spec.output.pullRequest",
+        "spec.source.follow.intervalSeconds",
+        "spec.modules.plan.maxVideoFrames",
+        "spec.modules.plan.relabelFrames",
+        "spec.modules.plan.deriveTaskMinWords",
+    }
+)
+"""Fields without meaning beside the only value that a limit below leaves to another one.
+
+The first four speak of a `repoID`, the others of mode Poll, input VideoUrl, `seededRelabel` and `deriveTask`.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A field of which this version carries out some values only."""
+
+    path: str
+    supports: Callable[[object], bool]
+    remedy: str
+    """What to do, as in ``leave it out``."""
+
+
+def _is(*values: object) -> Callable[[object], bool]:
+    return lambda value: value in values
+
+
+def _is_file_uri(value: object) -> bool:
+    return value is None or (isinstance(value, str) and value.startswith("file://"))
+
+
+_SHOWN_CHARACTERS = 80  # of a value: enough to find it by
+_LEAVE_OUT = "leave it out"
+_LIMITS = (
+    Limit("spec.source.repoID", _is(None), "download the dataset and set path to its folder"),
+    Limit("spec.source.volume", _is(None), "leave it out and set path to a folder of this machine"),
+    Limit("spec.source.follow.mode", _is("Off"), _LEAVE_OUT),
+    Limit("spec.source.tokenSecretRef", _is(None), _LEAVE_OUT),
+    Limit("spec.output.repoID", _is(None), "set path to a new folder"),
+    Limit("spec.output.volume", _is(None), "leave it out and set path to a folder of this machine"),
+    Limit("spec.output.overwrite", _is(False), "leave it out and set path to a new folder"),
+    Limit("spec.output.existingRows", _is("Replace"), _LEAVE_OUT),
+    Limit("spec.output.tokenSecretRef", _is(None), _LEAVE_OUT),
+    Limit(
+        "spec.model.serving.apiKeySecretRef",
+        _is(None),
+        "leave it out; a Secret can't be read without a cluster",
+    ),
+    Limit("spec.modules.plan.input", _is("ContactSheets"), _LEAVE_OUT),
+    Limit("spec.modules.plan.seededRelabel", _is(False), _LEAVE_OUT),
+    Limit("spec.modules.plan.emitMemory", _is(False), "set it to false"),
+    Limit("spec.modules.plan.deriveTask", _is("Off"), 'set it to "Off"'),
+    Limit("spec.modules.plan.taskRephrasings", _is(0), "set it to 0"),
+    Limit("spec.modules.plan.taskAxes", _is(None), _LEAVE_OUT),
+    Limit("spec.modules.interjections", _is(None), _LEAVE_OUT),
+    Limit("spec.prompts", _is({}), _LEAVE_OUT),
+    Limit("spec.outputLanguage", _is("English"), _LEAVE_OUT),
+    Limit("spec.frames.backend", _is("auto", "pyav"), "set it to auto or pyav"),
+    Limit("spec.staging.uri", _is_file_uri, "set it to a file:// folder, or leave it out"),
+    Limit("spec.staging.volume", _is(None), "leave it out"),
+    Limit("spec.staging.credentialsSecretRef", _is(None), _LEAVE_OUT),
+    Limit("spec.failurePolicy.maxFailedEpisodes", _is(0), _LEAVE_OUT),
+    Limit("spec.failurePolicy.maxHolesPercent", _is(10.0), _LEAVE_OUT),
+    Limit("spec.suspend", _is(False), "set it to false, or leave it out"),
+)
+_NO_SERVER = Limit(
+    "spec.model.serving.mode",
+    _is("External"),
+    "give --endpoint with the base URL of a running server, or set mode: External and endpoints",
+)
+
+LIMITED = frozenset({*(limit.path for limit in _LIMITS), _NO_SERVER.path})
+"""Fields of which some values are carried out."""
+
+
+def unsupported_settings(run: AnnotationRun, *, endpoint_given: bool) -> list[str]:
+    """The settings that this version does not carry out, a line each, in the order of the spec.
+
+    `endpoint_given` says that the command line names a model server, which takes the place of a sidecar.
+    """
+    limits = _LIMITS if endpoint_given else (*_LIMITS, _NO_SERVER)
+    order = [path for path, _ in walk_fields(RunSpec, "spec")]
+    lines = []
+    for limit in sorted(limits, key=lambda limit: order.index(limit.path)):
+        is_there, value = _value_at(run, limit.path)
+        if is_there and not limit.supports(value):
+            shown = f"{limit.path}={_as_text(value)}{_default_mark(limit.path, value)}"
+            lines.append(f"{shown} is not supported yet; {limit.remedy}")
+    return lines
+
+
+def check_supported(run: AnnotationRun, *, endpoint_given: bool) -> None:
+    """Refuse a run with settings that this version does not carry out.
+
+    Raises:
+        UnsupportedError: lists all of them.
+    """
+    lines = unsupported_settings(run, endpoint_given=endpoint_given)
+    if lines:
+        count = "1 setting" if len(lines) == 1 else f"{len(lines)} settings"
+        listed = "\n".join(f"  {line}" for line in lines)
+        raise UnsupportedError(f"manifest {run.metadata.name!r} has {count} not supported yet\n{listed}")
+
+
+def _value_at(run: AnnotationRun, path: str) -> tuple[bool, object]:
+    """Whether the mapping of a field is there (a module may be off), and the field's value."""
+    value: object = run
+    for name in path.split("."):
+        if not isinstance(value, SpecModel):
+            return False, None
+        value = value.by_yaml_name()[name]
+    return True, value
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, SpecModel):
+        return "{...}"
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
+
+
+def _default_mark(path: str, value: object) -> str:
+    field_type = type_at(AnnotationRun, path.split("."))
+    if field_type is None or field_type.field is None:
+        return ""
+    default = field_type.field.get_default(call_default_factory=True, validated_data={})
+    return " (the default)" if default == value else ""

@@ -1,0 +1,1 @@
+"""Is an annotated dataset what LeRobot and we expect? Nothing here writes."""

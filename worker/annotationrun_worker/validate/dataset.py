@@ -1,0 +1,109 @@
+"""Validate an annotated dataset on disk: every file, every row.
+
+Whatever is broken is reported, not raised. Memory holds one episode's rows.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from annotationrun_api.errors import AnnotationRunError
+from annotationrun_worker.dataset.episodes import EpisodeSummary, list_episodes
+from annotationrun_worker.dataset.metadata import read_features, read_info
+from annotationrun_worker.errors import DatasetError
+from annotationrun_worker.merge.existing import data_files, read_annotated
+from annotationrun_worker.merge.metadata import tool_name
+from annotationrun_worker.validate.episode_rules import DatasetFacts, episode_problems
+from annotationrun_worker.validate.files import info_problems, schema_problems, side_file_problems
+from annotationrun_worker.validate.frame_rules import frame_problems
+from annotationrun_worker.validate.problem import Problem
+
+
+def validate_dataset(root: Path) -> list[Problem]:
+    """Check the annotated dataset at ``root`` against the format; an empty list: it is valid.
+
+    Problems come in this order: metadata, files, then episodes in the order of the files.
+    """
+    try:
+        info = read_info(root)
+        facts = _facts(info)
+    except AnnotationRunError as error:
+        return [Problem("info", str(error))]
+    problems = [*info_problems(info), *side_file_problems(root)]
+    try:
+        summaries = list_episodes(root, info)
+    except AnnotationRunError as error:
+        problems.append(Problem("episodes", str(error)))
+        summaries = []
+    problems += _missing_files(summaries)
+    problems += schema_problems(root, data_files(root))
+    problems += _data_problems(root, {int(summary.index): summary for summary in summaries}, facts)
+    return problems
+
+
+def _facts(info: Mapping[str, Any]) -> DatasetFacts:
+    features = read_features(info)
+    tools = info.get("tools")
+    names = map(tool_name, tools if isinstance(tools, list) else [])
+    return DatasetFacts(
+        cameras={str(camera): features.camera_sizes.get(camera) for camera in features.cameras},
+        tools=frozenset(name for name in names if name is not None),
+    )
+
+
+def _missing_files(summaries: list[EpisodeSummary]) -> Iterator[Problem]:
+    """Files that ``meta/episodes`` names; each is told once, with the first episode that needs it."""
+    seen: set[Path] = set()
+    for summary in summaries:
+        needed = [("data file", summary.data_path)]
+        needed += [(f"video of camera {camera!r}", span.path) for camera, span in summary.videos.items()]
+        for what, path in needed:
+            if path in seen:
+                continue
+            seen.add(path)
+            if not path.is_file():
+                yield Problem("missing-file", f"the {what} {path} does not exist", episode=int(summary.index))
+            elif path.stat().st_size == 0:
+                yield Problem("missing-file", f"the {what} {path} is empty", episode=int(summary.index))
+
+
+def _data_problems(
+    root: Path, summaries: Mapping[int, EpisodeSummary], facts: DatasetFacts
+) -> Iterator[Problem]:
+    found: set[int] = set()
+    for path in data_files(root):
+        try:
+            yield from _file_problems(path, summaries, facts, found)
+        except DatasetError as error:
+            yield Problem("unreadable", str(error))
+    for index in sorted(summaries.keys() - found):
+        yield Problem("episode-rows", "the episode has no rows in the data files", episode=index)
+
+
+def _file_problems(
+    path: Path, summaries: Mapping[int, EpisodeSummary], facts: DatasetFacts, found: set[int]
+) -> Iterator[Problem]:
+    owner_of_group: dict[int, int] = {}
+    for episode in read_annotated(path):
+        index = episode.index
+        if index in found:
+            yield Problem("row-group", f"{path}: the episode's rows lie apart", episode=index)
+        found.add(index)
+        if len(episode.row_groups) != 1:
+            yield Problem("row-group", f"{path}: lies in {len(episode.row_groups)} row groups", episode=index)
+        for group in episode.row_groups:
+            other = owner_of_group.setdefault(group, index)
+            if other != index:
+                yield Problem("row-group", f"{path}: shares row group {group} with {other}", episode=index)
+        summary = summaries.get(index)
+        frame_count = len(episode.timestamps_seconds)
+        if summary is None and summaries:
+            yield Problem("episode-rows", f"{path}: meta/episodes does not list it", episode=index)
+        elif summary is not None and summary.length != frame_count:
+            yield Problem(
+                "episode-rows",
+                f"{path}: {frame_count} rows, meta/episodes says {summary.length}",
+                episode=index,
+            )
+        yield from frame_problems(episode)
+        yield from episode_problems(episode, facts)
