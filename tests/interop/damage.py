@@ -110,6 +110,15 @@ def _move_event_off_its_frame(dataset: Path) -> None:
     write_language(file)
 
 
+def drop_plan(dataset: Path) -> None:
+    """Remove every plan row, as a run without plans leaves them out."""
+
+    def edit(file: DataFile) -> None:
+        file.persistent = [[row for row in rows if row["style"] != "plan"] for rows in file.persistent]
+
+    edit_language(dataset, edit)
+
+
 def _answer_without_question(dataset: Path) -> None:
     file = _first_file(dataset)
     place = next(at for at, rows in enumerate(file.events) if any(row["style"] == "vqa" for row in rows))
@@ -185,12 +194,16 @@ def _damage_vqa(role: str, **changes: object) -> Callable[[Path], None]:
 
 
 DAMAGES = (
-    Damage("one data file lacks the columns", _drop_columns_of_last_file, r"^load: DatasetGenerationError"),
-    Damage("info.json does not name a column", _drop_feature, r"^load: .*language_events"),
+    Damage(
+        "one data file lacks the columns",
+        _drop_columns_of_last_file,
+        r"^load: DatasetGenerationError",
+    ),
+    Damage("info.json does not name a column", _drop_feature, r"^load: .*CastError.*language_events"),
     Damage("info.json does not declare a tool that is called", _drop_tools, r"^tools: .*'say'"),
     Damage("the format version is another one", _break_version, r"^load: BackwardCompatibilityError"),
-    Damage("tasks.parquet is gone", _remove_tasks, r"^load: "),
-    Damage("a video is gone", _remove_video, r"^load: "),
+    Damage("tasks.parquet is gone", _remove_tasks, r"^load: .*FileNotFoundError.*tasks\.parquet"),
+    Damage("a video is gone", _remove_video, r"^load: OfflineModeIsEnabled"),
     Damage("the columns are in the wrong order", _swap_columns, r"^files: .*the last columns are"),
     Damage("one file has inferred types", _infer_types, r"^files: .*language_persistent has type"),
     Damage("a style is unknown", _rename_style, r"^staging: .*unknown style 'recollection'"),
@@ -212,6 +225,7 @@ DAMAGES = (
     Damage(
         "an interjection is one frame late", _move_event_off_its_frame, r"^staging: .*no paired speech atom"
     ),
+    Damage("an interjection has no plan row", drop_plan, r"^staging: .*no co-timestamped plan update"),
     Damage(
         "two subtasks start at one time", _second_subtask_at_start, r"^render: ValueError: Ambiguous resolver"
     ),

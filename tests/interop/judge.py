@@ -49,6 +49,8 @@ from lerobot.utils.collate import lerobot_collate_fn
 
 PLAN_UPDATE_MESSAGE = "has no co-timestamped plan update"
 BATCH_SIZE = 8
+NO_CAMERA = "none"
+"""Stands in recipes for datasets without cameras, whose rows name none."""
 
 
 @dataclass(slots=True)
@@ -130,7 +132,7 @@ def render_errors(dataset: LeRobotDataset, episodes: list[Episode], rendered: Co
         for frame in sorted(frames):
             item = dataset.hf_dataset[meta["dataset_from_index"] + frame]
             task = dataset.meta.tasks.iloc[int(item["task_index"])].name
-            for camera in camera_keys(dataset):
+            for camera in camera_keys(dataset) or (NO_CAMERA,):
                 for error in _frame_render_errors(item, task, camera, rendered):
                     yield f"ep={episode.index} frame={frame} camera={camera}: {error}"
 
@@ -147,19 +149,27 @@ def _frame_render_errors(item: Row, task: str, camera: str, rendered: Counter[st
         )  # fmt: skip
         return None if sample is None else sample["messages"]
 
+    messages = render("${task}", {"content": "${task}"})
+    if not messages or messages[-1]["content"] not in tasks:
+        yield f"rendered task is {messages!r}, expected one of {sorted(tasks)}"
+    rendered["task_aug"] += any(row["style"] == "task_aug" for row in persistent)
     for style in ("subtask", "plan", "memory"):
         active = [row["content"] for row in persistent if row["style"] == style and row["timestamp"] <= t]
         messages = render("${task}", {"content": f"${{{style}}}", "if_present": style})
         got = messages and messages[-1]["content"]
         if got != (active[-1] if active else None):
             yield f"rendered {style} is {got!r}, expected {active[-1] if active else None!r}"
-        if messages and messages[0]["content"] not in tasks:
-            yield f"rendered task is {messages[0]['content']!r}, expected one of {sorted(tasks)}"
         rendered[style] += bool(messages)
-        rendered["task_aug"] += bool(messages) and tasks != {task}
         if style == "subtask" and not active and any(row["style"] == style for row in persistent):
             yield f"no subtask is active at t={t}"
-    questions = [row["content"] for row in events if row["camera"] == camera and row["role"] == "user"]
+    yield from _event_render_errors(events, camera, render, rendered)
+
+
+def _event_render_errors(
+    events: list[Row], camera: str, render: Callable[[str, Row], list[Row] | None], rendered: Counter[str]
+) -> Iterator[str]:
+    of_camera = [row for row in events if row["style"] == "vqa" and row["camera"] == camera]
+    questions = [row["content"] for row in of_camera if row["role"] == "user"]
     messages = render("${vqa_query}", {"content": "${vqa}", "if_present": "vqa"})
     if [message["content"] for message in (messages or [])[:1]] != questions:
         yield f"rendered vqa is {messages!r}, expected the question {questions!r}"
@@ -178,7 +188,7 @@ class RenderedSamples(torch.utils.data.Dataset[Row]):
     def __init__(self, dataset: LeRobotDataset, indices: list[int]) -> None:
         self.dataset = dataset
         self.indices = indices
-        self.recipe = recipe(camera_keys(dataset)[0], "${task}", {"content": "Now: ${subtask}"})
+        self.recipe = recipe((*camera_keys(dataset), NO_CAMERA)[0], "${task}", {"content": "Now: ${subtask}"})
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -16,11 +16,12 @@ from annotationrun_api.spec_types import SpecModel
 SUPPORTED = frozenset(
     {
         "spec.source.path",
+        "spec.source.volume",
         "spec.source.episodes",
         "spec.output.path",
+        "spec.output.volume",
         "spec.model.id",
         "spec.model.revision",
-        "spec.model.serving.endpoints",
         "spec.model.contextTokens",
         "spec.model.maxOutputTokens",
         "spec.model.temperature",
@@ -49,7 +50,7 @@ SUPPORTED = frozenset(
         "spec.frames.toleranceSeconds",
         "spec.workers.episodeConcurrency",
         "spec.workers.requestConcurrency",
-        "spec.workers.episodeAttempts",
+        "spec.staging.volume",
     }
 )
 """Fields that are carried out, whatever their value."""
@@ -112,6 +113,10 @@ def _is(*values: object) -> Callable[[object], bool]:
     return lambda value: value in values
 
 
+def _is_one_at_most(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) <= 1
+
+
 def _is_file_uri(value: object) -> bool:
     return value is None or (isinstance(value, str) and value.startswith("file://"))
 
@@ -119,12 +124,12 @@ def _is_file_uri(value: object) -> bool:
 _SHOWN_CHARACTERS = 80  # of a value: enough to find it by
 _LEAVE_OUT = "leave it out"
 _LIMITS = (
+    Limit("spec.model.serving.endpoints", _is_one_at_most, "name one"),
+    Limit("spec.workers.episodeAttempts", _is(3), _LEAVE_OUT),
     Limit("spec.source.repoID", _is(None), "download the dataset and set path to its folder"),
-    Limit("spec.source.volume", _is(None), "leave it out and set path to a folder of this machine"),
     Limit("spec.source.follow.mode", _is("Off"), _LEAVE_OUT),
     Limit("spec.source.tokenSecretRef", _is(None), _LEAVE_OUT),
     Limit("spec.output.repoID", _is(None), "set path to a new folder"),
-    Limit("spec.output.volume", _is(None), "leave it out and set path to a folder of this machine"),
     Limit("spec.output.overwrite", _is(False), "leave it out and set path to a new folder"),
     Limit("spec.output.existingRows", _is("Replace"), _LEAVE_OUT),
     Limit("spec.output.tokenSecretRef", _is(None), _LEAVE_OUT),
@@ -144,7 +149,6 @@ _LIMITS = (
     Limit("spec.outputLanguage", _is("English"), _LEAVE_OUT),
     Limit("spec.frames.backend", _is("auto", "pyav"), "set it to auto or pyav"),
     Limit("spec.staging.uri", _is_file_uri, "set it to a file:// folder, or leave it out"),
-    Limit("spec.staging.volume", _is(None), "leave it out"),
     Limit("spec.staging.credentialsSecretRef", _is(None), _LEAVE_OUT),
     Limit("spec.failurePolicy.maxFailedEpisodes", _is(0), _LEAVE_OUT),
     Limit("spec.failurePolicy.maxHolesPercent", _is(10.0), _LEAVE_OUT),

@@ -51,10 +51,16 @@ def test_the_local_manifest_is_supported():
             id="a dataset on the Hub",
         ),
         pytest.param(
-            "path: /data/blocks\n",
-            "path: /data/blocks\n    volume: {claimName: a}\n",
-            "spec.source.volume={...} is not supported yet; leave it out",
-            id="a volume",
+            "[http://127.0.0.1:8000/v1]",
+            "[http://a/v1, http://b/v1]",
+            'spec.model.serving.endpoints=["http://a/v1", "http://b/v1"] is not supported yet; name one',
+            id="two endpoints",
+        ),
+        pytest.param(
+            "  modules:",
+            "  workers: {episodeAttempts: 1}\n  modules:",
+            "spec.workers.episodeAttempts=1 is not supported yet; leave it out",
+            id="attempts",
         ),
         pytest.param(
             "path: /data/blocks\n",
@@ -179,6 +185,7 @@ def test_a_setting_that_is_not_carried_out_is_refused(old, new, line):
     ("old", "new"),
     [
         pytest.param("path: /data/blocks\n", 'path: /x\n    episodes: "0-3"\n', id="some episodes"),
+        pytest.param("blocks\n", "blocks\n    volume: {claimName: a}\n", id="a volume"),
         pytest.param("    vqa: {}", "    vqa: {framesPerTick: 3, cameras: Default}", id="another vqa"),
         pytest.param("  modules:", "  frames: {backend: pyav}\n  modules:", id="the backend by name"),
         pytest.param("  modules:", "  staging: {uri: 'file:///s'}\n  modules:", id="a staging folder"),

@@ -44,7 +44,7 @@ _EPISODES_PATH = "meta/episodes/chunk-000/file-000.parquet"
 
 
 def make_demo_dataset(folder: Path, *, episodes: int = 4, seed: int = 7) -> None:
-    """Write a dataset of ``episodes`` episodes of 13 to 21 s into ``folder``, which must be empty or new.
+    """Write a dataset of ``episodes`` episodes of 12 to 20 s into ``folder``, which must be empty or new.
 
     Raises:
         FileExistsError: there is something in ``folder``.
@@ -96,7 +96,7 @@ def _state(episode: DemoEpisode, frame: int) -> tuple[float, float, float, float
 
 
 def _write_videos(folder: Path, script: Sequence[DemoEpisode], camera: str) -> list[list[NDArray[np.uint8]]]:
-    """Encode all episodes of a camera; returns for each episode sampled, thinned-out frames for statistics."""
+    """Encode all episodes of a camera; returns thinned-out frames for statistics, by episode."""
     # the encoder reads this when it opens; without it, it reports every setting on stderr
     os.environ.setdefault("SVT_LOG", "1")
     samples: list[list[NDArray[np.uint8]]] = []

@@ -1,21 +1,22 @@
-"""Statistics of a dataset as LeRobot v3.0 stores them, per episode and over all: min, max, mean, std, quantiles.
+"""Statistics of a dataset as LeRobot v3.0 stores them, per episode and over all episodes.
 
 https://huggingface.co/docs/lerobot/lerobot-dataset-v3
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 QUANTILES = (0.01, 0.10, 0.50, 0.90, 0.99)
 
-Stats = dict[str, NDArray[np.float64]]
-"""``min``, ``max``, ``mean``, ``std``, ``count``, ``q01`` ... ``q99``; float64, but ``count`` is one whole number."""
+Stats = dict[str, NDArray[Any]]
+"""``min``, ``max``, ``mean``, ``std``, ``q01`` ... ``q99`` in float64; ``count`` is one whole number."""
 
 
 def column_stats(values: NDArray[np.generic]) -> Stats:
-    """Statistics of a column of numbers, shape (rows,) or (rows, n); each statistic has shape (1,) or (n,)."""
+    """Statistics of a column, shape (rows,) or (rows, n); each statistic has shape (1,) or (n,)."""
     table = values.astype(np.float64).reshape(len(values), -1)
     stats = {
         "min": table.min(0),

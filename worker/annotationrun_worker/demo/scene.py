@@ -12,6 +12,7 @@ where contact sheets show the time, is kept clear. The bottom of each frame is t
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -120,8 +121,8 @@ def _make_episode(index: int, from_index: int, random: np.random.Generator) -> D
     moves: list[Move] = []
     frame = 0
     for block, pad in zip(blocks[: 1 if single else 2], pads, strict=False):
-        # phases in seconds: 2.8..4.0 to the block, 2.8..4.0 with it, 1.2..2.0 away from the pad
-        durations = random.uniform((2.8, 2.8, 1.2), (4.0, 4.0, 2.0)) * (1.4 if single else 1.0)
+        # phases in seconds: 2.5..3.5 to the block, 2.5..3.5 with it, 1.2..1.8 away from the pad
+        durations = random.uniform((2.5, 2.5, 1.2), (3.5, 3.5, 1.8)) * (1.6 if single else 1.0)
         close, release, end = (frame + np.rint(np.cumsum(durations) * FPS).astype(int)).tolist()
         moves.append(Move(block, pad, frame, close, release, end))
         frame = end
@@ -186,12 +187,12 @@ def world_state(episode: DemoEpisode, frame: int) -> WorldState:
 def draw_frame(episode: DemoEpisode, frame: int, camera: str) -> NDArray[np.uint8]:
     """Frame ``frame`` as ``camera`` sees it: uint8 of shape (360, 480, 3), RGB."""
     number = CAMERAS.index(camera)
-    image = _backdrop(number)
+    image = _backdrop(number).copy()
     state = world_state(episode, frame)
     for box, colour in _parts(episode, state):
         _paint(image[:SCENE_HEIGHT], _seen_by(number, box), colour)
     strip = code_strip(episode.from_index + frame, number, episode.index, (WIDTH, HEIGHT - SCENE_HEIGHT))
-    picture: NDArray[np.uint8] = np.rint(image).astype(np.uint8)
+    picture: NDArray[np.uint8] = (image + np.float32(0.5)).astype(np.uint8)
     picture[SCENE_HEIGHT:] = strip[..., None]
     return picture
 
@@ -226,8 +227,9 @@ def _seen_by(camera_number: int, box: Box) -> Box:
     return (left, _WRIST_TOP + _WRIST_SCALE * y1, right, _WRIST_TOP + _WRIST_SCALE * y2)
 
 
+@lru_cache(maxsize=len(CAMERAS))
 def _backdrop(camera_number: int) -> NDArray[np.float32]:
-    """Wall and table, float32 of shape (360, 480, 3) with values 0..255."""
+    """Wall and table, float32 of shape (360, 480, 3) with values 0..255; not to be changed."""
     rows = np.arange(HEIGHT, dtype=np.float32)[:, None, None]
     columns = np.arange(WIDTH, dtype=np.float32)[None, :, None]
     wall = np.array(_WALL_COLOURS[camera_number], np.float32) - 0.12 * rows + 6 * np.sin(columns / 90)

@@ -4,9 +4,9 @@
 
 It prints ``listening on http://127.0.0.1:PORT/v1`` once it is ready, and ends on SIGTERM. It knows
 ``/health``, ``/v1/models`` and ``/v1/chat/completions`` (not streaming), one model, ``demo-vlm``, and has no
-way to the dataset. Its log has a line of JSON for each answered request, written before the answer is sent: the
-digest of the request's canonical JSON, the kind, for each image its digest and size and for each tile the time
-and the frame code in its pixels, and the answer.
+way to the dataset. Its log has a line of JSON for each answered request, written before the answer is sent:
+the digest of the request's canonical JSON, the kind, for each image its digest and size and for each tile the
+time and the frame code in its pixels, and the answer.
 """
 
 import argparse

@@ -163,7 +163,9 @@ class VideoFile:
         """The decoded frame nearest to the target; the earlier one of two at the same distance."""
         if not self._can_go_forward(target_seconds):
             self._start_before(target_seconds)
-        while self._current is not None and self._seconds(self._current) < target_seconds:
+        # Within half a tick no other frame can be nearer: don't decode one more to see that.
+        enough_seconds = target_seconds - float(self._time_base) / 2
+        while self._current is not None and self._seconds(self._current) < enough_seconds:
             following = next(self._frames, None)
             if following is None:
                 return self._current

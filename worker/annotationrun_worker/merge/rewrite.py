@@ -153,7 +153,7 @@ def _check_blocks(source: Path) -> None:
         episodes = pq.read_table(source, columns=["episode_index"], partitioning=None)[
             "episode_index"
         ].to_numpy()
-    except READ_ERRORS as error:
+    except (*READ_ERRORS, KeyError) as error:
         raise DatasetError(f"{source} can't be read as parquet: {error}") from error
     starts = np.concatenate([episodes[:1], episodes[1:][np.diff(episodes) != 0]])
     found, blocks = np.unique(starts, return_counts=True)

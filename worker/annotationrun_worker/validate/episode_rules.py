@@ -178,7 +178,7 @@ def _vqa_problems(
         if row.style != "vqa":
             continue
         roles[row.camera].append(row.role)
-        if row.role == "assistant":
+        if row.role == "assistant" and row.content:
             for fault in answer_text_faults(row.content, facts.cameras.get(row.camera or "")):
                 yield _at(row, index, frame, "vqa-answer", f"camera {row.camera!r}: {fault}")
     for camera, found in roles.items():

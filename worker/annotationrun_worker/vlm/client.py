@@ -76,6 +76,8 @@ class VlmClient:
         """Make a client; nothing is sent yet. A server without keys takes any ``api_key``."""
         self.settings = settings
         self.usage = Usage()
+        self._check = asyncio.Lock()
+        self._is_checked = False
         self._in_flight = asyncio.Semaphore(settings.requests_in_flight)
         self._schema_refused = settings.structured_outputs == "Off"
         self._client = AsyncOpenAI(
@@ -111,14 +113,23 @@ class VlmClient:
                 f"{self.settings.model!r}; set spec.model.id to the served name"
             )
 
+    async def _check_once(self) -> None:
+        """Before the first request, and only if there is one: a run with nothing to ask needs no server."""
+        async with self._check:
+            if not self._is_checked:
+                await self.check_model()
+                self._is_checked = True
+
     async def complete(self, body: Mapping[str, Any]) -> Completion:
         """Send ``body`` and wait for its answer.
 
         Raises:
+            ServerNotReadyError, ConfigurationError: at the first request, see ``check_model``.
             RequestFailedError: no answer after all retries.
             ConfigurationError: the server refuses the request as such (key, model, size).
             AnswerError: the answer is empty, or still cut after the token limit was doubled.
         """
+        await self._check_once()
         sent = without_schema(body) if self._schema_refused else dict(body)
         limits = [sent["max_tokens"] * 2**doubling for doubling in range(LENGTH_DOUBLINGS + 1)]
         for max_tokens in limits:
