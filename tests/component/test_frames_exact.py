@@ -1,4 +1,4 @@
-"""The frame provider gives exactly the frames asked for: real videos, a number in the pixels of each frame."""
+"""The frame provider gives exactly the frames asked for: real videos, a number in each frame."""
 
 import shutil
 import struct

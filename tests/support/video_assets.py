@@ -57,7 +57,7 @@ def write_video(
 def copy_packets(source: Path, target: Path, start_seconds: float, shift_seconds: float) -> None:
     """Copy the packets shown from ``start_seconds`` on to a file of their own, ``shift_seconds`` earlier."""
     with av.open(str(source)) as reader, av.open(str(target), "w") as writer:
-        stream = writer.add_stream_from_template(reader.streams.video[0])
+        stream = writer.add_stream_from_template(reader.streams.video[0], opaque=True)
         for packet in reader.demux(video=0):
             if packet.pts is None or packet.pts * packet.time_base < start_seconds:
                 continue

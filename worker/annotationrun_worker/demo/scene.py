@@ -127,7 +127,8 @@ def _make_episode(index: int, from_index: int, random: np.random.Generator) -> D
         moves.append(Move(block, pad, frame, close, release, end))
         frame = end
     # an even count: every second frame is a key frame, so each episode of a file begins with one
-    frame_count = frame + 20 + (frame % 2)
+    still_frames = int(random.integers(12, 30))
+    frame_count = frame + still_frames + (frame + still_frames) % 2
     task = f"Put the {moves[0].block} block on the {moves[0].pad} pad" if single else TASK_ALL
     placed = tuple((block, _SLOT_X[slot]) for block, slot in zip(blocks, slots, strict=False))
     return DemoEpisode(

@@ -161,8 +161,15 @@ class VideoFile:
 
     def _nearest(self, target_seconds: float) -> VideoFrame:
         """The decoded frame nearest to the target; the earlier one of two at the same distance."""
-        if not self._can_go_forward(target_seconds):
-            self._start_before(target_seconds)
+        if self._can_go_forward(target_seconds):
+            try:
+                return self._nearest_ahead(target_seconds)
+            except (av.FFmpegError, VideoFileError):
+                self._forget_position()  # the damage may lie before the keyframe that a seek finds
+        self._start_before(target_seconds)
+        return self._nearest_ahead(target_seconds)
+
+    def _nearest_ahead(self, target_seconds: float) -> VideoFrame:
         # Within half a tick no other frame can be nearer: don't decode one more to see that.
         enough_seconds = target_seconds - float(self._time_base) / 2
         while self._current is not None and self._seconds(self._current) < enough_seconds:
