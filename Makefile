@@ -26,10 +26,44 @@ $(READY): tests/requirements.txt pyproject.toml
 .PHONY: environment
 environment: $(READY)  ## Make the Python environment (.venv)
 
+DEMO := out/demo
+
+.PHONY: demo
+demo: $(READY)  ## Make a dataset, annotate it, validate and show it (into out/demo; no GPU, no network)
+	rm -rf $(DEMO)
+	$(BIN)/annotationrun demo $(DEMO)
+
+.PHONY: test
+test: $(READY)  ## Everything that must hold, with a table of counts and seconds
+	$(BIN)/python tests/suites.py
+
+SUITES := lint types unit component frames-exact mutants interop docs
+.PHONY: $(SUITES)
+lint:  ## ruff and the import contracts
+types:  ## mypy, strict
+unit:  ## Tests of pure code, and of the layout
+component:  ## Tests with real decoding, real HTTP, real parquet
+frames-exact:  ## Every frame of the reference dataset against the code in its pixels
+mutants:  ## Faults put in on purpose: the tests must find each
+interop:  ## LeRobot itself loads what we wrote, and rejects what was damaged (5.8 GB under ~/.cache)
+docs:  ## The README's commands
+$(SUITES): $(READY)
+	$(BIN)/python tests/suites.py $@
+
+.PHONY: check
+check: $(READY)  ## What is quick: lint, types, unit
+	$(BIN)/python tests/suites.py lint types unit
+
+.PHONY: format
+format: $(READY)  ## Format the code
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
 .PHONY: lock
 lock:  ## Lock the requirements again (hashes, no URLs)
 	uv_flags="--quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header"; \
 	$(BIN)/uv pip compile pyproject.toml $$uv_flags --extra dev --output-file tests/requirements.txt; \
 	for side in worker operator; do \
-	  $(BIN)/uv pip compile pyproject.toml $$uv_flags --extra $$side --constraint tests/requirements.txt --output-file $$side/requirements.txt; \
+	  $(BIN)/uv pip compile pyproject.toml $$uv_flags --extra $$side --constraint tests/requirements.txt \
+	    --output-file $$side/requirements.txt; \
 	done

@@ -55,8 +55,8 @@ def _empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-def _keep_the_first_half(path: Path) -> None:
-    os.truncate(path, path.stat().st_size // 2)
+def _keep_the_beginning(path: Path) -> None:
+    os.truncate(path, path.read_bytes().index(b"moov") + 2)
 
 
 def _hold_text(path: Path) -> None:
@@ -80,7 +80,7 @@ def _be_a_folder(path: Path) -> None:
     [
         pytest.param(_remove, "is missing", id="missing"),
         pytest.param(_empty, r"is empty \(0 bytes\)", id="zero bytes"),
-        pytest.param(_keep_the_first_half, "moov atom not found", id="cut off, so that its index is lost"),
+        pytest.param(_keep_the_beginning, "moov atom not found", id="cut off, so that its index is lost"),
         pytest.param(_hold_text, "can't be opened as a video", id="no video at all"),
         pytest.param(
             _hold_a_playlist_of_another_file, "can't be opened as a video", id="a playlist in disguise"
@@ -111,7 +111,7 @@ def test_a_file_of_another_user_is_said_to_be_unreadable_and_why(tmp_path):
     tmp_path.chmod(0o755)
     for parent in tmp_path.parents[:2]:
         parent.chmod(0o755)
-    done = subprocess.run([sys.executable, "-c", program, video], capture_output=True, text=True, check=False)
+    done = _run_python(program, str(video))
     assert "DatasetError: episode 4: this user may not read" in done.stderr
     assert "mode 0600, owner uid 0" in done.stderr
     assert "chmod a+r" in done.stderr
@@ -139,9 +139,18 @@ def test_a_damaged_h264_packet_gives_an_error_not_a_concealed_picture(tmp_path, 
     episode = episode_in(path, ramp(60).tolist(), 0.0)
     with pytest.raises(FrameDecodeError):
         made.frames_by_index(episode, range(30))
-    assert [shown_number(frame) for frame in made.frames_by_index(episode, range(30, 60))] == list(
-        range(30, 60)
-    )
+    intact = made.frames_by_index(episode, range(30, 60))
+    assert [shown_number(frame) for frame in intact] == list(range(30, 60))
+
+
+def test_a_video_cut_off_behind_its_index_gives_what_it_holds_and_errors_for_the_rest(video, made):
+    os.truncate(video, sum(packet_places(video)[300]) - 20)
+    episode = episode_in(video, ramp(570).tolist(), 0.0)
+    before = made.frames_by_index(episode, [0, 150, 299])
+    assert [shown_number(frame) for frame in before] == [1608, 1758, 1907]
+    for lost in (300, 301, 569):
+        with pytest.raises(FrameDecodeError):
+            made.frames_by_index(episode, [lost])
 
 
 def test_a_video_that_ends_early_fails_what_is_missing(tmp_path, made):
@@ -198,10 +207,8 @@ def test_a_child_killed_in_mid_service_is_replaced_and_every_frame_is_right():
 
 
 def test_a_child_that_dies_twice_is_an_error_with_its_exit(monkeypatch, tmp_path):
-    (tmp_path / "dying_child.py").write_text(
-        "import os, sys\nsys.stdin.readline()\nprint('out of luck', file=sys.stderr, flush=True)\nos._exit(69)\n",
-        encoding="utf-8",
-    )
+    program = "import os, sys\nsys.stdin.readline()\nsys.stderr.write('out of luck\\n')\nos._exit(69)\n"
+    (tmp_path / "dying_child.py").write_text(program, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr("annotationrun_worker.frames.decoder.CHILD_MODULE", "dying_child")
     provider = make_frame_provider(reference_features(), UNCACHED)
@@ -259,10 +266,7 @@ def test_the_child_ends_with_its_parent(tmp_path):
         "print(decoder.child_pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False
-    )
+    done = _run_python(program)
     assert done.returncode == -signal.SIGKILL, done.stderr
     deadline = time.monotonic() + 10
     while _runs(int(done.stdout)) and time.monotonic() < deadline:
@@ -311,6 +315,12 @@ def test_sixteen_threads_that_want_the_same_frames_decode_them_once():
     provider.close()
     assert shown == {tuple(range(345, 445, 5))}
     assert provider.counts.decoded == 20
+
+
+def _run_python(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", program, *arguments]
+    root = Path(__file__).parents[2]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)  # noqa: S603
 
 
 def _runs(pid: int) -> bool:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.support.annotation import CAMERAS, Annotation, annotated, read_frames, staged_rows, written_rows
 
 BADGE_TOLERANCE_SECONDS = 0.005 + 1e-6
@@ -77,7 +76,7 @@ def _join_subtask(join: Join, row: dict[str, Any], request: dict[str, Any], epis
     start = badges.get(row["frame"])
     join.check(
         start is not None and (row["content"], round(start, 2)) in said,
-        f"episode {number}: {row['content']!r} starts at frame {row['frame']} (badge {start}), the model said {said}",
+        f"episode {number}: {row['content']!r} starts at frame {row['frame']} (badge {start}); said: {said}",
     )
     join.rows.append((number, row["frame"], "subtask", row["role"], row["camera"], row["content"]))
 

@@ -7,8 +7,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-
-from annotationrun_api.exit_codes import ExitCode
 from tests.support.annotation import (
     CAMERAS,
     REFERENCE,
@@ -21,11 +19,16 @@ from tests.support.annotation import (
 )
 from tests.support.openai_server import Reply, scripted_server
 
+from annotationrun_api.exit_codes import ExitCode
+
 
 def tree(folder: Path) -> dict[str, tuple[int, str]]:
     """(mtime in nanoseconds, SHA-256) of every file."""
     return {
-        str(path.relative_to(folder)): (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest())
+        str(path.relative_to(folder)): (
+            path.stat().st_mtime_ns,
+            hashlib.sha256(path.read_bytes()).hexdigest(),
+        )
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
@@ -57,7 +60,9 @@ def test_every_anchored_frame_has_a_pair_for_each_camera(three_episodes):
         assert anchored == list(range(0, len(episode.timestamps), 30))
         for frame in anchored:
             found = [(event["role"], event["camera"]) for event in episode.events[frame]]
-            assert sorted(found) == sorted((role, camera) for role in ("user", "assistant") for camera in CAMERAS)
+            assert sorted(found) == sorted(
+                (role, camera) for role in ("user", "assistant") for camera in CAMERAS
+            )
 
 
 def test_the_source_is_untouched(three_episodes):
@@ -70,7 +75,10 @@ def test_a_second_run_asks_nothing_and_changes_nothing(three_episodes, capsys):
     before, asked = tree(three_episodes.output), len(three_episodes.log_lines())
     done = run_command("run", "-f", three_episodes.manifest)
     with capsys.disabled():
-        print("\n" + "\n".join(line for line in done.stdout.splitlines() if "requests" in line or "bytes" in line))
+        print(
+            "\n"
+            + "\n".join(line for line in done.stdout.splitlines() if "requests" in line or "bytes" in line)
+        )
     assert done.returncode == 0, done.stderr
     assert "0 requests," in done.stdout
     assert "0 files and 0 bytes written" in done.stdout
@@ -82,7 +90,10 @@ def test_more_episodes_ask_only_for_themselves_and_the_rows_are_the_same(three_e
     shutil.copytree(three_episodes.staging, tmp_path / "output.staging")
     with annotated(tmp_path, source={"episodes": "0-2"}) as more:
         shown = {
-            tile["code"]["episode"] for line in more.log_lines() for image in line["images"] for tile in image["tiles"]
+            tile["code"]["episode"]
+            for line in more.log_lines()
+            for image in line["images"]
+            for tile in image["tiles"]
         }
         assert shown == {1}
         of_both = [read_frames(dataset)[2] for dataset in (three_episodes.output, more.output)]
@@ -143,7 +154,9 @@ def test_what_can_not_be_decoded_is_named_and_nothing_is_asked_about_it(broken_v
     assert "file-001.mp4" in text
     assert not (tmp_path / "run" / "output").exists()
     log = (tmp_path / "run" / "model.log.jsonl").read_text().splitlines()
-    codes = [tile["code"] for line in map(json.loads, log) for image in line["images"] for tile in image["tiles"]]
+    codes = [
+        tile["code"] for line in map(json.loads, log) for image in line["images"] for tile in image["tiles"]
+    ]
     assert {code["episode"] for code in codes if code["camera"] == 1} == {0, 1, 2, 3, 4}
 
 

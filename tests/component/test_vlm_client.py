@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from pydantic import BaseModel, ConfigDict
+from tests.support.openai_server import Reply, scripted_server
 
 from annotationrun_worker.errors import (
     AnswerError,
@@ -20,7 +21,6 @@ from annotationrun_worker.vlm.ask import Asker
 from annotationrun_worker.vlm.client import ServerSettings, VlmClient
 from annotationrun_worker.vlm.messages import text_part
 from annotationrun_worker.vlm.request import Question, Sampling
-from tests.support.openai_server import Reply, scripted_server
 
 SAMPLING = Sampling(
     model="m",

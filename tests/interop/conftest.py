@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from tests.interop.judge_process import make_environment, run_judge
 from tests.support.annotated_dataset import annotate_by_hand
+from tests.support.annotation import THIN_MODULES, annotated, run_command
 
 REFERENCE_DATASET = Path(__file__).parents[1] / "data" / "lerobot_v3"
 
@@ -36,6 +37,19 @@ def hand_annotated(reference_dataset: Path, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="session")
-def annotated_datasets(hand_annotated: Path) -> dict[str, Path]:
-    """The datasets that must please LeRobot, by name."""
-    return {"annotated by hand": hand_annotated}
+def annotated_datasets(hand_annotated: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The datasets that must please LeRobot, by name: by hand, and by `annotationrun` in all its ways."""
+    folder = tmp_path_factory.mktemp("runs")
+    datasets = {"annotated by hand": hand_annotated}
+    ways: dict[str, dict[str, Any]] = {
+        "reference": {},
+        "some episodes": {"source": {"episodes": "0,2,4"}},
+        "plan alone": {"modules": {"plan": THIN_MODULES["plan"]}, "source": {"episodes": "0-2"}},
+        "vqa alone": {"modules": {"vqa": {"framesPerTick": 2}}, "source": {"episodes": "0-1"}},
+    }
+    for name, spec in ways.items():
+        with annotated(folder / name, REFERENCE_DATASET, **spec) as annotation:
+            datasets[name] = annotation.output
+    done = run_command("demo", folder / "demo")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return datasets | {"demo": folder / "demo" / "annotated"}

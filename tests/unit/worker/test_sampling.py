@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -59,7 +61,7 @@ def test_windows_are_contiguous_and_differ_by_one_sample_at_most():
     windows = split_windows(samples, timestamps, 16)
     assert [frame for window in windows for frame in window.frames] == samples
     assert {len(window.frames) for window in windows} <= {14, 15}
-    for window, following in zip(windows, windows[1:], strict=False):
+    for window, following in pairwise(windows):
         assert window.end_seconds == following.zero_seconds == float(timestamps[following.frames[0]])
     assert windows[0].zero_seconds == 0.0
     assert windows[-1].end_seconds == float(timestamps[-1])

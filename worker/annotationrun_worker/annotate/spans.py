@@ -111,7 +111,7 @@ def _absorb_while(spans: list[Span], pick: Callable[[Sequence[Span]], int | None
 
 
 def _shortest(spans: Sequence[Span], places: Sequence[int]) -> int | None:
-    """The shortest of ``places`` to the millisecond, so that no rounding error decides; the first of equals."""
+    """The shortest of ``places``, to the millisecond so that no rounding error decides; first of equals."""
     return min(places, key=lambda place: (round(spans[place].seconds, 3), place), default=None)
 
 

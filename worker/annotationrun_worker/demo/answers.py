@@ -109,14 +109,24 @@ def _attribute(request: ChatRequest) -> Answer:
     thing = _chosen(sight, request)
     if thing is None:
         label, attribute, value = "image", "brightness", "bright" if sight.brightness > 127 else "dark"
-    elif thing.shape == "gripper":
-        label, attribute, value = "gripper", "state", "closed" if sight.fingers == "closed" else "open"
+    elif sight.gripper is None:
+        label, attribute, value = "square", "colour", thing.colour
     else:
-        label, attribute, value = sight.name(thing).removeprefix(f"{thing.colour} "), "colour", thing.colour
+        label, attribute, value = sight.name(thing), "state", _state(sight, thing)
     return {
-        "question": f"What {attribute} has the {label}?",
+        "question": f"What {attribute} has the {label}?" if attribute != "state" else f"How is the {label}?",
         "answer": {"label": label, "attribute": attribute, "value": value},
     }
+
+
+def _state(sight: Sight, thing: Thing) -> str:
+    if thing.shape == "gripper":
+        return "closed" if sight.fingers == "closed" else "open"
+    if thing.shape == "pad":
+        return "occupied" if thing in map(sight.pad_under, sight.of_shape("block")) else "empty"
+    if thing == sight.held:
+        return "held"
+    return "on a pad" if sight.pad_under(thing) else "on the table"
 
 
 def _spatial(request: ChatRequest) -> Answer:

@@ -96,9 +96,9 @@ class Sight:
         return min(self.of_shape(shape), key=lambda t: abs(t.centre_x - x), default=None)
 
     def pad_under(self, block: Thing) -> Thing | None:
-        """The pad that ``block`` stands on."""
+        """The pad that ``block`` stands on; a block that is held stands on none."""
         pad = self.nearest("pad", block.centre_x)
-        if pad is None or abs(pad.centre_x - block.centre_x) > pad.width / 2:
+        if pad is None or block == self.held or abs(pad.centre_x - block.centre_x) > pad.width / 2:
             return None
         return pad if abs(pad.box[1] - block.box[3]) < block.height / 5 else None
 

@@ -31,6 +31,13 @@ OPEN_OPTIONS = {
 }
 """A file that calls itself mp4 but holds a playlist must not make FFmpeg open other files or addresses."""
 
+DECODER_OPTIONS = {"err_detect": "explode"}
+"""Damage is an error, not a picture with grey blocks."""
+
+OPTIONS_OF_DECODERS = {"libdav1d": {"max_frame_delay": "1"}}
+"""A decoder that works on several frames at once is fed packets behind the frame wanted: that costs time
+where few frames are wanted, and damage there would fail frames that are well. So threads share the work on one."""
+
 SEEK_WORTH_FRAMES = 8
 """Seek, rather than decode forward, when that skips more than so many frames: a seek costs about as much."""
 
@@ -71,8 +78,10 @@ class VideoFile:
         self._stream: VideoStream = self._container.streams.video[0]
         self._codec_name = self._stream.codec_context.codec.canonical_name
         self._extradata = bytes(self._stream.codec_context.extradata or b"")
-        # Damage is an error, not a picture with grey blocks.
-        self._stream.codec_context.options = {"err_detect": "explode"}
+        self._stream.codec_context.options = DECODER_OPTIONS | OPTIONS_OF_DECODERS.get(
+            self._stream.codec_context.name, {}
+        )
+        self._stream.thread_type = "SLICE"
         if self._stream.time_base is None:
             raise VideoFileError("open", "has no time base")
         self._time_base: Fraction = self._stream.time_base

@@ -47,7 +47,7 @@ async def read_answer(store: StagingStore, key: Digest) -> StagedAnswer | None:
 
 
 async def stage_answer(store: StagingStore, key: Digest, answer: StagedAnswer) -> StagedAnswer:
-    """Stage ``answer``; returns what stands under ``key`` now, which is another worker's if that was first."""
+    """Stage ``answer``; returns what stands under ``key`` now, another worker's if that was first."""
     if await store.create(_path(key), canonical_json(asdict(answer)) + b"\n"):
         return answer
     winner = await read_answer(store, key)

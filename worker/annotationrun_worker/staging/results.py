@@ -96,7 +96,7 @@ def read_result_now(store: StagingStore, module: ModuleName, key: Digest) -> Mod
 
 
 async def stage_result(store: StagingStore, result: ModuleResult) -> ModuleResult:
-    """Stage ``result``; returns what stands under its key now, which is another worker's if that was first."""
+    """Stage ``result``; returns what stands under its key now, another worker's if that was first."""
     if await store.create(_path(result.module, result.key), encode_result(result)):
         return result
     return await read_result(store, result.module, result.key) or result

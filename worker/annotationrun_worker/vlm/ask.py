@@ -58,8 +58,8 @@ class Asker:
             except AnswerError as error:
                 if last:
                     raise AnswerError(
-                        f"the model's answer to {question.kind!r} stays unusable after a correction: {error}; "
-                        f"it said {quote(completion.content)}"
+                        f"the model's answer to {question.kind!r} stays unusable after a correction: "
+                        f"{error}; it said {quote(completion.content)}"
                     ) from error
                 body = with_correction(body, completion.content, str(error))
                 continue
