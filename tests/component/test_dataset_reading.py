@@ -120,9 +120,7 @@ def test_episodes_are_selected_by_range(ranges, expected):
 def test_a_selected_episode_that_does_not_exist_is_an_error_that_lists_those_that_do():
     summaries = list_episodes(REFERENCE, read_info(REFERENCE))
     del summaries[3]
-    with pytest.raises(
-        DatasetError, match="episode 3 was selected, but the dataset has the episodes 0-2, 4-5"
-    ):
+    with pytest.raises(DatasetError, match=r"episode 3 was selected, .* the episodes 0-2, 4-5"):
         select_episodes(summaries, [range(2, 10**9)])
 
 
@@ -184,12 +182,8 @@ INFO_FAULTS = [
     pytest.param({"fps": "30"}, "'fps' is '30'", id="fps as text"),
     pytest.param({"features": ["a"]}, "'features' must map", id="features as a list"),
     pytest.param({"data_path": "../{chunk_index}{file_index}"}, "outside of the dataset's folder", id="up"),
-    pytest.param(
-        {"data_path": "/etc/{file_index}"}, "outside of the dataset's folder", id="an absolute path"
-    ),
-    pytest.param(
-        {"video_path": "{video_key.__class__}"}, r"fields \['video_key\.__class__'\]", id="attributes"
-    ),
+    pytest.param({"data_path": "/etc/{file_index}"}, "outside of the dataset", id="an absolute path"),
+    pytest.param({"video_path": "{video_key.__class__}"}, r"\['video_key\.__class__'\]", id="attributes"),
     pytest.param({"video_path": "{home}/a.mp4"}, r"fields \['home'\]", id="a field that nobody fills"),
     pytest.param({"data_path": "{chunk_index"}, "not a path template", id="a template that is none"),
     pytest.param({"video_path": None}, "'video_path' is None", id="videos, but no path for them"),
@@ -246,12 +240,8 @@ EPISODE_FAULTS = [
     pytest.param("length", 0, 119, r"length 119, but its rows go from 0 to 120", id="another length"),
     pytest.param("data/file_index", 2, -1, "episode 2 has 'data/file_index' = -1", id="a negative file"),
     pytest.param("tasks", 2, None, "episode 2 has 'tasks' = None", id="no tasks"),
-    pytest.param(
-        f"videos/{WRIST}/from_timestamp", 3, NAN, "episode 3, camera .*wrist.*from nan", id="NaN start"
-    ),
-    pytest.param(
-        f"videos/{WRIST}/to_timestamp", 3, 1.0, "episode 3, camera .*from 23.5 to 1.0", id="end first"
-    ),
+    pytest.param(f"videos/{WRIST}/from_timestamp", 3, NAN, "episode 3, .*wrist.*from nan", id="NaN start"),
+    pytest.param(f"videos/{WRIST}/to_timestamp", 3, 1.0, "episode 3, .* from 23.5 to 1.0", id="end first"),
 ]
 
 
@@ -282,13 +272,11 @@ ROW_FAULTS = [
     pytest.param("timestamp", 121, NAN, r"row 1: timestamp is nan", id="NaN"),
     pytest.param("timestamp", 121, float("inf"), r"row 1: timestamp is inf", id="infinite"),
     pytest.param(
-        "timestamp", 122, 0.0333333351, r"row 2: timestamp 0\.033.* follows 0\.033", id="twice the same"
+        "timestamp", 122, 0.0333333351, r"row 2: timestamp 0\.033.* follows 0\.0", id="twice the same"
     ),
     pytest.param("timestamp", 344, 0.0, r"row 224: timestamp 0\.0 s follows 7\.43", id="falling"),
     pytest.param("timestamp", 122, None, r"1 rows without a timestamp", id="null"),
-    pytest.param(
-        "frame_index", 130, 11, r"row 10: frame_index is 11, expected 10", id="a frame index skipped"
-    ),
+    pytest.param("frame_index", 130, 11, r"row 10: frame_index is 11, expected 10", id="a skipped index"),
     pytest.param("episode_index", 344, 7, r"224 rows, but meta/episodes says 225", id="a row lost"),
 ]
 

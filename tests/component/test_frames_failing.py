@@ -320,7 +320,7 @@ def test_sixteen_threads_that_want_the_same_frames_decode_them_once():
 def _run_python(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", program, *arguments]
     root = Path(__file__).parents[2]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)  # noqa: S603
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
 
 
 def _runs(pid: int) -> bool:

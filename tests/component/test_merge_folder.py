@@ -354,7 +354,7 @@ def test_a_killed_merge_leaves_the_output_as_it_was_and_the_next_one_cleans_up(
     before = snapshot(output)
 
     command = [sys.executable, "-c", KILLED_MERGE, str(REFERENCE), str(output)]
-    killed = subprocess.run(command, check=False)  # noqa: S603 - our own interpreter and code
+    killed = subprocess.run(command, check=False)
 
     assert killed.returncode == -signal.SIGKILL
     assert snapshot(output) == before

@@ -51,6 +51,4 @@ def run_judge(
 
 
 def _run(command: list[str], timeout_seconds: int) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603 - paths of our own files, no shell
-        command, capture_output=True, text=True, check=False, timeout=timeout_seconds
-    )
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_seconds)

@@ -37,6 +37,6 @@ def test_an_interrupted_build_is_not_taken_for_a_finished_one(
 
 
 def _run(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603 - a script of our own, no shell
+    return subprocess.run(
         [str(SCRIPT)], capture_output=True, text=True, check=False, timeout=60, env=environment
     )

@@ -458,7 +458,7 @@ def test_a_huge_file_is_not_read_whole(tmp_path):
 
 def test_the_error_survives_a_process_boundary():
     error = _error(edited("    vqa: {}", "    vqa: {camera: All}"))
-    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    again = pickle.loads(pickle.dumps(error))
 
     assert isinstance(again, PermanentError)
     assert (str(again), again.problems) == (str(error), error.problems)

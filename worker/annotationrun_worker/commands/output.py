@@ -48,7 +48,8 @@ def print_run(console: Console, report: RunReport) -> None:
     lines = [
         f"{report.episodes} episodes, {report.annotated.results_made} results made, "
         f"{report.annotated.results_reused} reused, {len(report.annotated.holes)} holes",
-        f"{usage.requests} requests, {usage.prompt_tokens} prompt tokens, {usage.completion_tokens} answer tokens",
+        f"{usage.requests} requests, {usage.prompt_tokens} prompt and "
+        f"{usage.completion_tokens} answer tokens",
         f"{merge.files_written} files and {merge.bytes_written} bytes written, "
         f"{merge.files_linked} files linked" + (" (the output is up to date)" if merge.unchanged else ""),
         f"staging: {report.places.staging}",

@@ -36,7 +36,7 @@ DECODER_OPTIONS = {"err_detect": "explode"}
 
 OPTIONS_OF_DECODERS = {"libdav1d": {"max_frame_delay": "1"}}
 """A decoder that works on several frames at once is fed packets behind the frame wanted: that costs time
-where few frames are wanted, and damage there would fail frames that are well. So threads share the work on one."""
+where few frames are wanted, and damage there would fail frames that are well. So threads share one frame."""
 
 SEEK_WORTH_FRAMES = 8
 """Seek, rather than decode forward, when that skips more than so many frames: a seek costs about as much."""
