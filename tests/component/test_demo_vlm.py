@@ -84,7 +84,7 @@ def test_the_subtasks_are_the_true_ones_to_half_a_second(server, decoded, episod
     [
         pytest.param(SheetLayout(5, 20, 224, 84), id="the default sheets"),
         pytest.param(SheetLayout(4, 12, 224, 84), id="other columns"),
-        pytest.param(SheetLayout(3, 1, 160, 84), id="a sheet for each small frame"),
+        pytest.param(SheetLayout(3, 1, 200, 84), id="a sheet for each smaller frame"),
     ],
 )
 def test_the_times_are_read_off_the_badges_whatever_the_sheets_look_like(server, decoded, layout):

@@ -65,7 +65,7 @@ def test_blocks_are_large_apart_inside_the_scene_and_clear_of_the_badge(script, 
 
 
 def test_open_fingers_never_reach_over_a_block_they_do_not_hold(script):
-    finger_width = 10
+    finger_width = 12
     for episode in script:
         for frame in range(episode.frame_count):
             boxes = boxes_truth(episode, frame, CAMERAS[0])

@@ -11,7 +11,7 @@ GRIPPER_WIDTH = {"wide": 116, "ajar": 92, "closed": 68}
 
 def robot(fingers: str, *blocks: Thing, x: float = 34) -> Sight:
     reach = GRIPPER_WIDTH[fingers] / 2
-    gripper = Thing("cyan", "gripper", (x - reach, 44, x + reach, 88))
+    gripper = Thing("cyan", "gripper", (x - reach, 44, x + reach, 96))
     pad = Thing("blue", "pad", (300, 110, 380, 126))
     return Sight(480, 360, (*blocks, gripper, pad), 120)
 

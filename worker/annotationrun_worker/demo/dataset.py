@@ -153,9 +153,10 @@ def _write_tasks(folder: Path, tasks: Sequence[str]) -> None:
     """``meta/tasks.parquet``; LeRobot reads it with pandas and takes the tasks from the index."""
     table = pa.table({"task_index": pa.array(range(len(tasks)), pa.int64()), "task": list(tasks)})
     kinds = (("task_index", "int64", "int64"), ("task", "unicode", "object"))
+    text = {"pandas_type": "unicode", "numpy_type": "object", "metadata": {"encoding": "UTF-8"}}
     pandas = {
         "index_columns": ["task"],
-        "column_indexes": [],
+        "column_indexes": [{"name": None, "field_name": None, **text}],
         "columns": [
             {
                 "name": name,

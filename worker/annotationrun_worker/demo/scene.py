@@ -42,13 +42,13 @@ _WALL_COLOURS: tuple[Rgb, Rgb] = ((206, 202, 194), (192, 200, 208))
 
 _BLOCK = 48.0
 _TABLE_Y = 220.0
-_PAD_WIDTH, _PAD_HEIGHT = 80.0, 16.0
-_SLOT_X = (66.0, 160.0, 254.0)
-_PAD_X = (345.0, 434.0)
+_PAD_WIDTH, _PAD_HEIGHT = 78.0, 22.0
+_SLOT_X = (62.0, 155.0, 247.0)
+_PAD_X = (345.0, 433.0)
 """Centres in pixels, so far apart that open fingers never reach over a neighbour."""
 _TRAVEL_Y = 84.0
 """Top of a block that is carried (below the time badge of a tile, which covers about 43 rows)."""
-_BAR_HEIGHT, _FINGER_LENGTH, _FINGER_WIDTH = 16.0, 28.0, 10.0
+_BAR_HEIGHT, _FINGER_LENGTH, _FINGER_WIDTH = 18.0, 34.0, 12.0
 _EDGE_SIGMA = 1.6
 """Softness of all edges in pixels."""
 _WRIST_SCALE, _WRIST_LEFT, _WRIST_TOP = 0.875, 30.0, 28.0

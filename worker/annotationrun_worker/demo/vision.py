@@ -74,12 +74,12 @@ class Sight:
 
     @property
     def fingers(self) -> Fingers | None:
-        """How the gripper holds its fingers: its outline is 1.55, 2.1 or 2.6 times as wide as high."""
+        """How the gripper holds its fingers: its outline is 1.4, 1.8 or 2.2 times as wide as high."""
         gripper = self.gripper
         if gripper is None:
             return None
         ratio = gripper.width / gripper.height
-        return "closed" if ratio < 1.82 else "ajar" if ratio < 2.36 else "wide"
+        return "closed" if ratio < 1.6 else "ajar" if ratio < 2.02 else "wide"
 
     @property
     def held(self) -> Thing | None:
@@ -104,15 +104,9 @@ class Sight:
 
     def name(self, thing: Thing) -> str:
         """What to call it: ``red block``, ``blue pad``, ``gripper``; ``red square`` where no robot is."""
-        match thing.shape:
-            case "gripper":
-                return "gripper"
-            case "pad":
-                return f"{thing.colour} pad"
-            case "block" if self.gripper is not None:
-                return f"{thing.colour} block"
-            case _:
-                return f"{thing.colour} square"
+        if self.gripper is None or thing.shape == "other":
+            return f"{thing.colour} square"
+        return "gripper" if thing.shape == "gripper" else f"{thing.colour} {thing.shape}"
 
 
 def look(picture: NDArray[np.uint8]) -> Sight:
@@ -180,7 +174,7 @@ def _longest_run(marks: NDArray[np.bool_]) -> tuple[int, int]:
 
 def _shape(width_by_height: float, fullness: float) -> Shape:
     if fullness < 0.8:
-        return "gripper" if 1.3 < width_by_height < 3.4 else "other"
+        return "gripper" if 1.1 < width_by_height < 2.8 else "other"
     if 0.7 < width_by_height < 1.4:
         return "block"
     return "pad" if width_by_height > 2.8 else "other"
