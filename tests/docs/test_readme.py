@@ -59,6 +59,11 @@ def test_the_commands_do_what_the_text_says(checkout):
         assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
         outputs[command] = done.stdout
     assert "rows by style and episode" in outputs["make demo"]
+    pairs, frames, cameras = map(
+        int,
+        re.search(r"(\d+) vqa pairs; (\d+) anchored frames x (\d+) cameras", outputs["make demo"]).groups(),
+    )
+    assert pairs == frames * cameras > 0
     assert "valid, 0 errors, 0 warnings" in outputs[".venv/bin/annotationrun validate out/demo/annotated"]
     again = outputs[".venv/bin/annotationrun run -f out/demo/manifest.yaml"]
     assert "0 requests," in again

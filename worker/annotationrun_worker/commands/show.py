@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from annotationrun_worker.report.show import counts_table, row_counts, timeline
+from annotationrun_worker.report.show import counts_table, row_counts, timeline, vqa_coverage
 
 
 def show(
@@ -17,5 +17,6 @@ def show(
     console = Console()
     if episode is None:
         console.print(counts_table(row_counts(dataset)))
+        console.print(vqa_coverage(dataset), highlight=False)
     else:
         console.print(timeline(dataset, episode), markup=False, highlight=False, soft_wrap=True)

@@ -67,6 +67,23 @@ def counts_table(counts: RowCounts) -> Table:
     return table
 
 
+def vqa_coverage(root: Path) -> str:
+    """How many question and answer pairs there are, and how many frames with a pair times cameras.
+
+    Raises:
+        DatasetError: see ``row_counts``.
+    """
+    answers: Counter[tuple[int, int]] = Counter()
+    cameras: set[str | None] = set()
+    for path in data_files(root):
+        for episode in read_annotated(path):
+            for frame, rows in episode.language.events.items():
+                asked = [row.camera for row in rows if row.style == "vqa" and row.role == "assistant"]
+                cameras.update(asked)
+                answers.update({(episode.index, frame): len(asked)} if asked else {})
+    return f"{answers.total()} vqa pairs; {len(answers)} anchored frames x {len(cameras)} cameras"
+
+
 def _count(by_style: Mapping[str, int], style: str) -> int:
     return sum(by_style.values()) if style == "total" else by_style.get(style, 0)
 
