@@ -67,7 +67,7 @@ def test_a_single_frame_has_a_code_and_no_badge_in_the_log(server, log):
     (line,) = lines(log)
     (image,) = line["images"]
     code = {"index": 77, "camera": 0, "episode": 2}
-    assert image["tiles"] == [{"badge": None, "badge_seconds": None, "code": code}]
+    assert image["tiles"] == [{"badge": None, "badge_seconds": None, "told_seconds": None, "code": code}]
 
 
 def test_the_same_request_gets_the_same_answer(server, log):

@@ -9,11 +9,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from tests.support.annotation import CAMERAS, Annotation, annotated, read_frames, staged_rows, written_rows
+from tests.support.annotation import (
+    CAMERAS,
+    THIN_MODULES,
+    Annotation,
+    annotated,
+    read_frames,
+    staged_rows,
+    written_rows,
+)
 
 BADGE_TOLERANCE_SECONDS = 0.005 + 1e-6
 """A badge has two decimals."""
+WINDOW_SECONDS, WINDOW_FRAMES = 1.5, 3
+
+
+JOINED_STYLES = ("subtask", "interjection", "vqa")
 
 
 @dataclass
@@ -29,19 +42,18 @@ class Join:
 
 
 def join_rows(annotation: Annotation) -> Join:
-    """Join every staged subtask and vqa row to the log, and say what is wrong."""
+    """Join every staged subtask, vqa and interjection row to the log, and say what is wrong."""
     requests = {line["digest"]: line for line in annotation.log_lines()}
     episodes = read_frames(annotation.output)
     join = Join()
     for row in staged_rows(annotation.staging):
-        if row["style"] not in {"subtask", "vqa"}:
+        if row["style"] not in JOINED_STYLES:
             continue
         request = requests.get(row["request"])
         if request is None:
             join.mismatches.append(f"no such request: {row}")
             continue
-        joined = _join_vqa if row["style"] == "vqa" else _join_subtask
-        joined(join, row, request, episodes)
+        _JOIN_BY_KIND.get(request["kind"], _join_vqa)(join, row, request, episodes)
     return join
 
 
@@ -55,30 +67,94 @@ def _join_vqa(join: Join, row: dict[str, Any], request: dict[str, Any], episodes
     join.rows.append((code["episode"], frame, "vqa", row["role"], CAMERAS[code["camera"]], row["content"]))
 
 
-def _join_subtask(join: Join, row: dict[str, Any], request: dict[str, Any], episodes: dict[int, Any]) -> None:
+def _shown_frames(
+    join: Join, request: dict[str, Any], episodes: dict[int, Any]
+) -> tuple[int, list[int], list[dict[str, Any]]]:
+    """Number of the episode that the tiles show, their frames in it, and the tiles; the default camera's."""
     tiles = [tile for image in request["images"] for tile in image["tiles"]]
     codes = [tile["code"] for tile in tiles]
     number = codes[0]["episode"]
-    episode = episodes[number]
     join.check({code["episode"] for code in codes} == {number}, f"frames of several episodes: {codes}")
     join.check({code["camera"] for code in codes} == {0}, f"not the default camera: {codes}")
-    frames = [code["index"] - episode.first_index for code in codes]
+    return number, [code["index"] - episodes[number].first_index for code in codes], tiles
+
+
+def _check_badges(
+    join: Join, episode: Any, frames: list[int], tiles: list[dict[str, Any]]
+) -> dict[int, float]:
+    """By frame, what its badge says: the time since the first of the frames."""
     zero = float(episode.timestamps[frames[0]])
-    badges = {}
     for tile, frame in zip(tiles, frames, strict=True):
         time = float(episode.timestamps[frame]) - zero
-        badges[frame] = tile["badge_seconds"]
         join.check(
             abs(tile["badge_seconds"] - time) <= BADGE_TOLERANCE_SECONDS,
-            f"episode {number}, frame {frame} is at {time:.3f} s, its badge says {tile['badge']}",
+            f"frame {frame} is {time:.3f} s after the first one, its badge says {tile['badge']}",
         )
+    return {frame: tile["badge_seconds"] for frame, tile in zip(frames, tiles, strict=True)}
+
+
+def _join_subtask(join: Join, row: dict[str, Any], request: dict[str, Any], episodes: dict[int, Any]) -> None:
+    number, frames, tiles = _shown_frames(join, request, episodes)
+    badges = _check_badges(join, episodes[number], frames, tiles)
     said = {(span["text"], round(span["start"], 2)) for span in request["answer"]["subtasks"]}
     start = badges.get(row["frame"])
     join.check(
         start is not None and (row["content"], round(start, 2)) in said,
-        f"episode {number}: {row['content']!r} starts at frame {row['frame']} (badge {start}); said: {said}",
+        f"episode {number}: {row['content']!r} starts at frame {row['frame']} (badge {start}), "
+        f"the model said {said}",
     )
     join.rows.append((number, row["frame"], "subtask", row["role"], row["camera"], row["content"]))
+
+
+def _join_label(join: Join, row: dict[str, Any], request: dict[str, Any], episodes: dict[int, Any]) -> None:
+    """A relabelled subtask: shown are its frames between those of its neighbours, and no others."""
+    number, frames, tiles = _shown_frames(join, request, episodes)
+    episode = episodes[number]
+    _check_badges(join, episode, frames, tiles)
+    starts = _subtask_starts(episode)
+    place = starts.index(row["frame"])
+    ends = [*starts[1:], len(episode.timestamps)]
+    for near in range(len(starts)):
+        shown = [frame for frame in frames if starts[near] <= frame < ends[near]]
+        expected = [starts[near], ends[near] - 1] if abs(near - place) <= 1 else []
+        join.check(
+            [*shown[:1], *shown[1:][-1:]] == expected, f"episode {number}, frame {row['frame']}: {frames}"
+        )
+    join.check(row["content"] == request["answer"]["label"], f"{row['content']!r} is not {request['answer']}")
+    join.rows.append((number, row["frame"], "subtask", row["role"], row["camera"], row["content"]))
+
+
+def _join_interjection(
+    join: Join, row: dict[str, Any], request: dict[str, Any], episodes: dict[int, Any]
+) -> None:
+    """Shown are the frames around a subtask's start, each after its own time."""
+    number, frames, tiles = _shown_frames(join, request, episodes)
+    episode = episodes[number]
+    times = [float(episode.timestamps[frame]) for frame in frames]
+    middle = float(episode.timestamps[row["frame"]])
+    asked = np.linspace(middle - WINDOW_SECONDS / 2, middle + WINDOW_SECONDS / 2, WINDOW_FRAMES)
+    expected = sorted({int(np.abs(episode.timestamps - time).argmin()) for time in asked})
+    join.check(
+        frames == expected, f"episode {number}, frame {row['frame']}: shown were {frames}, not {expected}"
+    )
+    told = [tile["told_seconds"] for tile in tiles]
+    join.check(
+        max(abs(one - other) for one, other in zip(told, times, strict=True)) <= BADGE_TOLERANCE_SECONDS,
+        f"episode {number}: the frames at {times} s were said to be at {told} s",
+    )
+    join.check(row["frame"] in _subtask_starts(episode)[1:], f"frame {row['frame']} is no boundary")
+    join.check(
+        row["content"] == request["answer"]["interjection"], f"{row['content']!r}: {request['answer']}"
+    )
+    join.rows.append((number, row["frame"], "interjection", row["role"], row["camera"], row["content"]))
+
+
+def _subtask_starts(episode: Any) -> list[int]:
+    times = [row["timestamp"] for row in episode.persistent if row["style"] == "subtask"]
+    return sorted(int(np.flatnonzero(episode.timestamps == np.float32(time))[0]) for time in times)
+
+
+_JOIN_BY_KIND = {"subtasks": _join_subtask, "label": _join_label, "interjection": _join_interjection}
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +172,34 @@ def test_every_row_speaks_of_the_frames_that_the_model_was_shown(reference, caps
     assert join.mismatches == []
     assert Counter(join.rows) == Counter(written)
     assert len(written) > 400
+
+
+@pytest.fixture(scope="module")
+def with_interjections(tmp_path_factory: pytest.TempPathFactory) -> Annotation:
+    modules = {
+        "plan": {**THIN_MODULES["plan"], "seededRelabel": True},
+        "interjections": {
+            "windowSeconds": WINDOW_SECONDS,
+            "windowFrames": WINDOW_FRAMES,
+            "maxPerEpisode": 100,
+        },
+    }
+    with annotated(
+        tmp_path_factory.mktemp("more"), modules=modules, source={"episodes": "1,3,5"}
+    ) as annotation:
+        return annotation
+
+
+def test_interjections_and_second_labels_speak_of_the_frames_that_the_model_was_shown(
+    with_interjections, capsys
+):
+    join = join_rows(with_interjections)
+    written = written_rows(with_interjections.output, ("subtask", "interjection"))
+    with capsys.disabled():
+        print(f"\n{len(join.rows)} rows joined of {len(written)} written, {len(join.mismatches)} mismatches")
+    assert join.mismatches == []
+    assert Counter(join.rows) == Counter(written)
+    assert Counter(row[2] for row in written)["interjection"] >= 10
 
 
 def test_describe_and_segment_send_the_same_image_bytes(reference):

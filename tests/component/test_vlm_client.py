@@ -18,7 +18,7 @@ from annotationrun_worker.errors import (
 from annotationrun_worker.staging.digests import digest_json
 from annotationrun_worker.staging.store import StagingStore
 from annotationrun_worker.vlm.ask import Asker
-from annotationrun_worker.vlm.client import ServerSettings, VlmClient
+from annotationrun_worker.vlm.client import ServerSettings, Usage, VlmClient
 from annotationrun_worker.vlm.messages import text_part
 from annotationrun_worker.vlm.request import Question, Sampling
 
@@ -46,7 +46,7 @@ def refuse_black(answer: Colour) -> str:
 @asynccontextmanager
 async def asker(base_url, folder, requests_in_flight=4, structured_outputs="Auto", context_tokens=4096):
     settings = ServerSettings(
-        base_url=base_url,
+        base_urls=[base_url],
         model="m",
         request_timeout_seconds=10,
         requests_in_flight=requests_in_flight,
@@ -82,7 +82,7 @@ def test_a_question_is_sent_with_its_schema_and_answered(tmp_path):
     assert body["response_format"]["json_schema"]["schema"]["required"] == ["colour"]
     assert body["chat_template_kwargs"] == {"enable_thinking": False}
     assert (body["temperature"], body["seed"], body["max_tokens"]) == (0.2, 7, 64)
-    assert (usage.requests, usage.prompt_tokens, usage.completion_tokens) == (1, 10, 5)
+    assert usage == {"colour": Usage(requests=1, retries=0, prompt_tokens=10, completion_tokens=5)}
 
 
 def test_a_staged_answer_is_not_asked_again(tmp_path):
@@ -180,8 +180,9 @@ def test_a_busy_or_broken_server_is_tried_again(tmp_path):
             return Reply(status=429, error="busy", headers={"Retry-After": "0"})
         return Reply(status=500, error="oops") if number == 1 else Reply('{"colour": "red"}')
 
-    (colour, _), bodies, _ = ask_once(script, tmp_path)
+    (colour, _), bodies, usage = ask_once(script, tmp_path)
     assert (colour, len(bodies)) == ("red", 3)
+    assert (usage["colour"].requests, usage["colour"].retries) == (1, 2)
 
 
 def test_the_bound_on_requests_in_flight_holds_for_all_questions(tmp_path):
@@ -226,3 +227,30 @@ def test_a_server_that_stays_broken_is_a_failed_request(tmp_path, monkeypatch):
     monkeypatch.setattr("annotationrun_worker.vlm.client.TRANSPORT_RETRIES", 1)
     with pytest.raises(RequestFailedError, match="no answer in 2 tries"):
         ask_once(lambda n, b: Reply(status=503, error="down"), tmp_path)
+
+
+def test_questions_of_an_episode_go_to_one_server_and_episodes_to_all():
+    asked = {}
+
+    async def run(urls):
+        settings = ServerSettings(urls, "m", 10, 4, "Auto", 4096)
+        client = VlmClient(settings)
+        try:
+            for episode in map(str, range(20)):
+                for number in range(3):
+                    body = {"model": "m", "messages": [], "max_tokens": 8, "seed": int(episode) * 10 + number}
+                    await client.complete(body, "colour", affinity=episode)
+        finally:
+            await client.close()
+
+    def script(name):
+        def answer(number, body):
+            asked.setdefault(body["seed"] // 10, []).append(name)
+            return Reply("{}")
+
+        return answer
+
+    with scripted_server(script("a")) as a, scripted_server(script("b")) as b:
+        asyncio.run(run([a.base_url, b.base_url]))
+    assert all(len(set(servers)) == 1 and len(servers) == 3 for servers in asked.values())
+    assert {servers[0] for servers in asked.values()} == {"a", "b"}

@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 import torch
 
-from annotationrun_worker.annotate.prompts import fill_prompt
+from annotationrun_worker.annotate.prompts import Prompts
 from annotationrun_worker.annotate.sheets import SheetLayout, build_sheets
 from annotationrun_worker.vlm.messages import image_part, text_part, to_jpeg
 
@@ -65,7 +65,7 @@ def sheets_content(
         "max_steps": 8,
         "description": "",
     }
-    return [*sheets, text_part(fill_prompt(kind, values))]
+    return [*sheets, text_part(Prompts().fill(kind, values))]
 
 
 def frame_content(picture: np.ndarray, quality: int = 90) -> list[dict[str, Any]]:

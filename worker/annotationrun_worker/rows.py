@@ -12,6 +12,9 @@ from typing import Any, Final, Literal, NoReturn
 from annotationrun_worker.errors import StagingError
 
 ModuleName = Literal["plan", "interjections", "vqa"]
+"""A module whose rows are published."""
+ResultName = Literal["task", "plan", "interjections", "vqa"]
+"""What results are staged for; ``task`` is a derived task that the modules build on."""
 
 PERSISTENT_STYLES: Final = frozenset({"subtask", "plan", "memory", "motion", "task_aug"})
 """Styles of ``language_persistent``: the same list stands on every frame of the episode."""

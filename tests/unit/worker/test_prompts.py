@@ -1,25 +1,40 @@
 import pytest
 
-from annotationrun_worker.annotate import plan, vqa
-from annotationrun_worker.annotate.prompts import fill_prompt, prompt_digests, read_prompt
+from annotationrun_worker.annotate import coordinate_probe, interjections, plan, task, vqa
+from annotationrun_worker.annotate.prompts import (
+    Prompts,
+    make_prompts,
+    placeholders,
+    read_prompt,
+    shipped_names,
+)
+from annotationrun_worker.errors import ConfigurationError
+
+ALL = (*task.PROMPTS, *plan.PROMPTS, *interjections.PROMPTS, *vqa.PROMPTS, coordinate_probe.PROMPT)
+COUNT_VALUES = {"task": "stack {width} blocks", "camera": "front", "width": 320, "height": 240}
 
 
-@pytest.mark.parametrize("name", [*plan.PROMPTS, *vqa.PROMPTS])
-def test_every_prompt_names_the_task_and_the_shape_of_its_answer(name):
-    text = read_prompt(name)
-    assert "Task: {task}\n" in text
-    assert "Answer with a JSON object" in text
+def test_every_shipped_prompt_is_used_by_a_module():
+    assert sorted(ALL) == list(shipped_names())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_prompt_names_the_shape_of_its_answer(name):
+    assert "Answer with a JSON object" in read_prompt(name)
+
+
+@pytest.mark.parametrize("name", sorted(set(ALL) - {"task", "coordinate_probe"}))
+def test_every_prompt_names_the_task_but_for_those_that_ask_for_it_or_show_no_robot(name):
+    assert read_prompt(name).startswith("Task: {task}\n")
+
+
+@pytest.mark.parametrize("name", ["rephrasings", "task_axes"])
+def test_task_variants_must_keep_object_action_and_goal(name):
+    assert "bject, action and goal never change" in read_prompt(name)
 
 
 def test_values_are_filled_in_and_braces_of_the_examples_stay():
-    values = {
-        "task": "stack {width} blocks",
-        "camera": "front",
-        "width": 320,
-        "height": 240,
-        "coordinates": "c",
-    }
-    text = fill_prompt("vqa_count", values)
+    text = Prompts().fill("vqa_count", COUNT_VALUES)
     assert "Task: stack {width} blocks" in text
     assert "Image size: 320x240 pixels." in text
     assert '{"question": "..."' in text
@@ -27,9 +42,39 @@ def test_values_are_filled_in_and_braces_of_the_examples_stay():
 
 def test_a_missing_value_is_an_error():
     with pytest.raises(KeyError):
-        fill_prompt("vqa_count", {"task": "t"})
+        Prompts().fill("vqa_count", {"task": "t"})
 
 
 def test_each_prompt_has_its_own_digest():
-    digests = prompt_digests((*plan.PROMPTS, *vqa.PROMPTS))
-    assert len(set(digests.values())) == len(digests) == 7
+    assert len(set(Prompts().digests(ALL).values())) == len(ALL)
+
+
+def test_an_override_takes_the_place_of_the_shipped_text_and_changes_its_digest_alone():
+    prompts = make_prompts({"vqa_count": "How many? {task}"}, "English")
+    assert prompts.fill("vqa_count", COUNT_VALUES) == "How many? stack {width} blocks"
+    changed = {
+        name for name, digest in prompts.digests(ALL).items() if digest != Prompts().digests(ALL)[name]
+    }
+    assert changed == {"vqa_count"}
+
+
+def test_an_override_of_an_unknown_name_is_an_error_that_lists_the_names():
+    with pytest.raises(ConfigurationError, match=r"'vqa_box', which is no prompt; .*vqa_bbox, vqa_count"):
+        make_prompts({"vqa_box": "x"}, "English")
+
+
+def test_an_unknown_placeholder_is_an_error_that_lists_those_that_there_are():
+    with pytest.raises(ConfigurationError, match=r"spec\.prompts\.speech .*\{robot\}.* may use \{task\}"):
+        make_prompts({"speech": "{task} {robot}"}, "English")
+
+
+def test_an_example_in_json_is_no_placeholder():
+    assert placeholders('{task} {"task": "{label}"} {x y} {task}') == ["task", "label"]
+
+
+def test_another_language_is_asked_for_in_every_prompt_overrides_too():
+    prompts = make_prompts({"speech": "Say it: {task}"}, "Finnish")
+    for name in ALL:
+        assert "in Finnish;" in prompts.text(name)
+        assert prompts.text(name).startswith("Say it" if name == "speech" else read_prompt(name)[:20])
+    assert not set(prompts.digests(ALL).values()) & set(Prompts().digests(ALL).values())

@@ -3,28 +3,64 @@
 import asyncio
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
+from annotationrun_worker.annotate.prompts import Prompts
 from annotationrun_worker.dataset.records import CameraKey, EpisodeRecord
 from annotationrun_worker.frames.provider import FrameProvider
+from annotationrun_worker.staging.digests import Digest
 from annotationrun_worker.vlm.ask import Asker
+
+NO_TASK = "not given"
+"""What the prompts name where the dataset has no task and none is derived."""
+
+
+@dataclass(frozen=True, slots=True)
+class EffectiveTask:
+    """The task that all prompts of an episode name: the dataset's, or the one seen in the frames."""
+
+    text: str
+    """May be empty: the dataset has none, and none was to be derived."""
+    request: Digest | None = None
+    """The request that it was derived by; ``None`` for the dataset's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubtaskStart:
+    """A subtask as the modules that build on it know it."""
+
+    frame: int
+    """Its first frame, 0-based in the episode."""
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
 class EpisodeContext:
-    """One episode, its frames, and a way to ask."""
+    """One episode, its frames, what is known of it, and a way to ask."""
 
     episode: EpisodeRecord
     frames: FrameProvider
     asker: Asker
     seed: int
     fingerprint: str
+    task: EffectiveTask
+    prompts: Prompts = field(default_factory=Prompts)
+    subtasks: Sequence[SubtaskStart] = ()
+    """For modules that build on subtasks, in order; none where there are none."""
 
     async def decode(self, frame_indices: Sequence[int], camera: CameraKey) -> torch.Tensor:
         """The frames, uint8 (n, 3, height, width) RGB, in order; decoded off the event loop."""
         return await asyncio.to_thread(self.frames.frames_by_index, self.episode, frame_indices, camera)
+
+    def prompt(self, name: str, **values: object) -> str:
+        """The prompt ``name``, filled in with ``values`` and the effective task."""
+        return self.prompts.fill(name, {"task": self.task.text.strip() or NO_TASK, **values})
+
+    def seconds(self, frame: int) -> float:
+        """The time of a frame."""
+        return float(self.episode.timestamps_seconds[frame])
 
     def random(self, module: str) -> random.Random:
         """The module's own generator: the same for the same content, whatever the episode's number."""

@@ -1,6 +1,7 @@
 """In which unit a model answers coordinates: known for some models, else to be said in the manifest.
 
-A wrong scale passes every range check and makes every box wrong, so nothing is guessed.
+A wrong scale passes every range check and makes every box wrong, so nothing is guessed, and what is known is
+tried on a drawn picture before the first box is asked for (``coordinate_probe``).
 """
 
 from collections.abc import Mapping
@@ -20,7 +21,17 @@ KNOWN_SCALES: Final[Mapping[str, CoordinateScale]] = {
     "demo-vlm": "Pixels",
 }
 """By the start of the model's id, from the models' own documentation; the longest match counts."""
+COORDINATES: Final[Mapping[CoordinateScale, str]] = {
+    "Pixels": "in pixels of this image, the top left corner being 0, 0",
+    "Thousandths": "in thousandths of the image's width and height, from 0 to 1000",
+}
+"""How the prompts ask for coordinates."""
 _WITH_COORDINATES = frozenset({"bbox", "keypoint"})
+
+
+def asks_for_coordinates(vqa: VqaModule) -> bool:
+    """Whether a question type has coordinates in its answer."""
+    return bool(_WITH_COORDINATES & set(vqa.question_types))
 
 
 def resolve_coordinate_scale(model: ModelSpec, vqa: VqaModule) -> CoordinateScale:
@@ -34,7 +45,7 @@ def resolve_coordinate_scale(model: ModelSpec, vqa: VqaModule) -> CoordinateScal
     known = [start for start in KNOWN_SCALES if model.id.startswith(start)]
     if known:
         return KNOWN_SCALES[max(known, key=len)]
-    if not _WITH_COORDINATES & set(vqa.question_types):
+    if not asks_for_coordinates(vqa):
         return "Pixels"
     raise ConfigurationError(
         f"spec.model.coordinateScale is Auto, and the scale in which {model.id!r} answers coordinates is not "

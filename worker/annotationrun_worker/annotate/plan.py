@@ -1,16 +1,16 @@
 """The plan module: subtasks read off contact sheets, and the rows that follow from them."""
 
-import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
 from annotationrun_api.spec_modules import PlanModule
+from annotationrun_worker.annotate import memory, relabel, task_variants
 from annotationrun_worker.annotate.context import EpisodeContext
-from annotationrun_worker.annotate.prompts import fill_prompt
+from annotationrun_worker.annotate.memory import remember_subtasks
+from annotationrun_worker.annotate.relabel import relabel_subtasks
 from annotationrun_worker.annotate.sampling import Window, plan_samples, split_windows
-from annotationrun_worker.annotate.sheets import SheetLayout, build_sheets
+from annotationrun_worker.annotate.sheets import SheetLayout, show_on_sheets
 from annotationrun_worker.annotate.spans import (
     RawSpan,
     Span,
@@ -19,13 +19,15 @@ from annotationrun_worker.annotate.spans import (
     to_subtasks,
     usable_spans,
 )
+from annotationrun_worker.annotate.task_variants import ask_for_variants, task_aug_rows
+from annotationrun_worker.annotate.together import finish_all
 from annotationrun_worker.dataset.records import CameraKey
 from annotationrun_worker.errors import AnswerError
 from annotationrun_worker.rows import StagedRow
-from annotationrun_worker.vlm.messages import ContentPart, image_part, text_part
+from annotationrun_worker.vlm.messages import text_part
 from annotationrun_worker.vlm.request import Question
 
-PROMPTS = ("description", "subtasks")
+PROMPTS = ("description", "subtasks", *task_variants.PROMPTS, *relabel.PROMPTS, *memory.PROMPTS)
 
 
 class DescriptionAnswer(BaseModel):
@@ -51,84 +53,80 @@ class SubtasksAnswer(BaseModel):
     subtasks: list[SubtaskAnswer]
 
 
-@dataclass(frozen=True, slots=True)
-class SeenWindow:
-    """A window with its sheets, ready to be asked about."""
-
-    index: int
-    window: Window
-    sheets: Sequence[ContentPart]
-
-
 async def annotate_plan(context: EpisodeContext, settings: PlanModule, camera: CameraKey) -> list[StagedRow]:
-    """Rows of the plan module: ``task_aug``, ``subtask``, ``plan``.
+    """Rows of the plan module: ``task_aug``, ``subtask``, ``plan``, ``memory``.
 
     Raises:
         FrameDecodeError: a frame could not be decoded; no question was asked about it.
         AnswerError: an answer stays unusable, or no window has a usable span.
     """
-    episode = context.episode
-    samples = plan_samples(episode.timestamps_seconds, settings.frames_per_second)
-    windows = split_windows(samples, episode.timestamps_seconds, settings.max_frames_per_prompt)
-    seen = await asyncio.gather(
-        *(_window_spans(context, settings, camera, index, window) for index, window in enumerate(windows))
+    task_aug, seen = await finish_all(
+        [_task_aug(context, settings), _subtasks_and_what_follows(context, settings, camera)]
+    )
+    return task_aug + seen
+
+
+async def _task_aug(context: EpisodeContext, settings: PlanModule) -> list[StagedRow]:
+    return task_aug_rows(await ask_for_variants(context, settings))
+
+
+async def _subtasks_and_what_follows(
+    context: EpisodeContext, settings: PlanModule, camera: CameraKey
+) -> list[StagedRow]:
+    subtasks = await _see_subtasks(context, settings, camera)
+    rows = subtask_rows(subtasks)
+    if settings.emit_plan:
+        rows += plan_rows(subtasks)
+    if settings.emit_memory:
+        rows += await remember_subtasks(context, subtasks)
+    return rows
+
+
+async def _see_subtasks(
+    context: EpisodeContext, settings: PlanModule, camera: CameraKey
+) -> Sequence[Subtask]:
+    timestamps = context.episode.timestamps_seconds
+    samples = plan_samples(timestamps, settings.frames_per_second)
+    windows = split_windows(samples, timestamps, settings.max_frames_per_prompt)
+    seen = await finish_all(
+        _window_spans(context, settings, camera, index, window) for index, window in enumerate(windows)
     )
     spans = clean_spans(
         [span for spans in seen for span in spans], settings.min_subtask_seconds, settings.max_steps
     )
-    subtasks = to_subtasks(spans, episode.timestamps_seconds)
-    rows = task_rows(episode.task) + subtask_rows(subtasks)
-    return rows + (plan_rows(subtasks) if settings.emit_plan else [])
+    subtasks = to_subtasks(spans, timestamps)
+    if settings.seeded_relabel:
+        return await relabel_subtasks(context, settings, camera, subtasks)
+    return subtasks
 
 
 async def _window_spans(
     context: EpisodeContext, settings: PlanModule, camera: CameraKey, index: int, window: Window
 ) -> list[Span]:
-    sheets = await _build_window_sheets(context, settings, camera, window)
-    values = _prompt_values(context.episode.task, settings, window, len(sheets))
+    layout = SheetLayout.of(settings)
+    # describe and segment send these very bytes
+    sheets = await show_on_sheets(context, camera, window.frames, layout)
+    shown = layout.prompt_values(len(window.frames))
     description = ""
     if settings.describe_first:
         question = Question(
-            "description", [*sheets, text_part(fill_prompt("description", values))], DescriptionAnswer
+            "description", [*sheets, text_part(context.prompt("description", **shown))], DescriptionAnswer
         )
         described, _ = await context.asker.ask(question, _usable_description)
         description = f"What was seen in these frames before:\n{described}\n"
-    text = fill_prompt("subtasks", {**values, "description": description})
+    text = context.prompt(
+        "subtasks",
+        **shown,
+        description=description,
+        window_seconds=f"{window.seconds:.2f}",
+        min_subtask_seconds=settings.min_subtask_seconds,
+        max_steps=settings.max_steps,
+    )
     spans, request = await context.asker.ask(
         Question("subtasks", [*sheets, text_part(text)], SubtasksAnswer),
         lambda answer: _usable_raw_spans(answer, window),
     )
     return usable_spans(spans, window, index, request)
-
-
-async def _build_window_sheets(
-    context: EpisodeContext, settings: PlanModule, camera: CameraKey, window: Window
-) -> list[ContentPart]:
-    """The window's sheets; describe and segment send these very bytes."""
-    frames = await context.decode(window.frames, camera)
-    times = [
-        float(context.episode.timestamps_seconds[frame]) - window.zero_seconds for frame in window.frames
-    ]
-    layout = SheetLayout(
-        columns=settings.sheet_columns,
-        frames_per_sheet=settings.frames_per_sheet,
-        tile_width_pixels=settings.tile_width,
-        jpeg_quality=settings.sheet_jpeg_quality,
-    )
-    return [image_part(jpeg) for jpeg in await asyncio.to_thread(build_sheets, frames, times, layout)]
-
-
-def _prompt_values(task: str, settings: PlanModule, window: Window, sheet_count: int) -> Mapping[str, object]:
-    return {
-        "task": task,
-        "sheet_count": sheet_count,
-        "frame_count": len(window.frames),
-        "columns": settings.sheet_columns,
-        "frames_per_sheet": settings.frames_per_sheet,
-        "window_seconds": f"{window.seconds:.2f}",
-        "min_subtask_seconds": settings.min_subtask_seconds,
-        "max_steps": settings.max_steps,
-    }
 
 
 def _usable_description(answer: DescriptionAnswer) -> str:
@@ -144,11 +142,6 @@ def _usable_raw_spans(answer: SubtasksAnswer, window: Window) -> list[RawSpan]:
     if all(min(span.start, span.end) > window.seconds for span in spans):
         raise AnswerError(f"every subtask starts after the last frame, at {window.seconds:.2f} s")
     return spans
-
-
-def task_rows(task: str) -> list[StagedRow]:
-    """``task_aug`` rows at the first frame: the dataset's own task, so that it stays in the rotation."""
-    return [StagedRow(frame=0, role="user", style="task_aug", content=task)] if task.strip() else []
 
 
 def subtask_rows(subtasks: Sequence[Subtask]) -> list[StagedRow]:

@@ -1,31 +1,89 @@
-"""The prompts: plain text files beside this module, one per use, with ``{placeholders}``."""
+"""The prompts: plain text files beside this module, one per use, with ``{placeholders}``.
+
+A run may put texts of its own in the place of shipped ones, and may ask for another language.
+"""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib.resources import files
 
+from annotationrun_worker.errors import ConfigurationError
 from annotationrun_worker.staging.digests import Digest, digest_bytes
 
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
+SHIPPED_LANGUAGE = "English"
 
 
+@lru_cache(maxsize=1)
+def shipped_names() -> tuple[str, ...]:
+    """The names of the shipped prompts, sorted."""
+    folder = files("annotationrun_worker.annotate") / "prompts"
+    return tuple(sorted(entry.name.removesuffix(".txt") for entry in folder.iterdir()))
+
+
+@lru_cache
 def read_prompt(name: str) -> str:
     """The text of the shipped prompt ``name``."""
     return (files("annotationrun_worker.annotate") / "prompts" / f"{name}.txt").read_text(encoding="utf-8")
 
 
-def prompt_digests(names: tuple[str, ...]) -> dict[str, Digest]:
-    """By name, the SHA-256 of each prompt's text: a changed prompt is a changed result."""
-    return {name: digest_bytes(read_prompt(name).encode()) for name in names}
+def placeholders(text: str) -> list[str]:
+    """The names in braces, each once, in order."""
+    return list(dict.fromkeys(_PLACEHOLDER.findall(text)))
 
 
-def fill_prompt(name: str, values: Mapping[str, object]) -> str:
-    """The prompt ``name`` with its placeholders replaced by ``values``.
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """The prompts of a run; make one with ``make_prompts`` where texts come from outside."""
 
-    Braces that are no placeholder (the JSON examples) stay as they are. Values are not searched again, so a
-    task text with braces does no harm.
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    """Texts in place of shipped ones, by name."""
+    output_language: str = SHIPPED_LANGUAGE
+
+    def text(self, name: str) -> str:
+        """The text of the prompt ``name``, its placeholders not filled."""
+        text = self.overrides.get(name) or read_prompt(name)
+        if self.output_language == SHIPPED_LANGUAGE:
+            return text
+        return (
+            f"{text.rstrip()}\nWrite all text of the answer in {self.output_language}; the keys of the JSON "
+            "object, and values that are given above as a fixed list, stay as they are.\n"
+        )
+
+    def digests(self, names: Iterable[str]) -> dict[str, Digest]:
+        """By name, the SHA-256 of each prompt's text: a changed prompt is a changed result."""
+        return {name: digest_bytes(self.text(name).encode()) for name in names}
+
+    def fill(self, name: str, values: Mapping[str, object]) -> str:
+        """The prompt ``name`` with its placeholders replaced by ``values``.
+
+        Braces that are no placeholder (the JSON examples) stay as they are. Values are not searched again,
+        so a task text with braces does no harm.
+
+        Raises:
+            KeyError: the prompt has a placeholder that ``values`` lacks.
+        """
+        return _PLACEHOLDER.sub(lambda match: str(values[match[1]]), self.text(name))
+
+
+def make_prompts(overrides: Mapping[str, str], output_language: str) -> Prompts:
+    """The prompts of a manifest: ``spec.prompts`` and ``spec.outputLanguage``.
 
     Raises:
-        KeyError: the prompt has a placeholder that ``values`` lacks.
+        ConfigurationError: there is no prompt of a name, or it does not know a placeholder.
     """
-    return _PLACEHOLDER.sub(lambda match: str(values[match[1]]), read_prompt(name))
+    for name, text in overrides.items():
+        if name not in shipped_names():
+            raise ConfigurationError(
+                f"spec.prompts names {name!r}, which is no prompt; there are {', '.join(shipped_names())}"
+            )
+        known = placeholders(read_prompt(name))
+        unknown = [found for found in placeholders(text) if found not in known]
+        if unknown:
+            raise ConfigurationError(
+                f"spec.prompts.{name} has the placeholder {{{unknown[0]}}}, which it does not know; "
+                f"it may use {', '.join(f'{{{found}}}' for found in known)}"
+            )
+    return Prompts(dict(overrides), output_language)

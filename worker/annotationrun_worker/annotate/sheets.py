@@ -1,14 +1,19 @@
 """Contact sheets: many small frames in one image, each with its time in the top left corner."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Self
 
 import PIL.Image
 import torch
 from PIL import ImageDraw, ImageFont
 
-from annotationrun_worker.vlm.messages import to_jpeg, to_picture
+from annotationrun_api.spec_modules import PlanModule
+from annotationrun_worker.annotate.context import EpisodeContext
+from annotationrun_worker.dataset.records import CameraKey
+from annotationrun_worker.vlm.messages import ContentPart, image_part, to_jpeg, to_picture
 
 BADGE_FONT_PIXELS = 14
 """Readable at the default tile width of 224 px after JPEG 84."""
@@ -23,6 +28,25 @@ class SheetLayout:
     frames_per_sheet: int
     tile_width_pixels: int
     jpeg_quality: int
+
+    @classmethod
+    def of(cls, settings: PlanModule) -> Self:
+        """The layout that the manifest asks for."""
+        return cls(
+            columns=settings.sheet_columns,
+            frames_per_sheet=settings.frames_per_sheet,
+            tile_width_pixels=settings.tile_width,
+            jpeg_quality=settings.sheet_jpeg_quality,
+        )
+
+    def prompt_values(self, frame_count: int) -> Mapping[str, object]:
+        """What the prompts say of the sheets of ``frame_count`` frames."""
+        return {
+            "sheet_count": -(-frame_count // self.frames_per_sheet),
+            "frame_count": frame_count,
+            "columns": self.columns,
+            "frames_per_sheet": self.frames_per_sheet,
+        }
 
 
 @lru_cache(maxsize=1)
@@ -65,6 +89,20 @@ def build_sheets(frames: torch.Tensor, seconds: Sequence[float], layout: SheetLa
         to_jpeg(_paste(tiles[start : start + size], layout.columns), layout.jpeg_quality)
         for start in range(0, len(tiles), size)
     ]
+
+
+async def show_on_sheets(
+    context: EpisodeContext, camera: CameraKey, frames: Sequence[int], layout: SheetLayout
+) -> list[ContentPart]:
+    """Decode ``frames`` (increasing) and lay them out; their times count from the first of them.
+
+    Raises:
+        FrameDecodeError: one of them can't be decoded.
+    """
+    pictures = await context.decode(frames, camera)
+    zero_seconds = context.seconds(frames[0])
+    times = [context.seconds(frame) - zero_seconds for frame in frames]
+    return [image_part(jpeg) for jpeg in await asyncio.to_thread(build_sheets, pictures, times, layout)]
 
 
 def _paste(tiles: Sequence[PIL.Image.Image], columns: int) -> PIL.Image.Image:

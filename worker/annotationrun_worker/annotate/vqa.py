@@ -1,15 +1,15 @@
 """The vqa module: one question and its answer for each anchored frame and camera."""
 
-import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from annotationrun_api.spec_modules import QuestionType, VqaModule
 from annotationrun_worker.annotate.context import EpisodeContext, Hole
-from annotationrun_worker.annotate.prompts import fill_prompt
+from annotationrun_worker.annotate.coordinate_scale import COORDINATES
 from annotationrun_worker.annotate.sampling import vqa_frames
+from annotationrun_worker.annotate.together import finish_all
 from annotationrun_worker.annotate.vqa_answers import (
     ANSWER_TYPES,
     CoordinateScale,
@@ -27,10 +27,6 @@ JPEG_QUALITY = 90
 """Of the full frame; boxes need its edges."""
 DECODE_FRAMES = 32
 """Frames decoded at a time, so that memory does not grow with the episode."""
-COORDINATES: Mapping[CoordinateScale, str] = {
-    "Pixels": "in pixels of this image, the top left corner being 0, 0",
-    "Thousandths": "in thousandths of the image's width and height, from 0 to 1000",
-}
 
 
 def draw_question_types(
@@ -60,7 +56,7 @@ async def annotate_vqa(
                 _ask_pair(context, types[frame], frame, camera, picture, scale)
                 for frame, picture in zip(chunk, pictures, strict=True)
             )
-            outcomes += await asyncio.gather(*questions)
+            outcomes += await finish_all(questions)
     rows = [row for outcome in outcomes if not isinstance(outcome, Hole) for row in outcome]
     return rows, [outcome for outcome in outcomes if isinstance(outcome, Hole)]
 
@@ -76,16 +72,7 @@ async def _ask_pair(
     _, height, width = picture.shape
     space = ImageSpace(width_pixels=width, height_pixels=height, scale=scale)
     kind = f"vqa_{question_type}"
-    text = fill_prompt(
-        kind,
-        {
-            "task": context.episode.task,
-            "camera": camera,
-            "width": width,
-            "height": height,
-            "coordinates": COORDINATES[scale],
-        },
-    )
+    text = context.prompt(kind, camera=camera, width=width, height=height, coordinates=COORDINATES[scale])
     jpeg = to_jpeg(to_picture(picture), JPEG_QUALITY)
     question = Question(kind, [text_part(text), image_part(jpeg)], ANSWER_TYPES[question_type])
     try:

@@ -31,7 +31,8 @@ spec:
     id: demo-vlm
     serving: {{mode: External, endpoints: ["{endpoint}"]}}
   modules:
-    plan: {{taskRephrasings: 0, emitMemory: false, deriveTask: "Off"}}
+    plan: {{}}
+    interjections: {{}}
     vqa: {{}}
 """
 LISTENING = "listening on "

@@ -3,6 +3,7 @@
 Where nothing is recognised the answers say so: no boxes, a count of nought, the image itself.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
@@ -21,6 +22,8 @@ from annotationrun_worker.demo.text_answers import (
 from annotationrun_worker.demo.vision import Sight, Thing, look
 
 Answer = dict[str, Any]
+_SPAN = re.compile(r"lasts from (\d+\.\d+) to (\d+\.\d+) s")
+"""The part of the frames that a label is asked for."""
 
 
 def answer(request: ChatRequest) -> Answer:
@@ -73,8 +76,22 @@ def _task(request: ChatRequest) -> Answer:
 
 
 def _label(request: ChatRequest) -> Answer:
-    longest = max(_segments(request), key=lambda s: s.end_seconds - s.start_seconds, default=None)
-    return {"label": longest.text if longest else value_of(request.text, "Label") or "nothing recognised"}
+    asked = _SPAN.search(request.text)
+    start, end = (float(asked[1]), float(asked[2])) if asked else (0.0, float("inf"))
+    within = max(
+        _segments(request),
+        key=lambda s: min(s.end_seconds, end) - max(s.start_seconds, start),
+        default=None,
+    )
+    return {"label": within.text if within else value_of(request.text, "Label") or "nothing recognised"}
+
+
+def _probe(request: ChatRequest) -> Answer:
+    boxes = [
+        {"label": thing.colour, "bbox_format": "xyxy", "bbox": list(thing.box)}
+        for thing in _single(request).things
+    ]
+    return {"boxes": boxes}
 
 
 def _bbox(request: ChatRequest) -> Answer:
@@ -170,6 +187,7 @@ _FROM_PICTURES: Mapping[str, Callable[[ChatRequest], Answer]] = {
     "subtasks": _subtasks,
     "task": _task,
     "label": _label,
+    "coordinate_probe": _probe,
     "vqa_bbox": _bbox,
     "vqa_keypoint": _keypoint,
     "vqa_count": _count,

@@ -27,6 +27,7 @@ _SHEETS = re.compile(
 _TIME = re.compile(r"(\d+(?:\.\d+)?) ?s\b")
 _KIND_BY_TEXT = (
     ("subtasks", "subtasks"),
+    ("boxes", "coordinate_probe"),
     ("detections", "vqa_bbox"),
     ("point_format", "vqa_keypoint"),
     ("relation", "vqa_spatial"),

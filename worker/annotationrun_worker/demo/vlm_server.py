@@ -6,7 +6,7 @@ It prints ``listening on http://127.0.0.1:PORT/v1`` once it is ready, and ends o
 ``/health``, ``/v1/models`` and ``/v1/chat/completions`` (not streaming), one model, ``demo-vlm``, and has no
 way to the dataset. Its log has a line of JSON for each answered request, written before the answer is sent:
 the digest of the request's canonical JSON, the kind, for each image its digest and size and for each tile the
-time and the frame code in its pixels, and the answer.
+time in its badge or, on a single frame, in the text before it, the frame code in its pixels, and the answer.
 """
 
 import argparse
@@ -173,6 +173,7 @@ def _image_entry(image: SentImage) -> dict[str, Any]:
         {
             "badge": tile.badge,
             "badge_seconds": tile.seconds if tile.badge else None,
+            "told_seconds": None if tile.badge else tile.seconds,
             "code": read_code(tile.pixels),
         }
         for tile in image.tiles

@@ -123,7 +123,7 @@ def _lines(episode: AnnotatedEpisode) -> Iterator[str]:
         if row.style == "subtask":
             yield f"{time:9.2f} s  subtask       {row.content}  (until {ends[time]:.2f} s)"
         else:
-            yield f"{time:9.2f} s    {label:<12}{_text(row)}"
+            yield f"{time:9.2f} s    {label:<11} {_text(row)}"
 
 
 def _subtask_ends(language: EpisodeLanguage, last_seconds: float) -> dict[float, float]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from annotationrun_worker.errors import StagingError
-from annotationrun_worker.rows import ModuleName, StagedRow
+from annotationrun_worker.rows import ResultName, StagedRow
 from annotationrun_worker.staging.digests import Digest, canonical_json, digest_bytes
 from annotationrun_worker.staging.store import StagingStore
 
@@ -21,7 +21,7 @@ RESULT_FORMAT = 1
 class ModuleResult:
     """What a module made of one episode."""
 
-    module: ModuleName
+    module: ResultName
     key: Digest
     rows: Sequence[StagedRow]
     holes: Sequence[Mapping[str, Any]] = ()
@@ -32,12 +32,17 @@ class ModuleResult:
         """Digest of the rows alone."""
         return digest_bytes(_row_lines(self.rows))
 
+    @property
+    def asked(self) -> int:
+        """Number of requests whose answers it holds, and of questions that stayed without one."""
+        return len({row.request for row in self.rows if row.request}) + len(self.holes)
+
 
 def _row_lines(rows: Sequence[StagedRow]) -> bytes:
     return "".join(f"{row.to_json()}\n" for row in rows).encode()
 
 
-def _path(module: ModuleName, key: Digest) -> str:
+def _path(module: ResultName, key: Digest) -> str:
     return f"results/{module}/{key[:2]}/{key}.jsonl"
 
 
@@ -54,7 +59,7 @@ def encode_result(result: ModuleResult) -> bytes:
     return canonical_json(head) + b"\n" + _row_lines(result.rows)
 
 
-def decode_result(content: bytes, module: ModuleName, key: Digest) -> ModuleResult:
+def decode_result(content: bytes, module: ResultName, key: Digest) -> ModuleResult:
     """Read staged bytes.
 
     Raises:
@@ -75,13 +80,13 @@ def decode_result(content: bytes, module: ModuleName, key: Digest) -> ModuleResu
     return ModuleResult(module=module, key=key, rows=rows, holes=holes)
 
 
-async def read_result(store: StagingStore, module: ModuleName, key: Digest) -> ModuleResult | None:
+async def read_result(store: StagingStore, module: ResultName, key: Digest) -> ModuleResult | None:
     """The staged result under ``key``, or ``None``."""
     content = await store.read(_path(module, key))
     return None if content is None else decode_result(content, module, key)
 
 
-def read_result_now(store: StagingStore, module: ModuleName, key: Digest) -> ModuleResult:
+def read_result_now(store: StagingStore, module: ResultName, key: Digest) -> ModuleResult:
     """The staged result under ``key``, for code that runs in a thread of its own.
 
     Raises:

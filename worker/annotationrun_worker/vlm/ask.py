@@ -1,6 +1,7 @@
 """Asking a question: staged answers first, then the model; what comes back is checked before it is staged."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -25,6 +26,11 @@ class Asker:
     store: StagingStore
     sampling: Sampling
     model_revision: str
+    affinity: str = ""
+    """Questions of equal affinity, those of an episode, go to the same server."""
+    attempt: int = 0
+    """How often the episode was tried before. Another attempt asks with another seed, and only where no
+    earlier one got a usable answer."""
 
     async def ask(
         self, question: Question[Answer], parse: Callable[[Answer], Parsed]
@@ -41,18 +47,28 @@ class Asker:
             AnswerError: both answers are unusable; nothing is staged.
             RequestFailedError, ConfigurationError: see ``VlmClient.complete``.
         """
-        body = build_body(question, self.sampling)
-        key = digest_json({"body": digest_json(body), "model_revision": self.model_revision})
+        for attempt in range(self.attempt):
+            _, key = self._request(question, attempt)
+            earlier = await read_answer(self.store, key)
+            if earlier is not None:
+                with suppress(AnswerError):
+                    return _read(question, earlier.content, parse), earlier.request
+        body, key = self._request(question, self.attempt)
         staged = await read_answer(self.store, key)
         if staged is None:
             staged = await stage_answer(self.store, key, await self._usable_answer(question, body, parse))
         return _read(question, staged.content, parse), staged.request
 
+    def _request(self, question: Question[Answer], attempt: int) -> tuple[dict[str, Any], Digest]:
+        """The body to send in an attempt, and the key of its answer."""
+        body = build_body(question, self.sampling.for_attempt(attempt))
+        return body, digest_json({"body": digest_json(body), "model_revision": self.model_revision})
+
     async def _usable_answer(
         self, question: Question[Answer], body: dict[str, Any], parse: Callable[[Answer], Parsed]
     ) -> StagedAnswer:
         for last in (False, True):
-            completion = await self.client.complete(body)
+            completion = await self.client.complete(body, question.kind, self.affinity)
             try:
                 _read(question, completion.content, parse)
             except AnswerError as error:

@@ -1,7 +1,7 @@
 """A request as a value: what is asked, in which shape the answer is wanted, and its digest."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
@@ -9,6 +9,8 @@ from pydantic import BaseModel
 from annotationrun_worker.vlm.messages import ContentPart
 
 Answer = TypeVar("Answer", bound=BaseModel)
+SEEDS = 2**31
+"""Seeds from 0 to this one (exclusive) are taken by every server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,10 @@ class Sampling:
     max_tokens: int
     chat_template_kwargs: Mapping[str, Any]
     reasoning_effort: str | None
+
+    def for_attempt(self, attempt: int) -> "Sampling":
+        """The same with the seed of a later attempt; attempt 0 has the run's own."""
+        return replace(self, seed=(self.seed + attempt) % SEEDS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,84 @@
+"""The effective task: the dataset's own, or, where that says nothing, the one seen in the frames."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict
+
+from annotationrun_api.spec_modules import PlanModule
+from annotationrun_worker.annotate.context import EffectiveTask, EpisodeContext
+from annotationrun_worker.annotate.sampling import plan_samples
+from annotationrun_worker.annotate.sheets import SheetLayout, show_on_sheets
+from annotationrun_worker.dataset.records import CameraKey
+from annotationrun_worker.errors import AnswerError
+from annotationrun_worker.frames.timestamps import uniform_indices
+from annotationrun_worker.vlm.messages import text_part
+from annotationrun_worker.vlm.request import Question
+
+PROMPTS = ("task",)
+PLACEHOLDERS: Final = frozenset(
+    {"debug", "test", "tbd", "todo", "n/a", "na", "untitled", "unnamed", "default", "placeholder"}
+)
+"""Tasks that nobody ever set a robot."""
+
+
+class TaskAnswer(BaseModel):
+    """Answer to the prompt ``task``."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    task: str
+
+
+def is_short(task: str, min_words: int) -> bool:
+    """Whether ``task`` is empty, a placeholder, or of fewer than ``min_words`` words."""
+    words = task.casefold().split()
+    return not words or " ".join(words).rstrip(".!?") in PLACEHOLDERS or len(words) < min_words
+
+
+def has_to_derive(task: str, settings: PlanModule) -> bool:
+    """Whether the model is asked for the task (``deriveTask``)."""
+    match settings.derive_task:
+        case "Off":
+            return False
+        case "Always":
+            return True
+        case "IfShort":
+            return is_short(task, settings.derive_task_min_words)
+
+
+def deciding_settings(settings: PlanModule) -> Mapping[str, Any]:
+    """Those settings of the plan module that a derived task depends on; JSON values."""
+    names = {
+        "frames_per_second",
+        "max_frames_per_prompt",
+        "sheet_columns",
+        "frames_per_sheet",
+        "tile_width",
+        "sheet_jpeg_quality",
+    }
+    return settings.model_dump(mode="json", by_alias=True, include=names)
+
+
+async def derive_task(context: EpisodeContext, settings: PlanModule, camera: CameraKey) -> EffectiveTask:
+    """Ask what the episode shows: the plan module's samples, evenly thinned to those of one prompt.
+
+    Raises:
+        FrameDecodeError: a frame could not be decoded; nothing was asked.
+        AnswerError: the answer stays unusable.
+    """
+    samples = plan_samples(context.episode.timestamps_seconds, settings.frames_per_second)
+    frames = [samples[place] for place in uniform_indices(len(samples), settings.max_frames_per_prompt)]
+    layout = SheetLayout.of(settings)
+    sheets = await show_on_sheets(context, camera, frames, layout)
+    text = context.prompt("task", **layout.prompt_values(len(frames)))
+    task, request = await context.asker.ask(
+        Question("task", [*sheets, text_part(text)], TaskAnswer), _usable_task
+    )
+    return EffectiveTask(task, request)
+
+
+def _usable_task(answer: TaskAnswer) -> str:
+    task = " ".join(answer.task.split())
+    if is_short(task, min_words=1):
+        raise AnswerError(f"the task {task!r} names nothing that was done")
+    return task

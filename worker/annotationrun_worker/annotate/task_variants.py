@@ -1,0 +1,119 @@
+"""``task_aug`` rows: other ways to ask for the same thing, from the task's text alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict
+
+from annotationrun_api.spec_modules import PlanModule, TaskAxes
+from annotationrun_worker.annotate.context import EpisodeContext
+from annotationrun_worker.errors import AnswerError
+from annotationrun_worker.rows import StagedRow
+from annotationrun_worker.staging.digests import Digest
+from annotationrun_worker.vlm.messages import text_part
+from annotationrun_worker.vlm.request import Question
+
+PROMPTS = ("rephrasings", "task_axes")
+
+
+class RephrasingsAnswer(BaseModel):
+    """Answer to the prompt ``rephrasings``."""
+
+    model_config = ConfigDict(extra="forbid")
+    rephrasings: list[str]
+
+
+class TaskAxesAnswer(BaseModel):
+    """Answer to the prompt ``task_axes``; the order of the fields is the order of the rows."""
+
+    model_config = ConfigDict(extra="forbid")
+    synonym_paraphrase: list[str]
+    omit_arm: list[str]
+    omit_orientation: list[str]
+    omit_grasp_method: list[str]
+    combined_omissions: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskVariant:
+    """One way to say the task."""
+
+    text: str
+    request: Digest | None = None
+    """The request that it comes from; ``None`` for the dataset's own."""
+
+
+async def ask_for_variants(context: EpisodeContext, settings: PlanModule) -> list[TaskVariant]:
+    """The dataset's task, the effective one, then rephrasings or the five axes; distinct, in this order.
+
+    Raises:
+        AnswerError: the answer stays unusable.
+    """
+    known = [TaskVariant(context.episode.task), TaskVariant(context.task.text, context.task.request)]
+    if not context.task.text.strip():
+        return []
+    if settings.task_axes is not None:
+        return distinct_variants([*known, *await _ask_for_axes(context, settings.task_axes)])
+    if settings.task_rephrasings:
+        return distinct_variants([*known, *await _ask_for_rephrasings(context, settings.task_rephrasings)])
+    return distinct_variants(known)
+
+
+async def _ask_for_rephrasings(context: EpisodeContext, count: int) -> list[TaskVariant]:
+    question = Question(
+        "rephrasings", [text_part(context.prompt("rephrasings", count=count))], RephrasingsAnswer
+    )
+
+    def usable(answer: RephrasingsAnswer) -> list[str]:
+        texts = said(answer.rephrasings)[:count]
+        if not texts:
+            raise AnswerError("there is no rephrasing in it")
+        return texts
+
+    texts, request = await context.asker.ask(question, usable)
+    return [TaskVariant(text, request) for text in texts]
+
+
+async def _ask_for_axes(context: EpisodeContext, axes: TaskAxes) -> list[TaskVariant]:
+    counts = axes.model_dump()
+    if not any(counts.values()):
+        return []
+    question = Question("task_axes", [text_part(context.prompt("task_axes", **counts))], TaskAxesAnswer)
+
+    def usable(answer: TaskAxesAnswer) -> list[str]:
+        if axes.synonym_paraphrase and not said(answer.synonym_paraphrase):
+            raise AnswerError("synonym_paraphrase is empty; every instruction can be said in other words")
+        return variants_of_axes(answer, counts)
+
+    texts, request = await context.asker.ask(question, usable)
+    return [TaskVariant(text, request) for text in texts]
+
+
+def variants_of_axes(answer: TaskAxesAnswer, counts: Mapping[str, int]) -> list[str]:
+    """The variants, axis after axis, of each at most as many as were asked for."""
+    return [
+        text for axis in TaskAxesAnswer.model_fields for text in said(getattr(answer, axis))[: counts[axis]]
+    ]
+
+
+def said(texts: Sequence[str]) -> list[str]:
+    """The texts in one line each, the empty ones left out."""
+    return [line for text in texts if (line := " ".join(text.split()))]
+
+
+def distinct_variants(variants: Sequence[TaskVariant]) -> list[TaskVariant]:
+    """The first of each that reads the same but for case and space around it; the order stays."""
+    by_text: dict[str, TaskVariant] = {}
+    for variant in variants:
+        text = variant.text.strip().casefold()
+        if text:
+            by_text.setdefault(text, variant)
+    return list(by_text.values())
+
+
+def task_aug_rows(variants: Sequence[TaskVariant]) -> list[StagedRow]:
+    """One ``task_aug`` row a variant, all at the first frame."""
+    return [
+        StagedRow(frame=0, role="user", style="task_aug", content=variant.text, request=variant.request)
+        for variant in variants
+    ]
