@@ -10,7 +10,6 @@ import pytest
 from tests.support.annotation import (
     CAMERAS,
     REFERENCE,
-    THIN_MODULES,
     Annotation,
     annotated,
     read_frames,
@@ -155,14 +154,19 @@ def test_what_can_not_be_decoded_is_named_and_nothing_is_asked_about_it(broken_v
     assert not (tmp_path / "run" / "output").exists()
     log = (tmp_path / "run" / "model.log.jsonl").read_text().splitlines()
     codes = [
-        tile["code"] for line in map(json.loads, log) for image in line["images"] for tile in image["tiles"]
+        tile["code"]
+        for line in map(json.loads, log)
+        if line["kind"] != "coordinate_probe"
+        for image in line["images"]
+        for tile in image["tiles"]
     ]
     assert {code["episode"] for code in codes if code["camera"] == 1} == {0, 1, 2, 3, 4}
 
 
 def test_an_answer_that_stays_unusable_is_a_hole_and_too_many_fail_the_episode(tmp_path):
     with scripted_server(lambda n, b: Reply("I can't tell."), models=("demo-vlm",)) as server:
-        manifest = write_manifest(tmp_path, REFERENCE, server.base_url, {"vqa": {}}, source={"episodes": "0"})
+        modules = {"vqa": {"questionTypes": ["count", "attribute"]}}
+        manifest = write_manifest(tmp_path, REFERENCE, server.base_url, modules, source={"episodes": "0"})
         done = run_command("run", "-f", manifest)
     assert done.returncode == ExitCode.INCOMPLETE
     assert "8 of 8 answers are unusable, more than failurePolicy.maxHolesPercent (10.0)" in done.stderr
@@ -170,11 +174,10 @@ def test_an_answer_that_stays_unusable_is_a_hole_and_too_many_fail_the_episode(t
 
 
 def test_settings_of_a_later_version_are_refused_and_named(tmp_path):
-    modules = {**THIN_MODULES, "interjections": {}}
-    manifest = write_manifest(tmp_path, REFERENCE, "http://127.0.0.1:9/v1", modules)
+    manifest = write_manifest(tmp_path, REFERENCE, "http://127.0.0.1:9/v1", suspend=True)
     done = run_command("run", "-f", manifest)
     assert done.returncode == ExitCode.CONFIGURATION
-    assert re.search(r"spec\.modules\.interjections.*not supported yet", done.stderr)
+    assert re.search(r"spec\.suspend.*not supported yet", done.stderr)
 
 
 def test_a_typo_in_the_manifest_is_named_with_its_line(tmp_path):

@@ -10,6 +10,7 @@ AnnotationRunError                     annotationrun_api.errors
     │   ├── UnknownCameraError         a camera name the dataset does not have
     │   ├── TimestampOutOfRangeError   no frame near the time asked for
     │   └── FrameDecodeError           a frame could not be decoded
+│       └── FrameMissingError      the video has no frame at the time asked for
     ├── ConfigurationError             model or settings can't give right labels
     ├── IncompleteError                episodes failed; what is done is staged
     ├── AnswerError                    the model's answer stays unusable
@@ -47,6 +48,10 @@ class TimestampOutOfRangeError(DatasetError):
 
 class FrameDecodeError(DatasetError):
     """A frame could not be decoded, or the decoded one is not the one asked for."""
+
+
+class FrameMissingError(FrameDecodeError):
+    """The video has no frame at the time asked for; the nearest one is too far away."""
 
 
 class ConfigurationError(PermanentError):

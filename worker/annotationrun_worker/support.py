@@ -20,8 +20,10 @@ SUPPORTED = frozenset(
         "spec.source.episodes",
         "spec.output.path",
         "spec.output.volume",
+        "spec.output.existingRows",
         "spec.model.id",
         "spec.model.revision",
+        "spec.model.serving.endpoints",
         "spec.model.contextTokens",
         "spec.model.maxOutputTokens",
         "spec.model.temperature",
@@ -39,18 +41,30 @@ SUPPORTED = frozenset(
         "spec.modules.plan.describeFirst",
         "spec.modules.plan.minSubtaskSeconds",
         "spec.modules.plan.maxSteps",
+        "spec.modules.plan.seededRelabel",
+        "spec.modules.plan.relabelFrames",
         "spec.modules.plan.emitPlan",
+        "spec.modules.plan.emitMemory",
+        "spec.modules.plan.deriveTask",
+        "spec.modules.plan.deriveTaskMinWords",
+        "spec.modules.plan.taskRephrasings",
+        "spec.modules.plan.taskAxes",
+        "spec.modules.interjections",
         "spec.modules.vqa.emissionHz",
         "spec.modules.vqa.framesPerTick",
         "spec.modules.vqa.questionTypes",
         "spec.modules.vqa.cameras",
+        "spec.prompts",
         "spec.seed",
+        "spec.outputLanguage",
         "spec.frames.defaultCamera",
         "spec.frames.cacheBytes",
         "spec.frames.toleranceSeconds",
         "spec.workers.episodeConcurrency",
         "spec.workers.requestConcurrency",
+        "spec.workers.episodeAttempts",
         "spec.staging.volume",
+        "spec.failurePolicy.maxHolesPercent",
     }
 )
 """Fields that are carried out, whatever their value."""
@@ -89,13 +103,11 @@ WITHOUT_EFFECT = frozenset(
         "spec.output.pullRequest",
         "spec.source.follow.intervalSeconds",
         "spec.modules.plan.maxVideoFrames",
-        "spec.modules.plan.relabelFrames",
-        "spec.modules.plan.deriveTaskMinWords",
     }
 )
 """Fields without meaning beside the only value that a limit below leaves to another one.
 
-The first four speak of a `repoID`, the others of mode Poll, input VideoUrl, `seededRelabel` and `deriveTask`.
+The first four speak of a `repoID`, the others of mode Poll and of input VideoUrl.
 """
 
 
@@ -113,10 +125,6 @@ def _is(*values: object) -> Callable[[object], bool]:
     return lambda value: value in values
 
 
-def _is_one_at_most(value: object) -> bool:
-    return isinstance(value, tuple) and len(value) <= 1
-
-
 def _is_file_uri(value: object) -> bool:
     return value is None or (isinstance(value, str) and value.startswith("file://"))
 
@@ -124,14 +132,11 @@ def _is_file_uri(value: object) -> bool:
 _SHOWN_CHARACTERS = 80  # of a value: enough to find it by
 _LEAVE_OUT = "leave it out"
 _LIMITS = (
-    Limit("spec.model.serving.endpoints", _is_one_at_most, "name one"),
-    Limit("spec.workers.episodeAttempts", _is(3), _LEAVE_OUT),
     Limit("spec.source.repoID", _is(None), "download the dataset and set path to its folder"),
     Limit("spec.source.follow.mode", _is("Off"), _LEAVE_OUT),
     Limit("spec.source.tokenSecretRef", _is(None), _LEAVE_OUT),
     Limit("spec.output.repoID", _is(None), "set path to a new folder"),
     Limit("spec.output.overwrite", _is(False), "leave it out and set path to a new folder"),
-    Limit("spec.output.existingRows", _is("Replace"), _LEAVE_OUT),
     Limit("spec.output.tokenSecretRef", _is(None), _LEAVE_OUT),
     Limit(
         "spec.model.serving.apiKeySecretRef",
@@ -139,19 +144,10 @@ _LIMITS = (
         "leave it out; a Secret can't be read without a cluster",
     ),
     Limit("spec.modules.plan.input", _is("ContactSheets"), _LEAVE_OUT),
-    Limit("spec.modules.plan.seededRelabel", _is(False), _LEAVE_OUT),
-    Limit("spec.modules.plan.emitMemory", _is(False), "set it to false"),
-    Limit("spec.modules.plan.deriveTask", _is("Off"), 'set it to "Off"'),
-    Limit("spec.modules.plan.taskRephrasings", _is(0), "set it to 0"),
-    Limit("spec.modules.plan.taskAxes", _is(None), _LEAVE_OUT),
-    Limit("spec.modules.interjections", _is(None), _LEAVE_OUT),
-    Limit("spec.prompts", _is({}), _LEAVE_OUT),
-    Limit("spec.outputLanguage", _is("English"), _LEAVE_OUT),
     Limit("spec.frames.backend", _is("auto", "pyav"), "set it to auto or pyav"),
     Limit("spec.staging.uri", _is_file_uri, "set it to a file:// folder, or leave it out"),
     Limit("spec.staging.credentialsSecretRef", _is(None), _LEAVE_OUT),
     Limit("spec.failurePolicy.maxFailedEpisodes", _is(0), _LEAVE_OUT),
-    Limit("spec.failurePolicy.maxHolesPercent", _is(10.0), _LEAVE_OUT),
     Limit("spec.suspend", _is(False), "set it to false, or leave it out"),
 )
 _NO_SERVER = Limit(

@@ -51,18 +51,6 @@ def test_the_local_manifest_is_supported():
             id="a dataset on the Hub",
         ),
         pytest.param(
-            "[http://127.0.0.1:8000/v1]",
-            "[http://a/v1, http://b/v1]",
-            'spec.model.serving.endpoints=["http://a/v1", "http://b/v1"] is not supported yet; name one',
-            id="two endpoints",
-        ),
-        pytest.param(
-            "  modules:",
-            "  workers: {episodeAttempts: 1}\n  modules:",
-            "spec.workers.episodeAttempts=1 is not supported yet; leave it out",
-            id="attempts",
-        ),
-        pytest.param(
             "path: /data/blocks\n",
             "path: /data/blocks\n    follow: {mode: Poll}\n",
             "spec.source.follow.mode=Poll is not supported yet; leave it out",
@@ -81,12 +69,6 @@ def test_the_local_manifest_is_supported():
             id="in place",
         ),
         pytest.param(
-            "blocks-annotated",
-            "out\n    existingRows: Keep",
-            "spec.output.existingRows=Keep is not",
-            id="kept rows",
-        ),
-        pytest.param(
             "mode: External\n      endpoints: [http://127.0.0.1:8000/v1]",
             "mode: Sidecar",
             "spec.model.serving.mode=Sidecar (the default) is not supported yet; give --endpoint",
@@ -99,53 +81,10 @@ def test_the_local_manifest_is_supported():
             id="an API key",
         ),
         pytest.param(
-            "emitMemory: false, ",
-            "",
-            "spec.modules.plan.emitMemory=true (the default) is not supported yet; set it to false",
-            id="memory, by default",
-        ),
-        pytest.param(
-            "deriveTask: Off, ",
-            "",
-            "spec.modules.plan.deriveTask=IfShort (the default) is not",
-            id="a derived task",
-        ),
-        pytest.param(
-            "taskRephrasings: 0",
-            "taskRephrasings: 2",
-            "spec.modules.plan.taskRephrasings=2 is not supported yet; set it to 0",
-            id="rephrasings",
-        ),
-        pytest.param(
-            "taskRephrasings: 0",
-            "taskRephrasings: 0, taskAxes: {}",
-            "spec.modules.plan.taskAxes={...} is not",
-            id="task axes",
-        ),
-        pytest.param(
             "emitMemory: false",
             "emitMemory: false, input: VideoUrl",
             "spec.modules.plan.input=VideoUrl is not",
             id="video input",
-        ),
-        pytest.param(
-            "emitMemory: false",
-            "emitMemory: false, seededRelabel: true",
-            "spec.modules.plan.seededRelabel=true is not",
-            id="seeded relabel",
-        ),
-        pytest.param(
-            "    vqa: {}",
-            "    interjections: {}",
-            "spec.modules.interjections={...} is not supported yet; leave it out",
-            id="interjections",
-        ),
-        pytest.param("  modules:", "  prompts: {vqa_bbox: x}\n  modules:", "spec.prompts=", id="prompts"),
-        pytest.param(
-            "  modules:",
-            "  outputLanguage: French\n  modules:",
-            "spec.outputLanguage=French is not",
-            id="a language",
         ),
         pytest.param(
             "  modules:",
@@ -165,12 +104,6 @@ def test_the_local_manifest_is_supported():
             "spec.failurePolicy.maxFailedEpisodes=5% is not",
             id="failed episodes",
         ),
-        pytest.param(
-            "  modules:",
-            "  failurePolicy: {maxHolesPercent: 5}\n  modules:",
-            "spec.failurePolicy.maxHolesPercent=5.0 is not",
-            id="holes",
-        ),
         pytest.param("  modules:", "  suspend: true\n  modules:", "spec.suspend=true is not", id="suspended"),
     ],
 )
@@ -187,6 +120,14 @@ def test_a_setting_that_is_not_carried_out_is_refused(old, new, line):
         pytest.param("path: /data/blocks\n", 'path: /x\n    episodes: "0-3"\n', id="some episodes"),
         pytest.param("blocks\n", "blocks\n    volume: {claimName: a}\n", id="a volume"),
         pytest.param("    vqa: {}", "    vqa: {framesPerTick: 3, cameras: Default}", id="another vqa"),
+        pytest.param("    vqa: {}", "    interjections: {}", id="interjections"),
+        pytest.param("plan: {emitMemory: false, deriveTask: Off, taskRephrasings: 0}", "plan: {taskAxes: {}}",
+                     id="plan with its defaults, and axes"),
+        pytest.param("  modules:", "  prompts: {vqa_bbox: x}\n  outputLanguage: French\n  modules:",
+                     id="prompts and a language"),
+        pytest.param("  modules:", "  workers: {episodeAttempts: 1}\n  failurePolicy: {maxHolesPercent: 5}\n"
+                     "  modules:", id="attempts and holes"),
+        pytest.param("blocks-annotated", "out\n    existingRows: Keep", id="kept rows"),
         pytest.param("  modules:", "  frames: {backend: pyav}\n  modules:", id="the backend by name"),
         pytest.param("  modules:", "  staging: {uri: 'file:///s'}\n  modules:", id="a staging folder"),
         pytest.param(
@@ -211,13 +152,9 @@ def test_all_unsupported_settings_are_listed_in_the_order_of_the_spec():
         check_supported(load_manifest(CANONICAL), endpoint_given=False)
 
     message = str(caught.value)
-    assert message.startswith("manifest 'so101-relabel' has 7 settings not supported yet\n")
+    assert message.startswith("manifest 'so101-relabel' has 3 settings not supported yet\n")
     assert [line.strip().split("=")[0] for line in message.splitlines()[1:]] == [
         "spec.source.repoID",
         "spec.output.repoID",
         "spec.model.serving.mode",
-        "spec.modules.plan.emitMemory",
-        "spec.modules.plan.deriveTask",
-        "spec.modules.plan.taskRephrasings",
-        "spec.modules.interjections",
     ]

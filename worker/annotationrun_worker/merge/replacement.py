@@ -57,7 +57,7 @@ def replace_rows(
     if "plan" in replaced and {"plan", "interjections"} <= present and "interjections" not in replaced:
         raise OutputError(
             f"episode {episode.index} has interjections that belong to its present subtasks, which the plan "
-            "module would replace; enable the module interjections too, or set output.existingRows: Keep"
+            "module would replace; enable the module interjections too, or set spec.output.existingRows: Keep"
         )
     rows = [(module, row) for module in sorted(replaced) for row in staged[module]]
     for module, row in rows:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from annotationrun_api.spec import RunSpec
+from annotationrun_worker.annotate.prompts import make_prompts
 from annotationrun_worker.dataset.episodes import (
     EpisodeSummary,
     list_episodes,
@@ -21,9 +22,11 @@ from annotationrun_worker.frames.fingerprint import episode_fingerprint
 from annotationrun_worker.frames.provider import FrameProvider, FrameSettings, make_frame_provider
 from annotationrun_worker.merge.folder import MergePlan, MergeResult, merge_to_folder
 from annotationrun_worker.merge.record import folder_identity
-from annotationrun_worker.rows import StagedRow
+from annotationrun_worker.rows import ResultName, StagedRow
 from annotationrun_worker.run.annotate import AnnotateStep, Progress
-from annotationrun_worker.run.modules import Module, enabled_modules
+from annotationrun_worker.run.episode import EpisodeAnnotator, EpisodePolicy
+from annotationrun_worker.run.existing_rows import ExistingRows, ExistingRowsReader
+from annotationrun_worker.run.modules import Module, RunModules, enabled_modules
 from annotationrun_worker.run.places import Places
 from annotationrun_worker.run.report import AnnotateReport, failure_text
 from annotationrun_worker.staging.digests import Digest, digest_json
@@ -41,17 +44,22 @@ class LocalEpisodes:
     root: Path
     info: Mapping[str, Any]
     summaries: Mapping[EpisodeIndex, EpisodeSummary]
-    modules: Sequence[Module]
+    modules: RunModules
     frames: FrameProvider
+    existing: ExistingRowsReader
 
     def read(self, index: EpisodeIndex) -> EpisodeRecord:
         """The episode, with the videos that any module looks at."""
-        cameras = sorted({camera for module in self.modules for camera in module.cameras})
+        cameras = sorted({camera for module in self.modules.published for camera in module.cameras})
         return read_episode(self.root, self.info, self.summaries[index], cameras)
 
-    def fingerprint(self, episode: EpisodeRecord, module: Module) -> Digest:
+    def fingerprint(self, episode: EpisodeRecord, module: Module[ResultName]) -> Digest:
         """Digest of timestamps, task and the packets of the cameras that ``module`` looks at."""
         return Digest(episode_fingerprint(episode, module.cameras, self.frames.packet_digest))
+
+    def existing_rows(self, episode: EpisodeRecord) -> ExistingRows:
+        """What the episode's language columns hold already."""
+        return self.existing.read(episode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +77,8 @@ class RunReport:
     places: Places
     episodes: int
     annotated: AnnotateReport
-    usage: Usage
+    usage: Mapping[str, Usage]
+    """By kind of question."""
     merge: MergeResult
 
 
@@ -86,33 +95,39 @@ def run_local(run: LocalRun, progress: Progress) -> RunReport:
     chosen = select_episodes(list_episodes(places.source, info), spec.source.episode_ranges)
     summaries = {summary.index: summary for summary in chosen}
     store = StagingStore(places.staging)
+    prompts = make_prompts(spec.prompts, spec.output_language)
+    report = AnnotateReport()
     with closing(_open_frames(features, spec)) as frames:
-        modules = enabled_modules(spec, frames)
-        step = AnnotateStep(
-            episodes=LocalEpisodes(places.source, info, summaries, modules, frames),
+        modules = enabled_modules(spec, frames, prompts, report.warnings.append)
+        annotator = EpisodeAnnotator(
+            episodes=LocalEpisodes(places.source, info, summaries, modules, frames, ExistingRowsReader()),
             modules=modules,
             frames=frames,
             store=store,
+            prompts=prompts,
             model=_model_identity(spec),
             seed=spec.seed,
-            output_language=spec.output_language,
-            max_holes_percent=spec.failure_policy.max_holes_percent,
-            episode_concurrency=spec.workers.episode_concurrency,
+            policy=EpisodePolicy(
+                attempts=spec.workers.episode_attempts,
+                max_holes_percent=spec.failure_policy.max_holes_percent,
+                existing_rows=spec.output.existing_rows,
+            ),
         )
+        step = AnnotateStep(annotator, spec.workers.episode_concurrency, report)
         longest_first = sorted(summaries, key=lambda index: (-summaries[index].length, index))
         usage = asyncio.run(_annotate(step, spec, places, longest_first, progress))
     if step.report.failures:
         raise IncompleteError(failure_text(step.report.failures, len(chosen)))
-    merged = merge_to_folder(_merge_plan(step, places))
+    merged = merge_to_folder(_merge_plan(step, spec, places))
     return RunReport(places, len(chosen), step.report, usage, merged)
 
 
 async def _annotate(
     step: AnnotateStep, spec: RunSpec, places: Places, indices: Sequence[EpisodeIndex], progress: Progress
-) -> Usage:
+) -> Mapping[str, Usage]:
     client = VlmClient(
         ServerSettings(
-            base_url=places.endpoint,
+            base_urls=places.endpoints,
             model=spec.model.id,
             request_timeout_seconds=spec.model.request_timeout_seconds,
             requests_in_flight=spec.workers.request_concurrency,
@@ -121,11 +136,11 @@ async def _annotate(
         )
     )
     try:
-        asker = Asker(client, step.store, _sampling(spec), spec.model.revision)
+        asker = Asker(client, step.annotator.store, _sampling(spec), spec.model.revision)
         await step.run(indices, asker, progress)
     finally:
         await client.close()
-    return client.usage
+    return dict(client.usage)
 
 
 def _open_frames(features: Features, spec: RunSpec) -> FrameProvider:
@@ -157,11 +172,11 @@ def _model_identity(spec: RunSpec) -> dict[str, Any]:
     return {**asdict(_sampling(spec)), "revision": spec.model.revision}
 
 
-def _merge_plan(step: AnnotateStep, places: Places) -> MergePlan:
+def _merge_plan(step: AnnotateStep, spec: RunSpec, places: Places) -> MergePlan:
     module_of_key = {key: module for keys in step.keys.values() for module, key in keys.items()}
 
     def read_rows(key: str) -> Sequence[StagedRow]:
-        return read_result_now(step.store, module_of_key[Digest(key)], Digest(key)).rows
+        return read_result_now(step.annotator.store, module_of_key[Digest(key)], Digest(key)).rows
 
     return MergePlan(
         source=places.source,
@@ -169,5 +184,8 @@ def _merge_plan(step: AnnotateStep, places: Places) -> MergePlan:
         results=step.keys,
         read_rows=read_rows,
         source_identity=folder_identity(places.source),
-        settings_digests={module.name: digest_json(module.settings) for module in step.modules},
+        existing_rows=spec.output.existing_rows,
+        settings_digests={
+            module.name: digest_json(module.settings) for module in step.annotator.modules.published
+        },
     )

@@ -1,57 +1,112 @@
-"""Which modules a run has, what each looks at, and how it is run for one episode."""
+"""Which modules a run has, what each looks at and builds on, and how it is run for one episode."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from annotationrun_api.spec import RunSpec
-from annotationrun_api.spec_modules import PlanModule, VqaModule
-from annotationrun_worker.annotate import plan, vqa
+from annotationrun_api.spec_modules import InterjectionsModule, PlanModule, VqaModule
+from annotationrun_worker.annotate import coordinate_probe, interjections, plan, task, vqa
 from annotationrun_worker.annotate.context import EpisodeContext, Hole
-from annotationrun_worker.annotate.coordinate_scale import resolve_coordinate_scale
-from annotationrun_worker.annotate.prompts import prompt_digests
-from annotationrun_worker.annotate.vqa_answers import CoordinateScale
+from annotationrun_worker.annotate.coordinate_probe import CoordinateProbe
+from annotationrun_worker.annotate.coordinate_scale import asks_for_coordinates, resolve_coordinate_scale
+from annotationrun_worker.annotate.prompts import Prompts
 from annotationrun_worker.dataset.records import CameraKey
 from annotationrun_worker.frames.provider import FrameProvider
-from annotationrun_worker.rows import ModuleName, StagedRow
+from annotationrun_worker.rows import ModuleName, ResultName, StagedRow
 from annotationrun_worker.staging.digests import Digest
+from annotationrun_worker.vlm.ask import Asker
 
 Outcome = tuple[Sequence[StagedRow], Sequence[Hole]]
+Name = TypeVar("Name", bound=ResultName, covariant=True)
+
+
+async def _nothing(asker: Asker) -> None:
+    """Most modules have nothing to check."""
 
 
 @dataclass(frozen=True, slots=True)
-class Module:
+class Module(Generic[Name]):
     """An enabled module, everything of the manifest resolved."""
 
-    name: ModuleName
+    name: Name
     cameras: tuple[CameraKey, ...]
     """Those it looks at."""
     settings: Mapping[str, Any]
     """What its result depends on beside the episode, the model and the prompts; JSON values."""
     prompts: Mapping[str, Digest]
     annotate: Callable[[EpisodeContext], Awaitable[Outcome]]
+    check: Callable[[Asker], Awaitable[None]] = _nothing
+    """Done before the first result is made; raises where none can be right."""
+    builds_on_subtasks: bool = False
 
 
-def enabled_modules(spec: RunSpec, frames: FrameProvider) -> list[Module]:
-    """The run's modules, in the order in which their rows come.
+@dataclass(frozen=True, slots=True)
+class TaskRule:
+    """When the effective task is not the dataset's, and how it is come by."""
+
+    has_to_derive: Callable[[str], bool]
+    """Of the dataset's task."""
+    module: Module[ResultName]
+    """Its result is one row, whose content is the task."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunModules:
+    """All that a run makes of an episode."""
+
+    published: tuple[Module[ModuleName], ...]
+    """In the order in which they build on each other."""
+    task_rule: TaskRule | None
+    """``None``: the dataset's task is the effective one."""
+
+
+def enabled_modules(
+    spec: RunSpec, frames: FrameProvider, prompts: Prompts, warn: Callable[[str], None]
+) -> RunModules:
+    """The run's modules; ``warn`` is told what is doubtful and yet goes on.
 
     Raises:
         NoCamerasError: the dataset has no camera; every module looks at frames.
         ConfigurationError: the scale of the model's coordinates is not known.
     """
     default = frames.default_camera
-    modules = []
+    modules: list[Module[ModuleName]] = []
     if spec.modules.plan is not None:
-        modules.append(_plan(spec.modules.plan, default))
+        modules.append(_plan(spec.modules.plan, default, prompts))
+    if spec.modules.interjections is not None:
+        modules.append(_interjections(spec.modules.interjections, default, prompts))
     if spec.modules.vqa is not None:
         cameras = frames.camera_keys if spec.modules.vqa.cameras == "All" else (default,)
-        modules.append(
-            _vqa(spec.modules.vqa, cameras, resolve_coordinate_scale(spec.model, spec.modules.vqa))
+        probe = CoordinateProbe(
+            scale=resolve_coordinate_scale(spec.model, spec.modules.vqa),
+            is_set_by_hand=spec.model.coordinate_scale != "Auto",
+            model=spec.model.id,
+            prompts=prompts,
+            warn=warn,
         )
-    return modules
+        modules.append(_vqa(spec.modules.vqa, cameras, probe))
+    task_rule = None if spec.modules.plan is None else _task_rule(spec.modules.plan, default, prompts)
+    return RunModules(tuple(modules), task_rule)
 
 
-def _plan(settings: PlanModule, camera: CameraKey) -> Module:
+def _task_rule(settings: PlanModule, camera: CameraKey, prompts: Prompts) -> TaskRule:
+    async def annotate(context: EpisodeContext) -> Outcome:
+        derived = await task.derive_task(context, settings, camera)
+        row = StagedRow(0, role="user", style="task_aug", content=derived.text, request=derived.request)
+        return [row], ()
+
+    module: Module[ResultName] = Module(
+        name="task",
+        cameras=(camera,),
+        settings=task.deciding_settings(settings),
+        prompts=prompts.digests(task.PROMPTS),
+        annotate=annotate,
+    )
+    return TaskRule(lambda text: task.has_to_derive(text, settings), module)
+
+
+def _plan(settings: PlanModule, camera: CameraKey, prompts: Prompts) -> Module[ModuleName]:
     async def annotate(context: EpisodeContext) -> Outcome:
         return await plan.annotate_plan(context, settings, camera), ()
 
@@ -59,19 +114,34 @@ def _plan(settings: PlanModule, camera: CameraKey) -> Module:
         name="plan",
         cameras=(camera,),
         settings=settings.model_dump(mode="json", by_alias=True),
-        prompts=prompt_digests(plan.PROMPTS),
+        prompts=prompts.digests(plan.PROMPTS),
         annotate=annotate,
     )
 
 
-def _vqa(settings: VqaModule, cameras: tuple[CameraKey, ...], scale: CoordinateScale) -> Module:
+def _interjections(settings: InterjectionsModule, camera: CameraKey, prompts: Prompts) -> Module[ModuleName]:
     async def annotate(context: EpisodeContext) -> Outcome:
-        return await vqa.annotate_vqa(context, settings, cameras, scale)
+        return await interjections.annotate_interjections(context, settings, camera)
+
+    return Module(
+        name="interjections",
+        cameras=(camera,),
+        settings=settings.model_dump(mode="json", by_alias=True),
+        prompts=prompts.digests(interjections.PROMPTS),
+        annotate=annotate,
+        builds_on_subtasks=True,
+    )
+
+
+def _vqa(settings: VqaModule, cameras: tuple[CameraKey, ...], probe: CoordinateProbe) -> Module[ModuleName]:
+    async def annotate(context: EpisodeContext) -> Outcome:
+        return await vqa.annotate_vqa(context, settings, cameras, probe.scale)
 
     return Module(
         name="vqa",
         cameras=cameras,
-        settings={**settings.model_dump(mode="json", by_alias=True), "coordinateScale": scale},
-        prompts=prompt_digests(vqa.PROMPTS),
+        settings={**settings.model_dump(mode="json", by_alias=True), "coordinateScale": probe.scale},
+        prompts=probe.prompts.digests((*vqa.PROMPTS, coordinate_probe.PROMPT)),
         annotate=annotate,
+        check=probe.check if asks_for_coordinates(settings) else _nothing,
     )

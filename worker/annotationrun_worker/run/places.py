@@ -27,7 +27,8 @@ class Places:
     source: Path
     output: Path
     staging: Path
-    endpoint: str
+    endpoints: tuple[str, ...]
+    """Base URLs of servers with the same model."""
 
 
 def resolve_places(spec: RunSpec, overrides: Overrides) -> Places:
@@ -51,7 +52,7 @@ def resolve_places(spec: RunSpec, overrides: Overrides) -> Places:
         source=source,
         output=output,
         staging=overrides.staging.absolute() if overrides.staging else _staging(spec, volumes, output),
-        endpoint=_endpoint(spec, overrides.endpoint),
+        endpoints=_endpoints(spec, overrides.endpoint),
     )
 
 
@@ -75,11 +76,11 @@ def _staging(spec: RunSpec, volumes: Mapping[str, Path], output: Path) -> Path:
     return output.with_name(f"{output.name}.staging")
 
 
-def _endpoint(spec: RunSpec, given: str | None) -> str:
+def _endpoints(spec: RunSpec, given: str | None) -> tuple[str, ...]:
     if given is not None:
-        return given
+        return (given,)
     if spec.model.serving.endpoints:
-        return spec.model.serving.endpoints[0]
+        return spec.model.serving.endpoints
     raise ConfigurationError(
         "no model server: spec.model.serving.mode is Sidecar, which needs a cluster; give the address of a "
         "running server with --endpoint URL, or set mode External and its endpoints"

@@ -12,7 +12,9 @@ class EpisodeFailure:
 
     episode: EpisodeIndex
     module: str
+    """``task`` is the derived task; ``*`` the episode as a whole."""
     cause: str
+    attempts: int = 1
 
 
 @dataclass(slots=True)
@@ -24,16 +26,24 @@ class AnnotateReport:
     failures: list[EpisodeFailure] = field(default_factory=list)
     holes: list[tuple[EpisodeIndex, Hole]] = field(default_factory=list)
     """Questions without a usable answer in episodes that succeeded."""
+    speech_only: list[EpisodeIndex] = field(default_factory=list)
+    """Episodes without subtasks: the module interjections made their first speech alone."""
+    warnings: list[str] = field(default_factory=list)
+    """What is doubtful of the run as a whole, and went on all the same."""
 
 
 SHOWN_FAILURES = 20
 """Failures that an error's text names; more are counted."""
 
 
+def _tried(failure: EpisodeFailure) -> str:
+    return f" ({failure.attempts} attempts)" if failure.attempts > 1 else ""
+
+
 def failure_text(failures: list[EpisodeFailure], episodes: int) -> str:
     """Which episodes failed, and why."""
     lines = [
-        f"  episode {failure.episode}, {failure.module}: {failure.cause}"
+        f"  episode {failure.episode}, {failure.module}{_tried(failure)}: {failure.cause}"
         for failure in failures[:SHOWN_FAILURES]
     ]
     more = len(failures) - SHOWN_FAILURES
