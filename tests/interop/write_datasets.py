@@ -17,10 +17,10 @@ _SCRATCH = tempfile.TemporaryDirectory(prefix="lerobot-writer-")
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": _SCRATCH.name}
 
 import numpy as np  # noqa: E402  see os.environ
+from lerobot.datasets.lerobot_dataset import LeRobotDataset  # noqa: E402
 
 # A neighbour, found because python puts the script's folder first on its path.
-from lerobot_recordings import TASKS, Recording, RECORDINGS  # noqa: E402, I001
-from lerobot.datasets.lerobot_dataset import LeRobotDataset  # noqa: E402
+from lerobot_recordings import RECORDINGS, TASKS, Recording  # noqa: E402
 
 FRAME_CODE = Path(__file__).parents[2] / "worker" / "annotationrun_worker" / "demo" / "frame_code.py"
 JOINTS = ["shoulder.pos", "elbow.pos", "gripper.pos"]
@@ -59,7 +59,9 @@ def write(recording: Recording, root: Path, frame_code: ModuleType) -> None:
                 for number, camera in enumerate(recording.cameras)
             }
             task = TASKS[episode % len(TASKS)]
-            dataset.add_frame({"observation.state": values, "action": values + frame, "task": task} | pictures)
+            dataset.add_frame(
+                {"observation.state": values, "action": values + frame, "task": task} | pictures
+            )
             index += 1
         dataset.save_episode(parallel_encoding=False)
     dataset.finalize()
