@@ -1,16 +1,22 @@
-"""Every frame of the reference dataset, asked for at its parquet timestamp, shows the code of its row.
+"""Every frame of the tests' datasets, asked for at its parquet timestamp, shows the code of its row.
 
-`make frames-exact` runs this file; it prints how many frames were asked for and how many were wrong.
+`make frames-exact` runs this file; it prints for each dataset and backend how many frames were asked for and
+how many were wrong, and last the count for the reference dataset with the default backend.
 """
 
 import sys
+import tempfile
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from tests.support.image_dataset import FRONT, WRIST, write_image_dataset
 
 from annotationrun_worker.dataset.episodes import list_episodes, read_episode
 from annotationrun_worker.dataset.metadata import read_features, read_info
 from annotationrun_worker.demo import frame_code
+from annotationrun_worker.demo.dataset import make_demo_dataset
+from annotationrun_worker.frames.backends import BACKENDS
 from annotationrun_worker.frames.provider import FrameProvider, FrameSettings, make_frame_provider
 
 DATASET = Path(__file__).parent.parent / "data" / "lerobot_v3"
@@ -38,15 +44,37 @@ def count_wrong_frames(root: Path, provider: FrameProvider) -> tuple[int, int]:
     return asked, wrong
 
 
+def count_wrong_by(backend: str, root: Path) -> tuple[int, int]:
+    """(frames asked, wrong) of the whole dataset, decoded by ``backend``."""
+    settings = FrameSettings(backend=backend, cache_bytes=0)
+    with closing(make_frame_provider(read_features(read_info(root)), settings)) as provider:
+        return count_wrong_frames(root, provider)
+
+
+def make_datasets(folder: Path) -> dict[str, Path]:
+    """The reference dataset and others that are written into ``folder``, by name."""
+    make_demo_dataset(folder / "demo", episodes=2)
+    write_image_dataset(folder / "images", {FRONT: "image", WRIST: "image"}, one_row_group=True)
+    write_image_dataset(folder / "mixed", {FRONT: "image", WRIST: "video"})
+    return {
+        "reference": DATASET,
+        "demo": folder / "demo",
+        "image cameras": folder / "images",
+        "an image and a video camera": folder / "mixed",
+    }
+
+
 def main() -> int:
-    """Print the count; 0 if all are right."""
-    provider = make_frame_provider(read_features(read_info(DATASET)), FrameSettings(cache_bytes=1024 * 1024))
-    try:
-        asked, wrong = count_wrong_frames(DATASET, provider)
-    finally:
-        provider.close()
+    """Print the counts; 0 if all are right."""
+    counts: dict[tuple[str, str], tuple[int, int]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, root in make_datasets(Path(folder)).items():
+            for backend in BACKENDS:
+                asked, wrong = counts[name, backend] = count_wrong_by(backend, root)
+                print(f"{name:>28} {backend:>11}: {asked} asked, {wrong} wrong", flush=True)
+    asked, wrong = counts["reference", "auto"]
     print(f"{asked} asked, {wrong} wrong")
-    return 0 if asked and not wrong else 1
+    return 0 if all(asked and not wrong for asked, wrong in counts.values()) else 1
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 from tests.support.video_assets import REFERENCE
 
-from annotationrun_api.errors import UnsupportedError
 from annotationrun_worker.dataset.episodes import list_episodes, read_episode, select_episodes
 from annotationrun_worker.dataset.metadata import read_features, read_info
 from annotationrun_worker.dataset.records import CameraKey
@@ -157,10 +156,10 @@ def test_the_size_of_a_camera_is_read_from_its_shape(root, shape, names):
     assert read_features(read_info(root)).camera_sizes[FRONT] == (640, 480)
 
 
-def test_cameras_stored_as_images_are_not_supported_yet_and_named(root):
+def test_a_camera_that_should_be_in_the_rows_and_is_not_is_named(root):
     _edit_info(root, lambda info: info["features"][WRIST].update(dtype="image"))
-    with pytest.raises(UnsupportedError, match=r"camera 'observation\.images\.wrist'.*not supported yet"):
-        read_features(read_info(root))
+    with pytest.raises(DatasetError, match=r"no column 'observation\.images\.wrist'.*dtype 'image'"):
+        _read(root)
 
 
 def test_a_dataset_without_cameras_reads(root):

@@ -1,10 +1,10 @@
 """What LeRobot's annotation pipeline (0.6.1) does badly, and ours does not: a test for each, named after it.
 
 W1 to W23 are its known weaknesses, F1 to F8 the faults seen in runs of it on the reference dataset.
-Here: W1 to W11, W13 to W17, W21; F1 to F8. Elsewhere: W12 (holes of the validator) in test_validate_dataset.py,
-W18 (docs against code) in tests/docs, W23 (image cameras; rows of styles that nobody makes) in
-test_image_cameras.py and test_merge_survivors.py. W19, W20 (download and upload) and W22 (the pod) belong to
-the Hub and the cluster, which this version does not reach yet.
+Here: W1 to W11, W13 to W17, W21; F1 to F8. Elsewhere: W12 (holes of the validator) in
+test_validate_dataset.py; W18 (docs against code) in tests/docs; W23 (image cameras, rows of styles that
+nobody makes) in test_dataset_reading.py and test_merge_survivors.py. W19, W20 (download and upload) and W22
+(the pod) belong to the Hub and the cluster, which this version does not reach yet.
 """
 
 import json
@@ -16,22 +16,21 @@ from collections import Counter
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-
-from annotationrun_api.exit_codes import ExitCode
-from annotationrun_worker.demo.answers import answer
-from annotationrun_worker.demo.chat_request import parse_request
-from annotationrun_worker.merge.columns import LanguageRow, persistent_array
 from tests.support.annotation import (
     CAMERAS,
     REFERENCE,
     Annotation,
-    annotated,
     read_frames,
     run_command,
     staged_rows,
     write_manifest,
 )
 from tests.support.openai_server import Reply, scripted_server
+
+from annotationrun_api.exit_codes import ExitCode
+from annotationrun_worker.demo.answers import answer
+from annotationrun_worker.demo.chat_request import parse_request
+from annotationrun_worker.merge.columns import LanguageRow, persistent_array
 
 EVERYTHING = {"plan": {}, "interjections": {"minTimeSeconds": 1.0}, "vqa": {"emissionHz": 0.5}}
 AT_ONCE = 16

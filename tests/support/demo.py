@@ -9,10 +9,9 @@ from typing import Any
 import av
 import numpy as np
 import PIL.Image
-import torch
 
 from annotationrun_worker.annotate.prompts import Prompts
-from annotationrun_worker.annotate.sheets import SheetLayout, build_sheets
+from annotationrun_worker.annotate.sheets import SheetLayout, build_sheet
 from annotationrun_worker.vlm.messages import image_part, text_part, to_jpeg
 
 LAYOUT = SheetLayout(columns=5, frames_per_sheet=20, tile_width_pixels=224, jpeg_quality=84)
@@ -52,14 +51,16 @@ def sheets_content(
     kind: str, pictures: Sequence[np.ndarray], seconds: Sequence[float], layout: SheetLayout = LAYOUT
 ) -> list[dict[str, Any]]:
     """Contact sheets of RGB pictures (height, width, 3) and the prompt of `kind`."""
-    frames = torch.stack([torch.from_numpy(picture).permute(2, 0, 1) for picture in pictures])
-    sheets = [image_part(jpeg) for jpeg in build_sheets(frames, seconds, layout)]
+    frames = np.stack(pictures)
+    size = layout.frames_per_sheet
+    sheets = [
+        image_part(build_sheet(frames[start : start + size], seconds[start : start + size], layout))
+        for start in range(0, len(frames), size)
+    ]
     values = {
         "task": "Put the blocks on the pads",
-        "sheet_count": len(sheets),
-        "frame_count": len(pictures),
-        "columns": layout.columns,
-        "frames_per_sheet": layout.frames_per_sheet,
+        "shown": f"The images are {len(sheets)} contact sheets with {len(pictures)} frames in total, "
+        f"{layout.columns} columns wide, at most {size} frames on a sheet.",
         "window_seconds": f"{seconds[-1]:.2f}",
         "min_subtask_seconds": 1.5,
         "max_steps": 8,

@@ -1,6 +1,6 @@
 """Videos made for a test, each frame carrying its number in its pixels, and episodes that lie in them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -42,13 +42,26 @@ def write_video(
     options: dict[str, str] | None = None,
 ) -> None:
     """Write a video whose frame i shows number ``numbers[i]`` (camera 0, episode 0) at ``pts_seconds[i]``."""
+    pictures = (frame_code.render(number, 0, 0) for number in numbers)
+    write_pictures(path, pictures, pts_seconds, codec, pix_fmt, options)
+
+
+def write_pictures(
+    path: Path,
+    pictures: Iterable[NDArray[np.uint8]],
+    pts_seconds: Sequence[float],
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    options: dict[str, str] | None = None,
+) -> None:
+    """Write a video whose frame i is ``pictures[i]`` at ``pts_seconds[i]``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(codec, rate=30, options=options or LONG_GROUPS_WITH_B_FRAMES)
         stream.width, stream.height, stream.pix_fmt = 320, 240, pix_fmt
         stream.time_base = stream.codec_context.time_base = Fraction(1, TICKS_PER_SECOND)
-        for number, seconds in zip(numbers, pts_seconds, strict=True):
-            frame = av.VideoFrame.from_ndarray(frame_code.render(number, 0, 0), format="rgb24")
+        for picture, seconds in zip(pictures, pts_seconds, strict=True):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.pts, frame.time_base = round(seconds * TICKS_PER_SECOND), Fraction(1, TICKS_PER_SECOND)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))

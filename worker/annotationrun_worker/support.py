@@ -32,6 +32,8 @@ SUPPORTED = frozenset(
         "spec.model.coordinateScale",
         "spec.model.chatTemplateArgs",
         "spec.model.reasoningEffort",
+        "spec.modules.plan.input",
+        "spec.modules.plan.maxVideoFrames",
         "spec.modules.plan.framesPerSecond",
         "spec.modules.plan.maxFramesPerPrompt",
         "spec.modules.plan.sheetColumns",
@@ -57,6 +59,7 @@ SUPPORTED = frozenset(
         "spec.prompts",
         "spec.seed",
         "spec.outputLanguage",
+        "spec.frames.backend",
         "spec.frames.defaultCamera",
         "spec.frames.cacheBytes",
         "spec.frames.toleranceSeconds",
@@ -102,7 +105,6 @@ WITHOUT_EFFECT = frozenset(
         "spec.output.private",
         "spec.output.pullRequest",
         "spec.source.follow.intervalSeconds",
-        "spec.modules.plan.maxVideoFrames",
     }
 )
 """Fields without meaning beside the only value that a limit below leaves to another one.
@@ -143,8 +145,6 @@ _LIMITS = (
         _is(None),
         "leave it out; a Secret can't be read without a cluster",
     ),
-    Limit("spec.modules.plan.input", _is("ContactSheets"), _LEAVE_OUT),
-    Limit("spec.frames.backend", _is("auto", "pyav"), "set it to auto or pyav"),
     Limit("spec.staging.uri", _is_file_uri, "set it to a file:// folder, or leave it out"),
     Limit("spec.staging.credentialsSecretRef", _is(None), _LEAVE_OUT),
     Limit("spec.failurePolicy.maxFailedEpisodes", _is(0), _LEAVE_OUT),

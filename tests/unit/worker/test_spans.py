@@ -73,7 +73,12 @@ def cleaned(first, second=(), min_seconds=1.5, max_per_window=8):
             id="twelve of 0.4 s: the first joins the next, the others the previous",
         ),
         pytest.param([("a", 0, 0.3), ("b", 0.3, 0.6)], [], [("b", 0, 0.6)], id="one stays if all are short"),
-        pytest.param([("a", 0, 5), ("b", 20, 25)], [], [("a", 0, 15)], id="past the window's end is no time"),
+        pytest.param(
+            [("a", 0, 5), ("b", 20, 25), ("c", -9, -5)],
+            [],
+            [("a", 0, 5)],
+            id="outside the window was not seen",
+        ),
     ],
 )
 def test_cleaning(first, second, expected):

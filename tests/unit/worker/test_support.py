@@ -81,18 +81,6 @@ def test_the_local_manifest_is_supported():
             id="an API key",
         ),
         pytest.param(
-            "emitMemory: false",
-            "emitMemory: false, input: VideoUrl",
-            "spec.modules.plan.input=VideoUrl is not",
-            id="video input",
-        ),
-        pytest.param(
-            "  modules:",
-            "  frames: {backend: torchcodec}\n  modules:",
-            "spec.frames.backend=torchcodec is not supported yet; set it to auto or pyav",
-            id="a backend",
-        ),
-        pytest.param(
             "  modules:",
             "  staging: {uri: 's3://bucket/x'}\n  modules:",
             "spec.staging.uri=s3://bucket/x is not supported yet; set it to a file:// folder",

@@ -2,16 +2,24 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Final, TypeVar
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
 from annotationrun_worker.annotate.prompts import Prompts
 from annotationrun_worker.dataset.records import CameraKey, EpisodeRecord
 from annotationrun_worker.frames.provider import FrameProvider
 from annotationrun_worker.staging.digests import Digest
 from annotationrun_worker.vlm.ask import Asker
+from annotationrun_worker.vlm.messages import ContentPart, to_video_url_block
+
+Made = TypeVar("Made")
+
+LOOKS_AT_ONCE: Final = 2
+"""Decoded and encoded side by side: keeps both cores of a small machine busy, and few pixels in memory."""
 
 NO_TASK = "not given"
 """What the prompts name where the dataset has no task and none is derived."""
@@ -49,10 +57,40 @@ class EpisodeContext:
     prompts: Prompts = field(default_factory=Prompts)
     subtasks: Sequence[SubtaskStart] = ()
     """For modules that build on subtasks, in order; none where there are none."""
+    looking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LOOKS_AT_ONCE))
+    """Shared by all episodes of a run."""
 
-    async def decode(self, frame_indices: Sequence[int], camera: CameraKey) -> torch.Tensor:
-        """The frames, uint8 (n, 3, height, width) RGB, in order; decoded off the event loop."""
-        return await asyncio.to_thread(self.frames.frames_by_index, self.episode, frame_indices, camera)
+    async def look(
+        self, frame_indices: Sequence[int], camera: CameraKey, make: Callable[[NDArray[np.uint8]], Made]
+    ) -> Made:
+        """Decode frames, and make of them what goes into a prompt: the pixels are gone when this returns.
+
+        ``make`` gets them as uint8 (n, height, width, 3) RGB, in order, and runs in a thread, as does the
+        decoding. Only so many looks are under way at once, however many episodes are.
+
+        Raises:
+            FrameDecodeError: a frame can't be decoded; ``make`` does not run then.
+        """
+
+        def decode_and_make() -> Made:
+            seen = self.frames.frames_by_index(self.episode, frame_indices, camera)
+            return make(seen.permute(0, 2, 3, 1).contiguous().numpy())
+
+        async with self.looking:
+            return await asyncio.to_thread(decode_and_make)
+
+    async def clip(self, frame_indices: Sequence[int], fps: float, camera: CameraKey) -> ContentPart:
+        """The frames (increasing) as a video part, ``fps`` of them a second.
+
+        Raises:
+            FrameDecodeError: a frame can't be decoded.
+        """
+
+        def make() -> ContentPart:
+            return to_video_url_block(self.frames.frames_clip_path(self.episode, frame_indices, fps, camera))
+
+        async with self.looking:
+            return await asyncio.to_thread(make)
 
     def prompt(self, name: str, **values: object) -> str:
         """The prompt ``name``, filled in with ``values`` and the effective task."""

@@ -10,18 +10,17 @@ from pydantic import BaseModel, ConfigDict
 
 from annotationrun_api.spec_modules import InterjectionsModule
 from annotationrun_worker.annotate.context import EpisodeContext, Hole, SubtaskStart
+from annotationrun_worker.annotate.showing import timed_images
 from annotationrun_worker.annotate.together import finish_all
 from annotationrun_worker.dataset.records import CameraKey
 from annotationrun_worker.errors import AnswerError
 from annotationrun_worker.frames.timestamps import nearest
 from annotationrun_worker.rows import StagedRow, say_call
 from annotationrun_worker.staging.digests import Digest
-from annotationrun_worker.vlm.messages import ContentPart, text_part, to_image_blocks
+from annotationrun_worker.vlm.messages import text_part
 from annotationrun_worker.vlm.request import Question
 
 PROMPTS = ("speech", "interjection")
-JPEG_QUALITY = 90
-"""Of the full frames; what is grasped has to be seen."""
 
 
 class SpeechAnswer(BaseModel):
@@ -112,12 +111,7 @@ async def _interject(
     shown = window_frames(
         context.episode.timestamps_seconds, frame, settings.window_seconds, settings.window_frames
     )
-    images = to_image_blocks(await context.decode(shown, camera), JPEG_QUALITY)
-    parts: list[ContentPart] = [
-        part
-        for time, image in zip(shown, images, strict=True)
-        for part in (text_part(f"{context.seconds(time):.2f} s"), image)
-    ]
+    parts = await timed_images(context, camera, shown, [context.seconds(time) for time in shown])
     text = context.prompt(
         "interjection",
         finished=boundary.finished,

@@ -10,12 +10,13 @@ from annotationrun_worker.annotate.context import EpisodeContext
 from annotationrun_worker.annotate.memory import remember_subtasks
 from annotationrun_worker.annotate.relabel import relabel_subtasks
 from annotationrun_worker.annotate.sampling import Window, plan_samples, split_windows
-from annotationrun_worker.annotate.sheets import SheetLayout, show_on_sheets
+from annotationrun_worker.annotate.showing import Shown, frames_per_prompt, show_frames
 from annotationrun_worker.annotate.spans import (
     RawSpan,
     Span,
     Subtask,
     clean_spans,
+    is_usable,
     to_subtasks,
     usable_spans,
 )
@@ -87,7 +88,7 @@ async def _see_subtasks(
 ) -> Sequence[Subtask]:
     timestamps = context.episode.timestamps_seconds
     samples = plan_samples(timestamps, settings.frames_per_second)
-    windows = split_windows(samples, timestamps, settings.max_frames_per_prompt)
+    windows = split_windows(samples, timestamps, frames_per_prompt(settings))
     seen = await finish_all(
         _window_spans(context, settings, camera, index, window) for index, window in enumerate(windows)
     )
@@ -103,28 +104,25 @@ async def _see_subtasks(
 async def _window_spans(
     context: EpisodeContext, settings: PlanModule, camera: CameraKey, index: int, window: Window
 ) -> list[Span]:
-    layout = SheetLayout.of(settings)
     # describe and segment send these very bytes
-    sheets = await show_on_sheets(context, camera, window.frames, layout)
-    shown = layout.prompt_values(len(window.frames))
+    shown = await show_frames(context, settings, camera, window.frames)
     description = ""
     if settings.describe_first:
-        question = Question(
-            "description", [*sheets, text_part(context.prompt("description", **shown))], DescriptionAnswer
-        )
+        text = context.prompt("description", shown=shown.words)
+        question = Question("description", [*shown.parts, text_part(text)], DescriptionAnswer, shown.body)
         described, _ = await context.asker.ask(question, _usable_description)
         description = f"What was seen in these frames before:\n{described}\n"
     text = context.prompt(
         "subtasks",
-        **shown,
+        shown=shown.words,
         description=description,
-        window_seconds=f"{window.seconds:.2f}",
+        window_seconds=f"{shown.told_seconds[-1]:.2f}",
         min_subtask_seconds=settings.min_subtask_seconds,
         max_steps=settings.max_steps,
     )
     spans, request = await context.asker.ask(
-        Question("subtasks", [*sheets, text_part(text)], SubtasksAnswer),
-        lambda answer: _usable_raw_spans(answer, window),
+        Question("subtasks", [*shown.parts, text_part(text)], SubtasksAnswer, shown.body),
+        lambda answer: _usable_raw_spans(answer, window, shown),
     )
     return usable_spans(spans, window, index, request)
 
@@ -135,12 +133,16 @@ def _usable_description(answer: DescriptionAnswer) -> str:
     return answer.description.strip()
 
 
-def _usable_raw_spans(answer: SubtasksAnswer, window: Window) -> list[RawSpan]:
-    spans = [RawSpan(span.text, span.start, span.end) for span in answer.subtasks]
-    if not any(span.text.strip() for span in spans):
-        raise AnswerError("it has no subtask with a text")
-    if all(min(span.start, span.end) > window.seconds for span in spans):
-        raise AnswerError(f"every subtask starts after the last frame, at {window.seconds:.2f} s")
+def _usable_raw_spans(answer: SubtasksAnswer, window: Window, shown: Shown) -> list[RawSpan]:
+    """The model's spans in true time from the window's zero; at least one speaks of the window."""
+    spans = [
+        RawSpan(span.text, shown.to_true_seconds(span.start), shown.to_true_seconds(span.end))
+        for span in answer.subtasks
+    ]
+    if not any(is_usable(span, window) for span in spans):
+        raise AnswerError(
+            f"it has no subtask with a text and a time from 0.00 to {shown.told_seconds[-1]:.2f} s"
+        )
     return spans
 
 

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from annotationrun_api.spec_modules import PlanModule
 from annotationrun_worker.annotate.context import EpisodeContext
-from annotationrun_worker.annotate.sheets import SheetLayout, show_on_sheets
+from annotationrun_worker.annotate.showing import show_frames
 from annotationrun_worker.annotate.spans import Subtask
 from annotationrun_worker.annotate.together import finish_all
 from annotationrun_worker.dataset.records import CameraKey
@@ -61,23 +61,22 @@ async def _relabel(
     frame_count = context.episode.frame_count
     starts = [subtask.frame for subtask in subtasks]
     frames = relabel_frames(starts, frame_count, place, settings.relabel_frames)
-    layout = SheetLayout.of(settings)
-    sheets = await show_on_sheets(context, camera, frames, layout)
+    shown = await show_frames(context, settings, camera, frames)
     end = starts[place + 1] if place + 1 < len(starts) else frame_count - 1
 
     def since_first(frame: int) -> str:
-        return f"{context.seconds(frame) - context.seconds(frames[0]):.2f}"
+        return f"{shown.to_told_seconds(context.seconds(frame) - context.seconds(frames[0])):.2f}"
 
     text = context.prompt(
         "label",
-        **layout.prompt_values(len(frames)),
+        shown=shown.words,
         label=subtasks[place].text,
         window_seconds=since_first(frames[-1]),
         start_seconds=since_first(starts[place]),
         end_seconds=since_first(end),
     )
     label, request = await context.asker.ask(
-        Question("label", [*sheets, text_part(text)], LabelAnswer), _usable_label
+        Question("label", [*shown.parts, text_part(text)], LabelAnswer, shown.body), _usable_label
     )
     return Subtask(label, starts[place], request)
 

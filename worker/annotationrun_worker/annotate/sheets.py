@@ -1,19 +1,17 @@
 """Contact sheets: many small frames in one image, each with its time in the top left corner."""
 
-import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Self
 
+import numpy as np
 import PIL.Image
-import torch
+from numpy.typing import NDArray
 from PIL import ImageDraw, ImageFont
 
 from annotationrun_api.spec_modules import PlanModule
-from annotationrun_worker.annotate.context import EpisodeContext
-from annotationrun_worker.dataset.records import CameraKey
-from annotationrun_worker.vlm.messages import ContentPart, image_part, to_jpeg, to_picture
+from annotationrun_worker.vlm.messages import to_jpeg
 
 BADGE_FONT_PIXELS = 14
 """Readable at the default tile width of 224 px after JPEG 84."""
@@ -39,15 +37,6 @@ class SheetLayout:
             jpeg_quality=settings.sheet_jpeg_quality,
         )
 
-    def prompt_values(self, frame_count: int) -> Mapping[str, object]:
-        """What the prompts say of the sheets of ``frame_count`` frames."""
-        return {
-            "sheet_count": -(-frame_count // self.frames_per_sheet),
-            "frame_count": frame_count,
-            "columns": self.columns,
-            "frames_per_sheet": self.frames_per_sheet,
-        }
-
 
 @lru_cache(maxsize=1)
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
@@ -63,53 +52,31 @@ def draw_badge(tile: PIL.Image.Image, seconds: float) -> None:
     draw.text((BADGE_MARGIN_PIXELS, BADGE_MARGIN_PIXELS), text, font=_font(), fill="white")
 
 
-def build_tile(frame: torch.Tensor, seconds: float, width_pixels: int) -> PIL.Image.Image:
-    """One frame, uint8 (3, height, width) RGB, scaled to ``width_pixels`` and marked with its time."""
-    picture = to_picture(frame)
+def build_tile(frame: NDArray[np.uint8], seconds: float, width_pixels: int) -> PIL.Image.Image:
+    """One frame, uint8 (height, width, 3) RGB, scaled to ``width_pixels`` and marked with its time."""
+    picture = PIL.Image.fromarray(frame)
     height = max(1, round(picture.height * width_pixels / picture.width))
     tile = picture.resize((width_pixels, height), PIL.Image.Resampling.LANCZOS)
     draw_badge(tile, seconds)
     return tile
 
 
-def build_sheets(frames: torch.Tensor, seconds: Sequence[float], layout: SheetLayout) -> list[bytes]:
-    """Lay ``frames`` out on sheets; returns them as JPEG, in order.
+def build_sheet(frames: NDArray[np.uint8], seconds: Sequence[float], layout: SheetLayout) -> bytes:
+    """Lay the frames of one sheet out, row by row; returns it as JPEG.
 
     Args:
-        frames: uint8 (n, 3, height, width) RGB.
-        seconds: n times, the snapped times of the frames relative to the window's zero.
-        layout: columns, frames a sheet, tile width, quality. The last sheet has only the rows it fills; a
-            sheet with fewer frames than columns only the columns it fills.
+        frames: uint8 (n, height, width, 3) RGB, no more than go onto a sheet.
+        seconds: the n times that are written into the tiles.
+        layout: columns, tile width, quality. A sheet has only the rows that it fills; with fewer frames than
+            columns only the columns that it fills.
     """
     tiles = [
         build_tile(frame, time, layout.tile_width_pixels) for frame, time in zip(frames, seconds, strict=True)
     ]
-    size = layout.frames_per_sheet
-    return [
-        to_jpeg(_paste(tiles[start : start + size], layout.columns), layout.jpeg_quality)
-        for start in range(0, len(tiles), size)
-    ]
-
-
-async def show_on_sheets(
-    context: EpisodeContext, camera: CameraKey, frames: Sequence[int], layout: SheetLayout
-) -> list[ContentPart]:
-    """Decode ``frames`` (increasing) and lay them out; their times count from the first of them.
-
-    Raises:
-        FrameDecodeError: one of them can't be decoded.
-    """
-    pictures = await context.decode(frames, camera)
-    zero_seconds = context.seconds(frames[0])
-    times = [context.seconds(frame) - zero_seconds for frame in frames]
-    return [image_part(jpeg) for jpeg in await asyncio.to_thread(build_sheets, pictures, times, layout)]
-
-
-def _paste(tiles: Sequence[PIL.Image.Image], columns: int) -> PIL.Image.Image:
     width, height = tiles[0].size
-    used_columns = min(columns, len(tiles))
+    columns = min(layout.columns, len(tiles))
     rows = -(-len(tiles) // columns)
-    sheet = PIL.Image.new("RGB", (used_columns * width, rows * height))
+    sheet = PIL.Image.new("RGB", (columns * width, rows * height))
     for place, tile in enumerate(tiles):
         sheet.paste(tile, (place % columns * width, place // columns * height))
-    return sheet
+    return to_jpeg(sheet, layout.jpeg_quality)

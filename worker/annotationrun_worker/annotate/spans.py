@@ -57,13 +57,21 @@ class Subtask:
     request: Digest
 
 
+def is_usable(span: RawSpan, window: Window) -> bool:
+    """Whether a span has a text and says something of the window: one that lies outside was not seen."""
+    if not span.text.strip() or not (math.isfinite(span.start) and math.isfinite(span.end)):
+        return False
+    start, end = sorted((span.start, span.end))
+    return end >= 0 and start <= window.seconds and (start < window.seconds or window.seconds == 0)
+
+
 def usable_spans(raw: Sequence[RawSpan], window: Window, index: int, request: Digest) -> list[Span]:
     """The usable spans of one window in episode time, sorted by start, then end."""
     spans = []
     for span in raw:
-        text = " ".join(span.text.split())
-        if not text or not (math.isfinite(span.start) and math.isfinite(span.end)):
+        if not is_usable(span, window):
             continue
+        text = " ".join(span.text.split())
         start, end = sorted((span.start, span.end))
         spans.append(
             Span(

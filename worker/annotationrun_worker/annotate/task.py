@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from annotationrun_api.spec_modules import PlanModule
 from annotationrun_worker.annotate.context import EffectiveTask, EpisodeContext
 from annotationrun_worker.annotate.sampling import plan_samples
-from annotationrun_worker.annotate.sheets import SheetLayout, show_on_sheets
+from annotationrun_worker.annotate.showing import frames_per_prompt, show_frames
 from annotationrun_worker.dataset.records import CameraKey
 from annotationrun_worker.errors import AnswerError
 from annotationrun_worker.frames.timestamps import uniform_indices
@@ -49,8 +49,10 @@ def has_to_derive(task: str, settings: PlanModule) -> bool:
 def deciding_settings(settings: PlanModule) -> Mapping[str, Any]:
     """Those settings of the plan module that a derived task depends on; JSON values."""
     names = {
+        "input",
         "frames_per_second",
         "max_frames_per_prompt",
+        "max_video_frames",
         "sheet_columns",
         "frames_per_sheet",
         "tile_width",
@@ -67,12 +69,11 @@ async def derive_task(context: EpisodeContext, settings: PlanModule, camera: Cam
         AnswerError: the answer stays unusable.
     """
     samples = plan_samples(context.episode.timestamps_seconds, settings.frames_per_second)
-    frames = [samples[place] for place in uniform_indices(len(samples), settings.max_frames_per_prompt)]
-    layout = SheetLayout.of(settings)
-    sheets = await show_on_sheets(context, camera, frames, layout)
-    text = context.prompt("task", **layout.prompt_values(len(frames)))
+    frames = [samples[place] for place in uniform_indices(len(samples), frames_per_prompt(settings))]
+    shown = await show_frames(context, settings, camera, frames)
+    text = context.prompt("task", shown=shown.words)
     task, request = await context.asker.ask(
-        Question("task", [*sheets, text_part(text)], TaskAnswer), _usable_task
+        Question("task", [*shown.parts, text_part(text)], TaskAnswer, shown.body), _usable_task
     )
     return EffectiveTask(task, request)
 

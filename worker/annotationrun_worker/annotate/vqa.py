@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
 from annotationrun_api.spec_modules import QuestionType, VqaModule
 from annotationrun_worker.annotate.context import EpisodeContext, Hole
 from annotationrun_worker.annotate.coordinate_scale import COORDINATES
 from annotationrun_worker.annotate.sampling import vqa_frames
+from annotationrun_worker.annotate.showing import FRAME_JPEG_QUALITY, FRAMES_AT_ONCE
 from annotationrun_worker.annotate.together import finish_all
 from annotationrun_worker.annotate.vqa_answers import (
     ANSWER_TYPES,
@@ -19,14 +22,10 @@ from annotationrun_worker.annotate.vqa_answers import (
 from annotationrun_worker.dataset.records import CameraKey
 from annotationrun_worker.errors import AnswerError
 from annotationrun_worker.rows import StagedRow
-from annotationrun_worker.vlm.messages import image_part, text_part, to_jpeg, to_picture
+from annotationrun_worker.vlm.messages import ContentPart, text_part, to_image_blocks
 from annotationrun_worker.vlm.request import Question
 
 PROMPTS = tuple(f"vqa_{question_type}" for question_type in ANSWER_TYPES)
-JPEG_QUALITY = 90
-"""Of the full frame; boxes need its edges."""
-DECODE_FRAMES = 32
-"""Frames decoded at a time, so that memory does not grow with the episode."""
 
 
 def draw_question_types(
@@ -48,17 +47,30 @@ async def annotate_vqa(
     frames = vqa_frames(context.episode.timestamps_seconds, settings.emission_hz, settings.frames_per_tick)
     types = draw_question_types(context, frames, settings.question_types)
     outcomes: list[list[StagedRow] | Hole] = []
-    for start in range(0, len(frames), DECODE_FRAMES):
-        chunk = frames[start : start + DECODE_FRAMES]
+    for start in range(0, len(frames), FRAMES_AT_ONCE):
+        chunk = frames[start : start + FRAMES_AT_ONCE]
         for camera in cameras:
-            pictures = await context.decode(chunk, camera)
-            questions = (
+            pictures = await context.look(chunk, camera, _encode)
+            outcomes += await finish_all(
                 _ask_pair(context, types[frame], frame, camera, picture, scale)
                 for frame, picture in zip(chunk, pictures, strict=True)
             )
-            outcomes += await finish_all(questions)
     rows = [row for outcome in outcomes if not isinstance(outcome, Hole) for row in outcome]
     return rows, [outcome for outcome in outcomes if isinstance(outcome, Hole)]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPicture:
+    """A frame as it is sent."""
+
+    part: ContentPart
+    width_pixels: int
+    height_pixels: int
+
+
+def _encode(frames: NDArray[np.uint8]) -> list[EncodedPicture]:
+    _, height, width, _ = frames.shape
+    return [EncodedPicture(part, width, height) for part in to_image_blocks(frames, FRAME_JPEG_QUALITY)]
 
 
 async def _ask_pair(
@@ -66,15 +78,19 @@ async def _ask_pair(
     question_type: QuestionType,
     frame: int,
     camera: CameraKey,
-    picture: torch.Tensor,
+    picture: EncodedPicture,
     scale: CoordinateScale,
 ) -> list[StagedRow] | Hole:
-    _, height, width = picture.shape
-    space = ImageSpace(width_pixels=width, height_pixels=height, scale=scale)
+    space = ImageSpace(picture.width_pixels, picture.height_pixels, scale)
     kind = f"vqa_{question_type}"
-    text = context.prompt(kind, camera=camera, width=width, height=height, coordinates=COORDINATES[scale])
-    jpeg = to_jpeg(to_picture(picture), JPEG_QUALITY)
-    question = Question(kind, [text_part(text), image_part(jpeg)], ANSWER_TYPES[question_type])
+    text = context.prompt(
+        kind,
+        camera=camera,
+        width=picture.width_pixels,
+        height=picture.height_pixels,
+        coordinates=COORDINATES[scale],
+    )
+    question = Question(kind, [text_part(text), picture.part], ANSWER_TYPES[question_type])
     try:
         (asked, answer), request = await context.asker.ask(
             question, lambda pair: (pair.question, to_answer(pair, space))

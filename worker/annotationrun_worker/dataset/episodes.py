@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from annotationrun_worker.dataset.image_rows import find_image_spans
 from annotationrun_worker.dataset.layout import EPISODES_FOLDER, check_readable, data_file, video_file
 from annotationrun_worker.dataset.metadata import read_features
-from annotationrun_worker.dataset.records import CameraKey, EpisodeIndex, EpisodeRecord, VideoSpan
+from annotationrun_worker.dataset.records import CameraKey, EpisodeIndex, EpisodeRecord, Features, VideoSpan
 from annotationrun_worker.errors import DatasetError, UnknownCameraError
 
 TASK_SEPARATOR = "; "
@@ -45,7 +46,9 @@ class EpisodeSummary:
     dataset_from_index: int
     """The dataset-wide index of the episode's first frame."""
     videos: Mapping[CameraKey, VideoSpan]
-    """By camera, in the order of ``info.json``."""
+    """The cameras stored as videos, in the order of ``info.json``."""
+    image_cameras: tuple[CameraKey, ...]
+    """The cameras stored as pictures in the rows, in the order of ``info.json``."""
 
     @property
     def task(self) -> str:
@@ -61,10 +64,11 @@ def list_episodes(root: Path, info: Mapping[str, Any]) -> list[EpisodeSummary]:
             there twice, or another number of episodes than ``info`` says.
     """
     root = root.absolute()
-    cameras = read_features(info).cameras
+    features = read_features(info)
     by_index: dict[EpisodeIndex, EpisodeSummary] = {}
-    for path, row in _metadata_rows(root, cameras):
-        summary = _summary(root, info, row, cameras, path)
+    video_cameras = [camera for camera in features.cameras if camera not in features.image_cameras]
+    for path, row in _metadata_rows(root, video_cameras):
+        summary = _summary(root, info, row, features, path)
         if summary.index in by_index:
             raise DatasetError(f"{path}: episode {summary.index} is there twice in meta/episodes")
         by_index[summary.index] = summary
@@ -103,27 +107,28 @@ def select_episodes(
 def read_episode(
     root: Path, info: Mapping[str, Any], summary: EpisodeSummary, cameras: Sequence[CameraKey]
 ) -> EpisodeRecord:
-    """Read the timestamps of one episode, and check that the videos of ``cameras`` can be read.
+    """Read the timestamps of one episode, and check that the pictures of ``cameras`` can be read.
 
-    Of the data file only three columns of the row groups that hold the episode are read. With no cameras
-    given no video file is touched; ``videos`` of the result holds the given ones, in the order of
-    ``info.json``.
+    Of the data file only three columns of the row groups that hold the episode are read (and the column
+    ``episode_index`` for cameras that are stored in the rows). With no cameras given no video file is
+    touched; ``videos`` and ``images`` of the result hold the given ones, in the order of ``info.json``.
 
     Raises:
         DatasetError: a file is missing or unreadable, or the rows are not what ``meta/episodes`` says:
             another number, frame_index not 0..n-1, timestamps that are not finite or not strictly increasing.
         UnknownCameraError: a camera that the dataset does not have.
     """
-    unknown = [camera for camera in cameras if camera not in summary.videos]
+    known = [*summary.videos, *summary.image_cameras]
+    unknown = [camera for camera in cameras if camera not in known]
     if unknown:
         raise UnknownCameraError(
-            f"the dataset at {str(root)!r} has no camera {unknown[0]!r}; "
-            f"its cameras are {list(summary.videos)}"
+            f"the dataset at {str(root)!r} has no camera {unknown[0]!r}; its cameras are {known}"
         )
     timestamps = _read_timestamps(summary)
     videos = {camera: span for camera, span in summary.videos.items() if camera in cameras}
     for camera, span in videos.items():
         check_readable(span.path, f"episode {summary.index}, camera {camera!r}")
+    wanted_images = [camera for camera in summary.image_cameras if camera in cameras]
     return EpisodeRecord(
         index=summary.index,
         task=summary.task,
@@ -132,6 +137,7 @@ def read_episode(
         data_path=summary.data_path,
         dataset_from_index=summary.dataset_from_index,
         videos=videos,
+        images=find_image_spans(root, summary.data_path, summary.index, wanted_images),
     )
 
 
@@ -162,7 +168,7 @@ def _read_table(path: Path, columns: Sequence[str], filters: list[tuple[str, str
 
 
 def _summary(
-    root: Path, info: Mapping[str, Any], row: Mapping[str, Any], cameras: Sequence[CameraKey], path: Path
+    root: Path, info: Mapping[str, Any], row: Mapping[str, Any], features: Features, path: Path
 ) -> EpisodeSummary:
     counts = [name for name in _PLAIN_COLUMNS if name != "tasks"]
     bad = [name for name in counts if type(row[name]) is not int or row[name] < 0]
@@ -186,7 +192,12 @@ def _summary(
         length=length,
         data_path=data_file(root, info, row["data/chunk_index"], row["data/file_index"]),
         dataset_from_index=row["dataset_from_index"],
-        videos={camera: _span(root, info, row, camera, path) for camera in cameras},
+        videos={
+            camera: _span(root, info, row, camera, path)
+            for camera in features.cameras
+            if camera not in features.image_cameras
+        },
+        image_cameras=tuple(camera for camera in features.cameras if camera in features.image_cameras),
     )
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from annotationrun_api.errors import UnsupportedError
 from annotationrun_worker.dataset.layout import DATA_TEMPLATE, INFO_PATH, VIDEO_TEMPLATE, check_template
 from annotationrun_worker.dataset.records import CameraKey, Features
 from annotationrun_worker.errors import DatasetError
@@ -43,27 +42,23 @@ def read_info(root: Path) -> dict[str, Any]:
 def read_features(info: Mapping[str, Any]) -> Features:
     """Take frame rate and cameras from ``info`` (see ``read_info``).
 
-    Cameras are the features of dtype ``video`` in the order of the file, depth streams left out.
+    Cameras are the features of dtype ``video`` and ``image`` in the order of the file, depth streams left
+    out.
 
     Raises:
-        UnsupportedError: a camera is stored as images in the rows (dtype ``image``).
         DatasetError: a camera's shape can't be understood.
     """
-    cameras: list[CameraKey] = []
-    sizes: dict[CameraKey, tuple[int, int]] = {}
-    for name, feature in info["features"].items():
-        dtype = feature.get("dtype")
-        if dtype not in {"video", "image"} or _is_depth(feature):
-            continue
-        if dtype == "image":
-            raise UnsupportedError(
-                f"camera {name!r} is stored as images in the data files (dtype 'image'), "
-                "which is not supported yet; use a dataset whose cameras are videos"
-            )
-        camera = CameraKey(name)
-        cameras.append(camera)
-        sizes[camera] = _image_size(name, feature)
-    return Features(fps=float(info["fps"]), cameras=tuple(cameras), camera_sizes=sizes)
+    found = {
+        CameraKey(name): feature
+        for name, feature in info["features"].items()
+        if feature.get("dtype") in {"video", "image"} and not _is_depth(feature)
+    }
+    return Features(
+        fps=float(info["fps"]),
+        cameras=tuple(found),
+        camera_sizes={camera: _image_size(camera, feature) for camera, feature in found.items()},
+        image_cameras=frozenset(c for c, feature in found.items() if feature["dtype"] == "image"),
+    )
 
 
 def _read_json_object(path: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What the rest of the worker knows of a dataset: plain values, no I/O."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NewType
 
@@ -26,6 +26,21 @@ class VideoSpan:
     """PTS at which the episode ends in the file (exclusive)."""
 
 
+@dataclass(frozen=True, slots=True)
+class ImageSpan:
+    """Where the frames of one episode and camera lie: rows of a parquet file, a coded picture in each."""
+
+    path: Path
+    """The data file, absolute."""
+    column: str
+    """The camera's column, ``struct<bytes, path>``."""
+    first_row: int
+    """Row of the episode's first frame, counted from the start of the file."""
+    row_count: int
+    root: Path
+    """The dataset's folder, absolute: a row that holds no bytes but a path is read from below it."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class EpisodeRecord:
     """One episode: what was asked of the robot, when its frames were taken, where they are."""
@@ -41,7 +56,9 @@ class EpisodeRecord:
     dataset_from_index: int
     """The dataset-wide index of the episode's first frame."""
     videos: Mapping[CameraKey, VideoSpan]
-    """By camera, in the order of ``info.json``; the first is the default camera."""
+    """The cameras stored as videos, in the order of ``info.json``."""
+    images: Mapping[CameraKey, ImageSpan] = field(default_factory=dict)
+    """The cameras stored as pictures in the rows, in the order of ``info.json``."""
 
     @property
     def frame_count(self) -> int:
@@ -55,6 +72,8 @@ class Features:
 
     fps: float
     cameras: tuple[CameraKey, ...]
-    """RGB cameras, in the order of ``info.json``; depth streams are not cameras."""
+    """RGB cameras, in the order of ``info.json``; depth streams are not cameras. The first is the default."""
     camera_sizes: Mapping[CameraKey, tuple[int, int]]
     """(width, height) in pixels."""
+    image_cameras: frozenset[CameraKey] = frozenset()
+    """Those of ``cameras`` that are stored as pictures in the rows; the others are videos."""

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+import av
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
@@ -111,7 +112,12 @@ class _ImagePart(BaseModel):
     image_url: _ImageUrl
 
 
-_Part = Annotated[_TextPart | _ImagePart, Field(discriminator="type")]
+class _VideoPart(BaseModel):
+    type: Literal["video_url"]
+    video_url: _ImageUrl
+
+
+_Part = Annotated[_TextPart | _ImagePart | _VideoPart, Field(discriminator="type")]
 
 
 class _Message(BaseModel):
@@ -169,7 +175,7 @@ def parse_request(body: dict[str, Any]) -> ChatRequest:
     )
 
 
-def _parts(message: _Message) -> Sequence[_TextPart | _ImagePart]:
+def _parts(message: _Message) -> Sequence[_TextPart | _ImagePart | _VideoPart]:
     if isinstance(message.content, str):
         return [_TextPart(type="text", text=message.content)]
     return message.content
@@ -192,12 +198,17 @@ def _find_grid(text: str) -> _SheetGrid | None:
     return _SheetGrid(columns, frames_per_sheet, frame_count)
 
 
-def _read_images(parts: Sequence[_TextPart | _ImagePart], grid: _SheetGrid | None) -> list[SentImage]:
+def _read_images(
+    parts: Sequence[_TextPart | _ImagePart | _VideoPart], grid: _SheetGrid | None
+) -> list[SentImage]:
     images: list[SentImage] = []
     words = ""
     for part in parts:
         if isinstance(part, _TextPart):
             words = part.text
+            continue
+        if isinstance(part, _VideoPart):
+            images.append(_read_video(_decode_url(part.video_url.url)))
             continue
         encoded = _decode_url(part.image_url.url)
         pixels = _decode_image(encoded)
@@ -210,8 +221,8 @@ def _read_images(parts: Sequence[_TextPart | _ImagePart], grid: _SheetGrid | Non
 
 def _decode_url(url: str) -> bytes:
     head, _, payload = url.partition(",")
-    if not re.fullmatch(r"data:image/[a-z]+;base64", head):
-        raise BadRequestError(f"got an image URL that starts {url[:24]!r}, expected data:image/...;base64,")
+    if not re.fullmatch(r"data:(image/[a-z]+|video/mp4);base64", head):
+        raise BadRequestError(f"got a URL that starts {url[:24]!r}, expected data:image/...;base64,")
     try:
         return base64.b64decode(payload, validate=True)
     except binascii.Error as error:
@@ -224,6 +235,22 @@ def _decode_image(encoded: bytes) -> NDArray[np.uint8]:
             return np.asarray(image.convert("RGB"))
     except (UnidentifiedImageError, OSError) as error:
         raise BadRequestError(f"an image of {len(encoded)} bytes can't be decoded: {error}") from error
+
+
+def _read_video(encoded: bytes) -> SentImage:
+    """A video as if it were a sheet: its frames in order, each with the time at which it is shown."""
+    try:
+        with av.open(io.BytesIO(encoded), mode="r", format="mp4") as container:
+            tiles = tuple(
+                Tile(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8), None, frame.time)
+                for frame in container.decode(video=0)
+            )
+    except av.FFmpegError as error:
+        raise BadRequestError(f"a video of {len(encoded)} bytes can't be decoded: {error}") from error
+    if not tiles:
+        raise BadRequestError(f"a video of {len(encoded)} bytes has no frames")
+    height, width, _ = tiles[0].pixels.shape
+    return SentImage(hashlib.sha256(encoded).hexdigest(), width, height, tiles)
 
 
 def _single_frame(pixels: NDArray[np.uint8], words_before: str) -> Tile:

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from typing import IO, cast
 
 PIPE_BYTES = 1024 * 1024
@@ -15,6 +14,9 @@ PIPE_BYTES = 1024 * 1024
 LINE_BYTES_LIMIT = 1024 * 1024
 STDERR_TAIL_BYTES = 2000
 """So much of the end of the child's log is kept for errors."""
+
+LOG_LOOK_SECONDS = 0.5
+"""So often the log is emptied while the child does not read."""
 
 EXIT_WAIT_SECONDS = 5.0
 """Longest wait for a killed child to be gone."""
@@ -57,14 +59,17 @@ class ChildProcess:
             bufsize=0,
             pipesize=PIPE_BYTES,
             start_new_session=True,
-            env=_environment(os.environ),
+            env=child_environment(),
         )
         self._requests = cast(IO[bytes], self._process.stdin)
+        os.set_blocking(self._requests.fileno(), False)  # a child that reads nothing must not hold us up
         self._answers = cast(IO[bytes], self._process.stdout)
         self._log = cast(IO[bytes], self._process.stderr)
         self._poll = select.poll()
         self._poll.register(self._answers, select.POLLIN)
         self._poll.register(self._log, select.POLLIN)
+        self._writable = select.poll()
+        self._writable.register(self._requests, select.POLLOUT)
         self._unread = bytearray()
         self._tail = bytearray()
 
@@ -84,12 +89,32 @@ class ChildProcess:
 
         Raises:
             ChildDiedError: the child is gone.
+            ChildTimeoutError: it reads nothing.
         """
         self._tail.clear()
-        try:
-            self._requests.write(line + b"\n")
-        except BrokenPipeError as error:
-            raise ChildDiedError from error
+        self.send_bytes(line + b"\n")
+
+    def send_bytes(self, content: bytes | memoryview) -> None:
+        """Write what belongs to the request line sent last.
+
+        Raises:
+            ChildDiedError: the child is gone.
+            ChildTimeoutError: it reads nothing.
+        """
+        unsent = memoryview(content)
+        deadline = time.monotonic() + self._timeout_seconds
+        while unsent:
+            try:
+                sent = os.write(self._requests.fileno(), unsent)
+            except BrokenPipeError as error:
+                raise ChildDiedError from error
+            except BlockingIOError:
+                self._ready(0)  # what it logs must not fill its pipe while it should read ours
+                if not self._writable.poll(LOG_LOOK_SECONDS * 1000) and time.monotonic() >= deadline:
+                    raise ChildTimeoutError from None
+                continue
+            unsent = unsent[sent:]
+            deadline = time.monotonic() + self._timeout_seconds
 
     def receive_line(self) -> bytes:
         """Read a line, without its end.
@@ -142,7 +167,7 @@ class ChildProcess:
         self._ready(0)
         self._answers.close()
         self._log.close()
-        return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+        return ending(code)
 
     def _wait_for_answer(self) -> None:
         deadline = time.monotonic() + self._timeout_seconds
@@ -169,5 +194,13 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
         return
 
 
-def _environment(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: environment[name] for name in _PASSED_ENVIRONMENT if name in environment}
+def ending(return_code: int) -> str:
+    """How a process ended, for people."""
+    if return_code >= 0:
+        return f"exit code {return_code}"
+    return f"killed by {signal.Signals(-return_code).name}"
+
+
+def child_environment() -> dict[str, str]:
+    """What a child that parses files of strangers may know of our environment: no token is among it."""
+    return {name: os.environ[name] for name in _PASSED_ENVIRONMENT if name in os.environ}

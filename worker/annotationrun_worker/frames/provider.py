@@ -2,25 +2,27 @@
 
 import logging
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
-from typing import NoReturn, Protocol, Self
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from annotationrun_worker.dataset.records import CameraKey, EpisodeRecord, Features, VideoSpan
-from annotationrun_worker.errors import (
-    FrameDecodeError,
-    NoCamerasError,
-    TimestampOutOfRangeError,
-    UnknownCameraError,
-)
+from annotationrun_worker.dataset.records import CameraKey, EpisodeRecord, Features, ImageSpan, VideoSpan
+from annotationrun_worker.errors import FrameDecodeError, TimestampOutOfRangeError, UnknownCameraError
+from annotationrun_worker.frames.backends import make_decoder
 from annotationrun_worker.frames.cache import ByteBoundedCache
-from annotationrun_worker.frames.decoder import Decoder, EpisodeVideo, make_decoder
+from annotationrun_worker.frames.clips import Clip, ClipStore, clip_of_episode, clip_of_frames
+from annotationrun_worker.frames.decoder import CHILDREN, Decoder, EpisodeVideo
+from annotationrun_worker.frames.fingerprint import episode_fingerprint
+from annotationrun_worker.frames.image_decoder import EpisodeImages, ImageDecoder
+from annotationrun_worker.frames.null_provider import NullFrameProvider
+from annotationrun_worker.frames.protocol import FrameCounts, FrameProvider
 from annotationrun_worker.frames.timestamps import (
     local_gaps,
     snap,
@@ -28,6 +30,15 @@ from annotationrun_worker.frames.timestamps import (
     tolerances_seconds,
     uniform_indices,
 )
+
+__all__ = [
+    "FrameCounts",
+    "FrameProvider",
+    "FrameSettings",
+    "NullFrameProvider",
+    "VideoFrameProvider",
+    "make_frame_provider",
+]
 
 _LOG = logging.getLogger(__name__)
 
@@ -45,89 +56,12 @@ class FrameSettings:
     cache_bytes: int = 1024**3
     tolerance_seconds: float = 0.01
     """Largest distance between the PTS of a decoded frame and its target."""
-
-
-@dataclass(frozen=True, slots=True)
-class FrameCounts:
-    """What happened so far; ``asked == decoded + from_cache + failed``."""
-
-    asked: int = 0
-    decoded: int = 0
-    from_cache: int = 0
-    """Duplicates within one call included."""
-    failed: int = 0
-    """All frames of each call that failed while decoding."""
-
-
-class FrameProvider(Protocol):
-    """Gives decoded frames of episodes; safe for any number of threads."""
-
-    @property
-    def camera_keys(self) -> tuple[CameraKey, ...]:
-        """The cameras, in the order of ``info.json``; empty without any."""
-
-    @property
-    def default_camera(self) -> CameraKey:
-        """The camera that is used where none is named.
-
-        Raises:
-            NoCamerasError: the dataset has no camera.
-        """
-
-    @property
-    def counts(self) -> FrameCounts:
-        """What happened so far."""
-
-    def frames_at(
-        self, episode: EpisodeRecord, timestamps_seconds: Sequence[float], camera: CameraKey | None = None
-    ) -> Tensor:
-        """Give the frame nearest to each time, in the order asked for.
-
-        Times count from the start of the episode. Returns uint8 of shape
-        (len(timestamps_seconds), 3, height, width), RGB, on the CPU, the caller's own. Duplicates decode
-        once.
-
-        Raises:
-            TimestampOutOfRangeError: a time is further from any frame than half the local gap.
-            UnknownCameraError: the dataset has no camera of that name.
-            FrameDecodeError: one of the frames can't be decoded.
-            NoCamerasError: the dataset has no camera.
-        """
-
-    def frames_by_index(
-        self, episode: EpisodeRecord, frame_indices: Sequence[int], camera: CameraKey | None = None
-    ) -> Tensor:
-        """Give the frames with these numbers (0-based in the episode); else as ``frames_at``.
-
-        Raises:
-            IndexError: the episode has no frame of that number.
-        """
-
-    def video_for_episode(
-        self, episode: EpisodeRecord, max_frames: int, camera: CameraKey | None = None
-    ) -> Tensor:
-        """Give at most ``max_frames`` frames, spread evenly with both ends; one is the first.
-
-        All of them if there are no more. Returns and raises as ``frames_at``.
-        """
-
-    def packet_digest(self, episode: EpisodeRecord, camera: CameraKey) -> str:
-        """SHA-256 (hex) over the compressed packets of the episode; see ``VideoFile.packets_sha256``.
-
-        The span is [from - half a frame, to - half a frame), in PTS.
-
-        Raises:
-            UnknownCameraError: the dataset has no camera of that name.
-            FrameDecodeError: the packets can't be read.
-            NoCamerasError: the dataset has no camera.
-        """
-
-    def close(self) -> None:
-        """Free the decoder and its processes; nothing can be asked afterwards."""
+    clip_folder: Path | None = None
+    """Where clips are kept. None: in a temporary folder that closing the provider removes."""
 
 
 class VideoFrameProvider:
-    """Frames of cameras that are stored as videos."""
+    """Frames of cameras that are stored as videos, or as pictures in the rows."""
 
     def __init__(self, features: Features, settings: FrameSettings, decoder: Decoder) -> None:
         """Take over ``decoder``: closing the provider closes it.
@@ -138,13 +72,15 @@ class VideoFrameProvider:
         self._features = features
         self._tolerance_seconds = settings.tolerance_seconds
         self._decoder = decoder
+        self._image_decoder = ImageDecoder(CHILDREN)
+        self._clips = ClipStore(settings.clip_folder)
         self._default_camera = self._known(settings.default_camera or features.cameras[0])
         self._cache: ByteBoundedCache[tuple[int, CameraKey, int], Tensor] = ByteBoundedCache(
             settings.cache_bytes
         )
         self._digests: dict[tuple[int, CameraKey], str] = {}
-        # Held while decoding, so that callers who want the same frames find them in the cache.
-        self._decoding = threading.Lock()
+        # One an episode and camera, held while decoding: who wants the same frames finds them in the cache.
+        self._decoding: dict[tuple[int, CameraKey], threading.Lock] = {}
         self._counting = threading.Lock()
         self._counts = FrameCounts()
 
@@ -170,7 +106,7 @@ class VideoFrameProvider:
     def counts(self) -> FrameCounts:
         """See ``FrameProvider.counts``."""
         with self._counting:
-            return self._counts
+            return replace(self._counts, fallback_files=self._decoder.fallback_files)
 
     def frames_at(
         self, episode: EpisodeRecord, timestamps_seconds: Sequence[float], camera: CameraKey | None = None
@@ -186,12 +122,7 @@ class VideoFrameProvider:
         self, episode: EpisodeRecord, frame_indices: Sequence[int], camera: CameraKey | None = None
     ) -> Tensor:
         """See ``FrameProvider.frames_by_index``."""
-        for index in frame_indices:
-            if not 0 <= index < episode.frame_count:
-                raise IndexError(
-                    f"episode {episode.index} has no frame {index}, "
-                    f"its frames are 0 to {episode.frame_count - 1}"
-                )
+        _check_indices(episode, frame_indices)
         return self._frames(episode, np.asarray(frame_indices, dtype=np.int64), camera)
 
     def video_for_episode(
@@ -200,43 +131,62 @@ class VideoFrameProvider:
         """See ``FrameProvider.video_for_episode``."""
         return self._frames(episode, uniform_indices(episode.frame_count, max_frames), camera)
 
+    def episode_clip_path(self, episode: EpisodeRecord, camera: CameraKey | None = None) -> Path:
+        """See ``FrameProvider.episode_clip_path``."""
+        return self._clip_path(episode, clip_of_episode(episode), camera)
+
+    def frames_clip_path(
+        self,
+        episode: EpisodeRecord,
+        frame_indices: Sequence[int],
+        fps: float,
+        camera: CameraKey | None = None,
+    ) -> Path:
+        """See ``FrameProvider.frames_clip_path``."""
+        _check_indices(episode, frame_indices)
+        return self._clip_path(episode, clip_of_frames(episode, frame_indices, fps), camera)
+
     def packet_digest(self, episode: EpisodeRecord, camera: CameraKey) -> str:
         """See ``FrameProvider.packet_digest``."""
-        video = self._video(episode, camera)
-        key = (int(episode.index), camera)
+        key = (int(episode.index), self._known(camera))
         if key not in self._digests:
-            half_frame = 0.5 / episode.fps
-            self._digests[key] = self._decoder.packet_digest(
-                video,
-                video.span.from_timestamp_seconds - half_frame,
-                video.span.to_timestamp_seconds - half_frame,
-            )
+            if camera in self._features.image_cameras:
+                self._digests[key] = self._image_decoder.digest(self._images(episode, camera))
+            else:
+                video, half_frame = self._video(episode, camera), 0.5 / episode.fps
+                self._digests[key] = self._decoder.packet_digest(
+                    video,
+                    video.span.from_timestamp_seconds - half_frame,
+                    video.span.to_timestamp_seconds - half_frame,
+                )
         return self._digests[key]
 
     def close(self) -> None:
         """See ``FrameProvider.close``."""
+        self._clips.close()
+        self._image_decoder.close()
         self._decoder.close()
 
     def _frames(self, episode: EpisodeRecord, indices: NDArray[np.int64], camera: CameraKey | None) -> Tensor:
-        video = self._video(episode, camera if camera is not None else self._default_camera)
+        camera = self._known(camera if camera is not None else self._default_camera)
         wanted = [int(index) for index in np.unique(indices)]
-        found = self._cached(episode, video.camera, wanted)
+        found = self._cached(episode, camera, wanted)
         decoded = 0
         if len(found) < len(wanted):
-            with self._decoding:
-                found |= self._cached(
-                    episode, video.camera, [index for index in wanted if index not in found]
-                )
+            with self._decoding.setdefault((int(episode.index), camera), threading.Lock()):
+                found |= self._cached(episode, camera, [index for index in wanted if index not in found])
                 missing = [index for index in wanted if index not in found]
                 try:
-                    found |= self._decoded(episode, video, missing)
+                    for index, frame in self._decoded(episode, camera, missing):
+                        found[index] = frame
+                        self._cache.put((int(episode.index), camera, index), frame, frame.nbytes)
                 except FrameDecodeError as error:
                     self._count_failure(len(indices), error)
                     raise
                 decoded = len(missing)
         self._count(FrameCounts(asked=len(indices), decoded=decoded, from_cache=len(indices) - decoded))
         if not len(indices):
-            width, height = self._features.camera_sizes[video.camera]
+            width, height = self._features.camera_sizes[camera]
             return torch.empty((0, 3, height, width), dtype=torch.uint8)
         return torch.from_numpy(np.stack([found[int(index)].numpy() for index in indices]))
 
@@ -245,40 +195,61 @@ class VideoFrameProvider:
         return {index: frame for index, frame in held.items() if frame is not None}
 
     def _decoded(
-        self, episode: EpisodeRecord, video: EpisodeVideo, indices: Sequence[int]
-    ) -> dict[int, Tensor]:
-        """Decode the frames (rising indices), and keep them in the cache."""
-        width, height = self._features.camera_sizes[video.camera]
-        gaps = local_gaps(episode.timestamps_seconds, episode.fps)
-        targets = target_pts_seconds(episode.timestamps_seconds, video.span.from_timestamp_seconds)
-        tolerances = tolerances_seconds(gaps, self._tolerance_seconds)
+        self, episode: EpisodeRecord, camera: CameraKey, indices: Sequence[int]
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Decode the frames (rising indices), some at a time."""
+        width, height = self._features.camera_sizes[camera]
         batch_frames = max(BATCH_BYTES // (3 * height * width), 1)
-        frames: dict[int, Tensor] = {}
         for start in range(0, len(indices), batch_frames):
             batch = np.asarray(indices[start : start + batch_frames])
-            pictures = self._decoder.frames(video, targets[batch], tolerances[batch])
+            if camera in self._features.image_cameras:
+                images = self._images(episode, camera)
+                pictures = self._image_decoder.frames(images, batch.tolist(), _times(episode, batch))
+            else:
+                pictures = self._decode_video(episode, camera, batch)
             if pictures.shape[1:3] != (height, width):
                 raise FrameDecodeError(
-                    f"{video.at(targets[batch[0]], targets[batch[-1]])}: the frames are "
+                    f"episode {episode.index}, camera {camera!r}, {_times(episode, batch)}: the frames are "
                     f"{pictures.shape[2]} x {pictures.shape[1]} pixels, "
                     f"but meta/info.json says {width} x {height}"
                 )
             for index, picture in zip(batch.tolist(), pictures, strict=True):
                 # A tensor of its own: a view would keep the whole batch in memory.
                 # By numpy, as torch would set its threads to work against the decoder's.
-                frame = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
-                frames[index] = frame
-                self._cache.put((int(episode.index), video.camera, index), frame, frame.nbytes)
-        return frames
+                yield index, torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
+
+    def _decode_video(
+        self, episode: EpisodeRecord, camera: CameraKey, batch: NDArray[np.int64]
+    ) -> NDArray[np.uint8]:
+        """The frames (rising indices): uint8 of shape (frames, height, width, 3), RGB."""
+        video = self._video(episode, camera)
+        gaps = local_gaps(episode.timestamps_seconds, episode.fps)
+        targets = target_pts_seconds(episode.timestamps_seconds, video.span.from_timestamp_seconds)
+        tolerances = tolerances_seconds(gaps, self._tolerance_seconds)
+        return self._decoder.frames(video, targets[batch], tolerances[batch])
+
+    def _clip_path(self, episode: EpisodeRecord, clip: Clip, camera: CameraKey | None) -> Path:
+        camera = self._known(camera if camera is not None else self._default_camera)
+        fingerprint = episode_fingerprint(episode, [camera], self.packet_digest)
+
+        def frames() -> Iterator[NDArray[np.uint8]]:
+            # Past the cache, which is for frames that are wanted again; the clip is kept itself.
+            for _, frame in self._decoded(episode, camera, clip.frame_indices):
+                yield frame.numpy().transpose(1, 2, 0)
+
+        return self._clips.path_of(clip, camera, fingerprint, frames)
 
     def _video(self, episode: EpisodeRecord, camera: CameraKey) -> EpisodeVideo:
         span: VideoSpan | None = episode.videos.get(self._known(camera))
         if span is None:
-            raise UnknownCameraError(
-                f"episode {episode.index} was read without camera {camera!r}, "
-                f"only with {list(episode.videos)}"
-            )
+            raise _read_without(episode, camera)
         return EpisodeVideo(episode.index, camera, span)
+
+    def _images(self, episode: EpisodeRecord, camera: CameraKey) -> EpisodeImages:
+        span: ImageSpan | None = episode.images.get(camera)
+        if span is None:
+            raise _read_without(episode, camera)
+        return EpisodeImages(episode.index, camera, span)
 
     def _known(self, camera: CameraKey) -> CameraKey:
         if camera not in self._features.cameras:
@@ -303,53 +274,25 @@ class VideoFrameProvider:
         _LOG.log(level, "frames can't be decoded (the first is logged, all are counted): %s", error)
 
 
-class NullFrameProvider:
-    """For datasets whose metadata list no camera, and for no other reason: no frame, but an error."""
-
-    @property
-    def camera_keys(self) -> tuple[CameraKey, ...]:
-        """None."""
-        return ()
-
-    @property
-    def default_camera(self) -> CameraKey:
-        """Always NoCamerasError."""
-        _raise_no_cameras()
-
-    @property
-    def counts(self) -> FrameCounts:
-        """Nothing ever happens."""
-        return FrameCounts()
-
-    def frames_at(
-        self, episode: EpisodeRecord, timestamps_seconds: Sequence[float], camera: CameraKey | None = None
-    ) -> Tensor:
-        """Always NoCamerasError."""
-        _raise_no_cameras(episode)
-
-    def frames_by_index(
-        self, episode: EpisodeRecord, frame_indices: Sequence[int], camera: CameraKey | None = None
-    ) -> Tensor:
-        """Always NoCamerasError."""
-        _raise_no_cameras(episode)
-
-    def video_for_episode(
-        self, episode: EpisodeRecord, max_frames: int, camera: CameraKey | None = None
-    ) -> Tensor:
-        """Always NoCamerasError."""
-        _raise_no_cameras(episode)
-
-    def packet_digest(self, episode: EpisodeRecord, camera: CameraKey) -> str:
-        """Always NoCamerasError."""
-        _raise_no_cameras(episode)
-
-    def close(self) -> None:
-        """Nothing to free."""
+def _check_indices(episode: EpisodeRecord, frame_indices: Sequence[int]) -> None:
+    for index in frame_indices:
+        if not 0 <= index < episode.frame_count:
+            raise IndexError(
+                f"episode {episode.index} has no frame {index}, its frames are 0 to {episode.frame_count - 1}"
+            )
 
 
-def _raise_no_cameras(episode: EpisodeRecord | None = None) -> NoReturn:
-    whose = "" if episode is None else f"frames of episode {episode.index} were asked for, but "
-    raise NoCamerasError(f"{whose}the dataset has no camera; switch off the modules that must see")
+def _times(episode: EpisodeRecord, indices: NDArray[np.int64]) -> str:
+    """``at 0.500 s`` or ``from 0.500 to 0.700 s``, in the episode's time."""
+    first, last = (f"{episode.timestamps_seconds[index]:.3f}" for index in (indices[0], indices[-1]))
+    return f"at {first} s" if first == last else f"from {first} to {last} s"
+
+
+def _read_without(episode: EpisodeRecord, camera: CameraKey) -> UnknownCameraError:
+    there = [*episode.videos, *episode.images]
+    return UnknownCameraError(
+        f"episode {episode.index} was read without camera {camera!r}, only with {there}"
+    )
 
 
 def make_frame_provider(features: Features, settings: FrameSettings) -> FrameProvider:

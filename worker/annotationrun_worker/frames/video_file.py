@@ -8,7 +8,6 @@ in three channels.
 import hashlib
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeAlias
@@ -20,6 +19,10 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
+from annotationrun_worker.frames.child_server import Picture, RefusedError
+from annotationrun_worker.frames.ffmpeg_command import FORMAT_WHITELIST
+from annotationrun_worker.frames.seeking import steps_back
+
 if TYPE_CHECKING:
     VideoPacket: TypeAlias = Packet[VideoStream]
 else:
@@ -27,9 +30,8 @@ else:
 
 OPEN_OPTIONS = {
     "protocol_whitelist": "file",
-    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm",
+    "format_whitelist": FORMAT_WHITELIST,
 }
-"""A file that calls itself mp4 but holds a playlist must not make FFmpeg open other files or addresses."""
 
 DECODER_OPTIONS = {"err_detect": "explode"}
 """Damage is an error, not a picture with grey blocks."""
@@ -41,28 +43,6 @@ where few frames are wanted, and damage there would fail frames that are well. S
 SEEK_WORTH_FRAMES = 8
 """Seek, rather than decode forward, when that skips more than so many frames: a seek costs about as much."""
 
-FIRST_STEP_BACK_SECONDS = 1.0
-"""How much earlier to seek when the first try landed behind the target (doubles with each try)."""
-
-
-class VideoFileError(Exception):
-    """The file can't give what was asked; ``kind`` is a word for programs, the text is for people."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A decoded frame."""
-
-    pts_seconds: float
-    width: int
-    height: int
-    rgb: bytes
-    """height x width x 3 bytes, RGB, row by row."""
-
 
 class VideoFile:
     """An open file and the place where decoding stands; not safe for several threads."""
@@ -71,10 +51,10 @@ class VideoFile:
         try:
             self._container: InputContainer = av.open(path, mode="r", options=OPEN_OPTIONS)
         except (av.FFmpegError, OSError) as error:
-            raise VideoFileError("open", f"can't be opened as a video: {error}") from error
+            raise RefusedError("open", f"can't be opened as a video: {error}") from error
         if not self._container.streams.video:
             self._container.close()
-            raise VideoFileError("open", "holds no video stream")
+            raise RefusedError("open", "holds no video stream")
         self._stream: VideoStream = self._container.streams.video[0]
         self._codec_name = self._stream.codec_context.codec.canonical_name
         self._extradata = bytes(self._stream.codec_context.extradata or b"")
@@ -83,7 +63,7 @@ class VideoFile:
         )
         self._stream.thread_type = "SLICE"
         if self._stream.time_base is None:
-            raise VideoFileError("open", "has no time base")
+            raise RefusedError("open", "has no time base")
         self._time_base: Fraction = self._stream.time_base
         self._reformatter = VideoReformatter()
         self._forget_position()
@@ -109,17 +89,17 @@ class VideoFile:
         forward; another seek only where a keyframe lies well ahead.
 
         Raises:
-            VideoFileError: the decoder failed, or the nearest frame is further away than its tolerance.
+            RefusedError: the decoder failed, or the nearest frame is further away than its tolerance.
         """
         for target, tolerance in zip(targets_seconds, tolerances_seconds, strict=True):
             try:
                 frame = self._nearest(target)
             except (av.FFmpegError, OSError) as error:
                 self._forget_position()
-                raise VideoFileError(
+                raise RefusedError(
                     "decode", f"decoding failed on the way to {target:.6f} s of the file: {error}"
                 ) from error
-            except VideoFileError:
+            except RefusedError:
                 self._forget_position()
                 raise
             self._check(frame, target, tolerance)
@@ -137,7 +117,7 @@ class VideoFile:
           its bytes.
 
         Raises:
-            VideoFileError: a packet is damaged or has no PTS, or none lies in the span.
+            RefusedError: a packet is damaged or has no PTS, or none lies in the span.
         """
         digest = hashlib.sha256()
         for text in (self._codec_name.encode(), self._extradata):
@@ -156,11 +136,11 @@ class VideoFile:
                 digest.update(struct.pack("<qBQ", microseconds, packet.is_keyframe, packet.size))
                 digest.update(memoryview(packet))
         except (av.FFmpegError, OSError) as error:
-            raise VideoFileError("read", f"reading the packets failed: {error}") from error
+            raise RefusedError("read", f"reading the packets failed: {error}") from error
         finally:
             self._forget_position()
         if count == 0:
-            raise VideoFileError("read", f"holds no packet from {start_seconds:.6f} to {stop_seconds:.6f} s")
+            raise RefusedError("read", f"holds no packet from {start_seconds:.6f} to {stop_seconds:.6f} s")
         return digest.hexdigest(), count
 
     def _forget_position(self) -> None:
@@ -173,7 +153,7 @@ class VideoFile:
         if self._can_go_forward(target_seconds):
             try:
                 return self._nearest_ahead(target_seconds)
-            except (av.FFmpegError, VideoFileError):
+            except (av.FFmpegError, RefusedError):
                 self._forget_position()  # the damage may lie before the keyframe that a seek finds
         self._start_before(target_seconds)
         return self._nearest_ahead(target_seconds)
@@ -187,9 +167,7 @@ class VideoFile:
                 return self._current
             self._before, self._current = self._current, following
         if self._current is None:
-            raise VideoFileError(
-                "decode", f"no frame could be decoded for {target_seconds:.6f} s of the file"
-            )
+            raise RefusedError("decode", f"no frame could be decoded for {target_seconds:.6f} s of the file")
         if self._before is None:
             return self._current
         to_before = target_seconds - self._seconds(self._before)
@@ -207,7 +185,7 @@ class VideoFile:
 
     def _start_before(self, target_seconds: float) -> None:
         """Start decoding at a keyframe whose first frame is shown at or before the target."""
-        for seek_seconds in _steps_back(target_seconds):
+        for seek_seconds in steps_back(target_seconds):
             self._seek(seek_seconds)
             self._frames = self._decoded()
             self._before, self._current = None, next(self._frames, None)
@@ -216,7 +194,7 @@ class VideoFile:
 
     def _packets_from(self, start_seconds: float) -> Iterator[VideoPacket]:
         """The packets in file order, from a keyframe shown at or before ``start_seconds``."""
-        for seek_seconds in _steps_back(start_seconds):
+        for seek_seconds in steps_back(start_seconds):
             self._seek(seek_seconds)
             packets = self._packets()
             first = next(packets, None)
@@ -231,7 +209,7 @@ class VideoFile:
     def _packets(self) -> Iterator[VideoPacket]:
         for packet in self._container.demux(self._stream):
             if packet.is_corrupt:
-                raise VideoFileError("decode", "a packet is damaged or cut off; is the file complete?")
+                raise RefusedError("decode", "a packet is damaged or cut off; is the file complete?")
             if packet.size:
                 yield packet
 
@@ -243,23 +221,23 @@ class VideoFile:
     def _check(self, frame: VideoFrame, target: float, tolerance: float) -> None:
         got = self._seconds(frame)
         if abs(got - target) > tolerance:
-            raise VideoFileError(
+            raise RefusedError(
                 "no_frame",
                 f"the frame nearest to {target:.6f} s of the file is at {got:.6f} s, "
                 f"at most {tolerance:.6f} s off is taken",
             )
         if frame.is_corrupt:
-            raise VideoFileError("decode", f"the frame at {got:.6f} s of the file is damaged")
+            raise RefusedError("decode", f"the frame at {got:.6f} s of the file is damaged")
 
     def _picture(self, frame: VideoFrame) -> Picture:
         # One thread: at camera sizes more of them cost more than they save.
         rgb = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         height, width, _ = rgb.shape
-        return Picture(self._seconds(frame), width, height, rgb.tobytes())
+        return Picture(f"{self._seconds(frame):.3f} s of the file", width, height, rgb.tobytes())
 
     def _pts(self, frame: VideoFrame) -> int:
         if frame.pts is None:
-            raise VideoFileError("decode", "a frame has no PTS")
+            raise RefusedError("decode", "a frame has no PTS")
         return frame.pts
 
     def _seconds(self, frame: VideoFrame) -> float:
@@ -271,21 +249,8 @@ class VideoFile:
 
 def _pts(packet: VideoPacket) -> int:
     if packet.pts is None:
-        raise VideoFileError("read", "a packet has no PTS")
+        raise RefusedError("read", "a packet has no PTS")
     return packet.pts
-
-
-def _steps_back(seconds: float) -> Iterator[float]:
-    """The time itself, then ever earlier ones; the last is 0.
-
-    Demuxers seek by DTS: where frames are reordered the keyframe found may be shown after the time asked for.
-    """
-    step = FIRST_STEP_BACK_SECONDS
-    yield seconds
-    while seconds > 0:
-        seconds = max(seconds - step, 0.0)
-        step *= 2
-        yield seconds
 
 
 def _rounded(value: Fraction) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal, Protocol, TypeVar
 
-from annotationrun_worker.annotate.context import EffectiveTask, EpisodeContext, SubtaskStart
+from annotationrun_worker.annotate.context import LOOKS_AT_ONCE, EffectiveTask, EpisodeContext, SubtaskStart
 from annotationrun_worker.annotate.prompts import Prompts
 from annotationrun_worker.dataset.records import EpisodeIndex, EpisodeRecord
 from annotationrun_worker.errors import AnswerError, DatasetError, FrameDecodeError, RequestFailedError
@@ -76,6 +76,8 @@ class EpisodeAnnotator:
     """What results depend on of model and sampling; JSON values."""
     seed: int
     policy: EpisodePolicy
+    looking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LOOKS_AT_ONCE))
+    """Holds back decoding: what waits for an answer is encoded, and small."""
 
     async def annotate(self, index: EpisodeIndex, asker: Asker) -> EpisodeOutcome:
         """All results of an episode, or what failed, after as many attempts as the policy allows.
@@ -250,6 +252,7 @@ class _EpisodeWork:
             task=known.task,
             prompts=shop.prompts,
             subtasks=known.subtasks,
+            looking=shop.looking,
         )
         rows, holes = await module.annotate(context)
         return ModuleResult(module.name, key, tuple(rows), tuple(asdict(hole) for hole in holes)), True

@@ -1,11 +1,14 @@
 """Getting the JSON object out of what a model says around it."""
 
 import json
-import re
+from typing import Any, Final, NoReturn
 
 from annotationrun_worker.errors import AnswerError
+from annotationrun_worker.staging.digests import canonical_json
 
-_THINKING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+THINKING_START: Final = "<think>"
+THINKING_END: Final = "</think>"
+"""Stands alone where the model's chat template opens the thinking in the prompt."""
 QUOTE_LENGTH = 200
 """Characters of an answer that are quoted in an error."""
 
@@ -15,22 +18,39 @@ def quote(text: str) -> str:
     return repr(text[:QUOTE_LENGTH]) + ("..." if len(text) > QUOTE_LENGTH else "")
 
 
-def extract_object(text: str) -> dict[str, object]:
+def extract_object(text: str) -> dict[str, Any]:
     """The first JSON object in ``text``, thinking and prose around it left out.
 
+    Everything in it can be stored: text is valid Unicode, numbers are finite.
+
     Raises:
-        AnswerError: there is none; quotes what the model said.
+        AnswerError: there is none, or it can't be stored; quotes what the model said.
     """
-    said = _THINKING.sub("", text)
-    decoder = json.JSONDecoder()
+    said = text.rpartition(THINKING_END)[2].partition(THINKING_START)[0]
+    try:
+        value = _first_object(said)
+        # what the decoder takes and no file does: lone surrogates, 1e999
+        canonical_json(value)
+    except (ValueError, RecursionError) as error:
+        raise AnswerError(f"the answer's JSON can't be used ({error}): {quote(said.strip())}") from error
+    if value is None:
+        raise AnswerError(f"the answer holds no JSON object: {quote(said.strip())}")
+    return value
+
+
+def _first_object(said: str) -> dict[str, Any] | None:
+    """The first object that the decoder takes whole; ValueError and RecursionError where it must give up."""
+    decoder = json.JSONDecoder(parse_constant=_refuse_constant)
     start = said.find("{")
     while start != -1:
         try:
-            value, _ = decoder.raw_decode(said, start)
+            found: tuple[dict[str, Any], int] = decoder.raw_decode(said, start)
         except json.JSONDecodeError:
             start = said.find("{", start + 1)
-            continue
-        if isinstance(value, dict):
-            return value
-        start = said.find("{", start + 1)
-    raise AnswerError(f"the answer holds no JSON object: {quote(said.strip())}")
+        else:
+            return found[0]
+    return None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")

@@ -1,12 +1,14 @@
-"""OpenAI content parts: text, and images as JPEG data URLs."""
+"""OpenAI content parts: text, images as JPEG data URLs, videos as H.264 data URLs."""
 
 import base64
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import PIL.Image
-import torch
+from numpy.typing import NDArray
 
 ContentPart = dict[str, Any]
 
@@ -22,11 +24,6 @@ def image_part(jpeg: bytes) -> ContentPart:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
-def to_picture(frame: torch.Tensor) -> PIL.Image.Image:
-    """A frame, uint8 (3, height, width) RGB, as a Pillow picture."""
-    return PIL.Image.fromarray(frame.permute(1, 2, 0).contiguous().numpy())
-
-
 def to_jpeg(picture: PIL.Image.Image, quality: int) -> bytes:
     """Encode ``picture`` as JPEG; ``quality`` is Pillow's, 1 to 95."""
     buffer = io.BytesIO()
@@ -34,6 +31,24 @@ def to_jpeg(picture: PIL.Image.Image, quality: int) -> bytes:
     return buffer.getvalue()
 
 
-def to_image_blocks(frames: torch.Tensor, quality: int) -> Sequence[ContentPart]:
-    """One image part a frame, in order; ``frames`` is uint8 (n, 3, height, width) RGB."""
-    return [image_part(to_jpeg(to_picture(frame), quality)) for frame in frames]
+def to_image_blocks(frames: NDArray[np.uint8], quality: int) -> list[ContentPart]:
+    """One image part a frame, in order; ``frames`` is uint8 (n, height, width, 3) RGB."""
+    return [image_part(to_jpeg(PIL.Image.fromarray(frame), quality)) for frame in frames]
+
+
+def to_video_block(
+    frames: NDArray[np.uint8], times_seconds: Sequence[float], quality: int
+) -> list[ContentPart]:
+    """Each frame as an image part after a text part with its time: vLLM's server takes no frame lists.
+
+    ``frames`` is uint8 (n, height, width, 3) RGB, ``times_seconds`` has n times.
+    """
+    images = to_image_blocks(frames, quality)
+    pairs = zip(times_seconds, images, strict=True)
+    return [part for time, image in pairs for part in (text_part(f"{time:.2f} s"), image)]
+
+
+def to_video_url_block(clip: Path) -> ContentPart:
+    """A video part that carries the mp4 file ``clip`` itself as a data URL."""
+    url = "data:video/mp4;base64," + base64.b64encode(clip.read_bytes()).decode()
+    return {"type": "video_url", "video_url": {"url": url}}

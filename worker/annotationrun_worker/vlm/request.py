@@ -1,7 +1,7 @@
 """A request as a value: what is asked, in which shape the answer is wanted, and its digest."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
@@ -37,6 +37,8 @@ class Question(Generic[Answer]):
     """Name of the prompt and of the answer's JSON schema, such as ``subtasks``."""
     content: Sequence[ContentPart]
     answer_type: type[Answer]
+    body: Mapping[str, Any] = field(default_factory=dict)
+    """What the request needs beside its content, such as ``mm_processor_kwargs``."""
 
 
 def build_body(question: Question[Answer], sampling: Sampling) -> dict[str, Any]:
@@ -60,7 +62,7 @@ def build_body(question: Question[Answer], sampling: Sampling) -> dict[str, Any]
         body["chat_template_kwargs"] = dict(sampling.chat_template_kwargs)
     if sampling.reasoning_effort is not None:
         body["reasoning_effort"] = sampling.reasoning_effort
-    return body
+    return body | dict(question.body)
 
 
 def without_schema(body: Mapping[str, Any]) -> dict[str, Any]:

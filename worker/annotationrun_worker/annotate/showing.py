@@ -1,0 +1,133 @@
+"""How the frames of a prompt are put before the model: contact sheets, single frames, or a video.
+
+Whichever it is, the times that the model is told count from the first frame shown.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from annotationrun_api.spec_modules import PlanModule
+from annotationrun_worker.annotate.context import EpisodeContext
+from annotationrun_worker.annotate.sheets import SheetLayout, build_sheet
+from annotationrun_worker.dataset.records import CameraKey
+from annotationrun_worker.vlm.messages import ContentPart, image_part, to_video_block
+
+FRAME_JPEG_QUALITY: Final = 90
+"""Of a frame that is sent whole; boxes and grasps need its edges."""
+FRAMES_AT_ONCE: Final = 20
+"""Decoded together and encoded before the next are: as many as stand on a sheet by default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Frames as they go into a prompt."""
+
+    parts: Sequence[ContentPart]
+    words: str
+    """What the prompt says of them: its ``{shown}``."""
+    told_seconds: tuple[float, ...]
+    """The time at which the model sees each frame, from the first one."""
+    true_seconds: tuple[float, ...]
+    """The time of each frame, from the first one."""
+    body: Mapping[str, Any] = field(default_factory=dict)
+    """What the request needs beside its content."""
+
+    def to_told_seconds(self, seconds: float) -> float:
+        """The time at which the model sees a true time within the frames; both from the first frame."""
+        return float(np.interp(seconds, self.true_seconds, self.told_seconds))
+
+    def to_true_seconds(self, seconds: float) -> float:
+        """The true time of a time that the model names, which may lie outside; both from the first frame."""
+        inside = float(np.interp(seconds, self.told_seconds, self.true_seconds))
+        outside = min(seconds - self.told_seconds[0], 0.0) + max(seconds - self.told_seconds[-1], 0.0)
+        return inside + outside
+
+
+async def show_frames(
+    context: EpisodeContext, settings: PlanModule, camera: CameraKey, frames: Sequence[int]
+) -> Shown:
+    """Show ``frames`` (increasing) as ``settings.input`` says.
+
+    Raises:
+        FrameDecodeError: one of them can't be decoded; nothing is shown then.
+    """
+    match settings.input:
+        case "ContactSheets":
+            return await _on_sheets(context, SheetLayout.of(settings), camera, frames)
+        case "Frames":
+            return await _one_by_one(context, camera, frames)
+        case "VideoUrl":
+            return await _as_video(context, settings.frames_per_second, camera, frames)
+
+
+def frames_per_prompt(settings: PlanModule) -> int:
+    """How many frames go into one prompt at most."""
+    if settings.input == "VideoUrl":
+        return min(settings.max_frames_per_prompt, settings.max_video_frames)
+    return settings.max_frames_per_prompt
+
+
+def since_first(context: EpisodeContext, frames: Sequence[int]) -> tuple[float, ...]:
+    """The times of ``frames`` from the first of them."""
+    return tuple(context.seconds(frame) - context.seconds(frames[0]) for frame in frames)
+
+
+async def _on_sheets(
+    context: EpisodeContext, layout: SheetLayout, camera: CameraKey, frames: Sequence[int]
+) -> Shown:
+    times = since_first(context, frames)
+    sheets: list[bytes] = []
+    for start in range(0, len(frames), layout.frames_per_sheet):
+        now = slice(start, start + layout.frames_per_sheet)
+
+        def build(seen: NDArray[np.uint8], now: slice = now) -> bytes:
+            return build_sheet(seen, times[now], layout)
+
+        sheets.append(await context.look(frames[now], camera, build))
+    words = (
+        f"The images are {len(sheets)} contact sheets with {len(frames)} frames in total, "
+        f"{layout.columns} columns wide, at most {layout.frames_per_sheet} frames on a sheet.\n"
+        "Read the frames row by row, left to right, sheet after sheet: that is the order of time. The number "
+        "in the top left corner of each frame is its time in seconds."
+    )
+    return Shown([image_part(sheet) for sheet in sheets], words, times, times)
+
+
+async def _one_by_one(context: EpisodeContext, camera: CameraKey, frames: Sequence[int]) -> Shown:
+    times = since_first(context, frames)
+    words = (
+        f"The images are {len(frames)} frames in the order of time. The text before each is its time in "
+        "seconds."
+    )
+    return Shown(await timed_images(context, camera, frames, times), words, times, times)
+
+
+async def timed_images(
+    context: EpisodeContext, camera: CameraKey, frames: Sequence[int], times_seconds: Sequence[float]
+) -> list[ContentPart]:
+    """Each frame as an image part, after a text part with its time."""
+    parts: list[ContentPart] = []
+    for start in range(0, len(frames), FRAMES_AT_ONCE):
+        now = slice(start, start + FRAMES_AT_ONCE)
+
+        def encode(seen: NDArray[np.uint8], now: slice = now) -> list[ContentPart]:
+            return to_video_block(seen, times_seconds[now], FRAME_JPEG_QUALITY)
+
+        parts += await context.look(frames[now], camera, encode)
+    return parts
+
+
+async def _as_video(context: EpisodeContext, fps: float, camera: CameraKey, frames: Sequence[int]) -> Shown:
+    clip = await context.clip(frames, fps, camera)
+    told = tuple(number / fps for number in range(len(frames)))
+    words = (
+        f"The video has {len(frames)} frames in the order of time, {fps:g} of them a second; times count in "
+        "seconds from its start."
+    )
+    # the server takes every frame of the clip: it is sampled already (Qwen processors take fps per request)
+    body = {"mm_processor_kwargs": {"fps": fps, "do_sample_frames": False}}
+    return Shown([clip], words, told, since_first(context, frames), body)

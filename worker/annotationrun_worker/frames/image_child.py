@@ -1,0 +1,36 @@
+"""The child process for pictures in rows: ``python -m annotationrun_worker.frames.image_child``.
+
+Requests (see ``child_server`` for the answers), rows counted from the start of the file::
+
+    {"op": "frames", "path": "/x.parquet", "column": "..", "root": "/dataset", "rows": [..]}    rows rise
+    {"op": "digest", "path": "/x.parquet", "column": "..", "root": "/dataset", "first_row": 0, "row_count": 9}
+
+``frames`` gives one frame for each row, in their order; ``digest`` gives ``{"sha256": ..}``.
+"""
+
+from collections.abc import Mapping
+from typing import BinaryIO
+
+from annotationrun_worker.frames.child_server import Request, send_pictures, serve
+from annotationrun_worker.frames.image_file import ImageFile
+from annotationrun_worker.frames.open_files import OpenFiles
+
+
+def main() -> None:
+    """Serve requests until the input ends."""
+    files = OpenFiles(ImageFile)
+
+    def carry_out(request: Request, answers: BinaryIO) -> Mapping[str, object]:
+        file = files.get(request["path"])
+        column, root = request["column"], request["root"]
+        if request["op"] == "digest":
+            sha256 = file.sha256(column, request["first_row"], request["row_count"], root)
+            return {"sha256": sha256}
+        send_pictures(answers, file.pictures_at(column, request["rows"], root))
+        return {}
+
+    serve(carry_out)
+
+
+if __name__ == "__main__":
+    main()

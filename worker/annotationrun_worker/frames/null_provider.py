@@ -1,0 +1,74 @@
+"""For datasets without cameras: whoever wants to see gets an error."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from torch import Tensor
+
+from annotationrun_worker.dataset.records import CameraKey, EpisodeRecord
+from annotationrun_worker.errors import NoCamerasError
+from annotationrun_worker.frames.protocol import FrameCounts
+
+
+class NullFrameProvider:
+    """For datasets whose metadata list no camera, and for no other reason: no frame, but an error."""
+
+    @property
+    def camera_keys(self) -> tuple[CameraKey, ...]:
+        """None."""
+        return ()
+
+    @property
+    def default_camera(self) -> CameraKey:
+        """Always NoCamerasError."""
+        _raise_no_cameras()
+
+    @property
+    def counts(self) -> FrameCounts:
+        """Nothing ever happens."""
+        return FrameCounts()
+
+    def frames_at(
+        self, episode: EpisodeRecord, timestamps_seconds: Sequence[float], camera: CameraKey | None = None
+    ) -> Tensor:
+        """Always NoCamerasError."""
+        _raise_no_cameras(episode)
+
+    def frames_by_index(
+        self, episode: EpisodeRecord, frame_indices: Sequence[int], camera: CameraKey | None = None
+    ) -> Tensor:
+        """Always NoCamerasError."""
+        _raise_no_cameras(episode)
+
+    def video_for_episode(
+        self, episode: EpisodeRecord, max_frames: int, camera: CameraKey | None = None
+    ) -> Tensor:
+        """Always NoCamerasError."""
+        _raise_no_cameras(episode)
+
+    def episode_clip_path(self, episode: EpisodeRecord, camera: CameraKey | None = None) -> Path:
+        """Always NoCamerasError."""
+        _raise_no_cameras(episode)
+
+    def frames_clip_path(
+        self,
+        episode: EpisodeRecord,
+        frame_indices: Sequence[int],
+        fps: float,
+        camera: CameraKey | None = None,
+    ) -> Path:
+        """Always NoCamerasError."""
+        _raise_no_cameras(episode)
+
+    def packet_digest(self, episode: EpisodeRecord, camera: CameraKey) -> str:
+        """Always NoCamerasError."""
+        _raise_no_cameras(episode)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def _raise_no_cameras(episode: EpisodeRecord | None = None) -> NoReturn:
+    whose = "" if episode is None else f"frames of episode {episode.index} were asked for, but "
+    raise NoCamerasError(f"{whose}the dataset has no camera; switch off the modules that must see")

@@ -1,0 +1,118 @@
+"""What the modules ask of a frame provider."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from annotationrun_worker.dataset.records import CameraKey, EpisodeRecord
+
+
+@dataclass(frozen=True, slots=True)
+class FrameCounts:
+    """What happened so far; ``asked == decoded + from_cache + failed``."""
+
+    asked: int = 0
+    decoded: int = 0
+    from_cache: int = 0
+    """Duplicates within one call included."""
+    failed: int = 0
+    """All frames of each call that failed while decoding."""
+    fallback_files: int = 0
+    """Videos that backend ``auto`` had to decode with the ffmpeg program."""
+
+
+class FrameProvider(Protocol):
+    """Gives decoded frames of episodes; safe for any number of threads."""
+
+    @property
+    def camera_keys(self) -> tuple[CameraKey, ...]:
+        """The cameras, in the order of ``info.json``; empty without any."""
+
+    @property
+    def default_camera(self) -> CameraKey:
+        """The camera that is used where none is named.
+
+        Raises:
+            NoCamerasError: the dataset has no camera.
+        """
+
+    @property
+    def counts(self) -> FrameCounts:
+        """What happened so far."""
+
+    def frames_at(
+        self, episode: EpisodeRecord, timestamps_seconds: Sequence[float], camera: CameraKey | None = None
+    ) -> Tensor:
+        """Give the frame nearest to each time, in the order asked for.
+
+        Times count from the start of the episode. Returns uint8 of shape
+        (len(timestamps_seconds), 3, height, width), RGB, on the CPU, the caller's own. Duplicates decode
+        once.
+
+        Raises:
+            TimestampOutOfRangeError: a time is further from any frame than half the local gap.
+            UnknownCameraError: the dataset has no camera of that name.
+            FrameDecodeError: one of the frames can't be decoded.
+            NoCamerasError: the dataset has no camera.
+        """
+
+    def frames_by_index(
+        self, episode: EpisodeRecord, frame_indices: Sequence[int], camera: CameraKey | None = None
+    ) -> Tensor:
+        """Give the frames with these numbers (0-based in the episode); else as ``frames_at``.
+
+        Raises:
+            IndexError: the episode has no frame of that number.
+        """
+
+    def video_for_episode(
+        self, episode: EpisodeRecord, max_frames: int, camera: CameraKey | None = None
+    ) -> Tensor:
+        """Give at most ``max_frames`` frames, spread evenly with both ends; one is the first.
+
+        All of them if there are no more. Returns and raises as ``frames_at``.
+        """
+
+    def episode_clip_path(self, episode: EpisodeRecord, camera: CameraKey | None = None) -> Path:
+        """Make a video of the whole episode, or find the one made before.
+
+        H.264, yuv420p, no sound, padded to an even size; frame i is shown at its timestamp less the first
+        one's. The path is ``<clip folder>/<camera>/<fingerprint>/ep_000123.mp4``.
+
+        Raises:
+            FrameDecodeError: a frame can't be decoded, or making the video takes longer than 300 s.
+            StorageError: the video can't be written.
+        """
+
+    def frames_clip_path(
+        self,
+        episode: EpisodeRecord,
+        frame_indices: Sequence[int],
+        fps: float,
+        camera: CameraKey | None = None,
+    ) -> Path:
+        """Make a video of the chosen frames (rising), one after the other at ``fps``; else as above.
+
+        The same frames give the same bytes.
+
+        Raises:
+            IndexError: the episode has no frame of that number.
+        """
+
+    def packet_digest(self, episode: EpisodeRecord, camera: CameraKey) -> str:
+        """SHA-256 (hex) over the coded pictures of the episode, as they are stored; nothing is decoded.
+
+        Of a video the packets in [from - half a frame, to - half a frame), in PTS (``VideoFile``); of a
+        camera in the rows the coded pictures in row order (``ImageFile``).
+
+        Raises:
+            UnknownCameraError: the dataset has no camera of that name.
+            FrameDecodeError: they can't be read.
+            NoCamerasError: the dataset has no camera.
+        """
+
+    def close(self) -> None:
+        """Free the decoder and its processes; nothing can be asked afterwards."""

@@ -1,0 +1,139 @@
+"""The decoder's child process over torchcodec: ``python -m annotationrun_worker.frames.torchcodec_child``.
+
+It takes the request ``frames`` of ``decoder_child`` and answers it in the same way. torchcodec is an extra of
+this package; without it every request is refused with the word how to install it.
+"""
+
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
+
+from annotationrun_worker.frames.child_server import Picture, RefusedError, Request, send_pictures, serve
+from annotationrun_worker.frames.open_files import OpenFiles
+
+HOW_TO_INSTALL = "pip install 'annotationrun[torchcodec]'"
+
+MATROSKA_START = b"\x1a\x45\xdf\xa3"
+MP4_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp"})
+"""The boxes that an mp4 or mov file can begin with (ISO/IEC 14496-12, QuickTime File Format)."""
+
+SURE_SECONDS = 1e-4
+"""No other frame of a camera can be nearer than one this near: do not look for one."""
+
+BACK_SECONDS = 1e-6
+"""Shorter than any time base's tick: what is shown just before a frame is the frame before it."""
+
+
+class TorchcodecFile:
+    """An open video whose frames' PTS torchcodec has listed; not safe for several threads."""
+
+    def __init__(self, path: str) -> None:
+        _check_container(path)
+        try:
+            self._decoder = _decoder_class()(
+                path, dimension_order="NHWC", seek_mode="exact", num_ffmpeg_threads=1
+            )
+        except (RuntimeError, ValueError) as error:
+            raise RefusedError("open", f"can't be opened as a video: {error}") from error
+        metadata = self._decoder.metadata
+        self._begin = float(metadata.begin_stream_seconds)
+        self._end = float(metadata.end_stream_seconds)
+        self._quarter_turns = _quarter_turns(metadata.rotation)
+
+    def close(self) -> None:
+        """Close the file."""
+        del self._decoder
+
+    def pictures_at(
+        self, targets_seconds: Sequence[float], tolerances_seconds: Sequence[float]
+    ) -> Iterator[Picture]:
+        """Give the frame with the nearest PTS for each target (rising).
+
+        Raises:
+            RefusedError: decoding failed, or the nearest frame is further away than its tolerance.
+        """
+        limits = [t + tolerance for t, tolerance in zip(targets_seconds, tolerances_seconds, strict=True)]
+        shown = self._shown_at(limits, targets_seconds[-1])
+        for (pts, frame), target, tolerance in zip(shown, targets_seconds, tolerances_seconds, strict=True):
+            nearest, picture = pts, frame
+            if pts - target > SURE_SECONDS and pts > self._begin:
+                before, frame_before = self._shown_at([pts - BACK_SECONDS], target)[0]
+                if target - before <= pts - target:
+                    nearest, picture = before, frame_before
+            if abs(nearest - target) > tolerance:
+                raise RefusedError(
+                    "no_frame",
+                    f"the frame nearest to {target:.6f} s of the file is at {nearest:.6f} s, "
+                    f"at most {tolerance:.6f} s off is taken",
+                )
+            rgb = picture.rot90(self._quarter_turns, (0, 1)).contiguous().numpy()
+            height, width, _ = rgb.shape
+            yield Picture(f"{nearest:.3f} s of the file", width, height, rgb.data.cast("B"))
+
+    def _shown_at(self, times_seconds: Sequence[float], target_seconds: float) -> list[tuple[float, Any]]:
+        """PTS and frame (a tensor) of what is on the screen at each time (rising).
+
+        ``target_seconds`` is what it is for, for the error.
+        """
+        inside = [max(time, self._begin) for time in times_seconds if time < self._end]
+        behind = len(times_seconds) - len(inside)
+        try:
+            batch = self._decoder.get_frames_played_at(inside) if inside else None
+            # By its number: a last frame that lasts no time is never on the screen.
+            last = self._decoder.get_frame_at(len(self._decoder) - 1) if behind else None
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise RefusedError(
+                "decode", f"decoding failed on the way to {target_seconds:.6f} s of the file: {error}"
+            ) from error
+        shown = [] if batch is None else list(zip(batch.pts_seconds.tolist(), batch.data, strict=True))
+        return shown if last is None else [*shown, *[(last.pts_seconds, last.data)] * behind]
+
+
+def _check_container(path: str) -> None:
+    """Refuse what is no mp4 or mkv: torchcodec has no white list, and a playlist would open other files."""
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123  (the path came as text and goes to FFmpeg as text)
+            start = file.read(8)
+    except OSError as error:
+        raise RefusedError("open", f"can't be read: {error.strerror}") from error
+    if not start.startswith(MATROSKA_START) and start[4:] not in MP4_BOXES:
+        raise RefusedError("open", f"can't be opened as a video: it begins with {start!r}, as no mp4 does")
+
+
+def _decoder_class() -> Any:  # noqa: ANN401  (torchcodec may be missing)
+    try:
+        return importlib.import_module("torchcodec.decoders").VideoDecoder
+    except ImportError as error:
+        raise RefusedError(
+            "not_installed",
+            f"frames.backend torchcodec: the package is not installed; {HOW_TO_INSTALL}, or set "
+            "frames.backend to auto",
+        ) from error
+    except (RuntimeError, OSError) as error:
+        raise RefusedError(
+            "not_installed",
+            f"frames.backend torchcodec: the package can't be loaded; it needs FFmpeg's shared libraries "
+            f"(apt-get install ffmpeg) and the torch that it was built for ({HOW_TO_INSTALL}), or set "
+            f"frames.backend to auto: {str(error).strip().splitlines()[0]}",
+        ) from error
+
+
+def _quarter_turns(rotation_degrees: float | None) -> int:
+    """How often to turn a frame by 90 degrees, so that torchcodec's own turn is undone."""
+    return round(-(rotation_degrees or 0.0) / 90) % 4
+
+
+def main() -> None:
+    """Serve requests until the input ends."""
+    files = OpenFiles(TorchcodecFile)
+
+    def carry_out(request: Request, answers: BinaryIO) -> Mapping[str, object]:
+        file = files.get(request["path"])
+        send_pictures(answers, file.pictures_at(request["targets_seconds"], request["tolerances_seconds"]))
+        return {}
+
+    serve(carry_out)
+
+
+if __name__ == "__main__":
+    main()
