@@ -33,11 +33,17 @@ demo: $(READY)  ## Make a dataset, annotate it, validate and show it (into out/d
 	rm -rf $(DEMO)
 	$(BIN)/annotationrun demo $(DEMO)
 
+# The tests decode with every backend: Debian's ffmpeg brings the CLI and the libraries that torchcodec loads.
+.PHONY: ffmpeg
+ffmpeg:
+	@command -v ffmpeg >/dev/null || { apt-get -q update && apt-get -q install -y --no-install-recommends ffmpeg; }
+
 .PHONY: test
-test: $(READY)  ## Everything that must hold, with a table of counts and seconds
+test: $(READY) ffmpeg  ## Everything that must hold, with a table of counts and seconds
 	$(BIN)/python tests/suites.py
 
 SUITES := lint types unit component frames-exact mutants interop docs
+component frames-exact interop mutants: ffmpeg
 .PHONY: $(SUITES)
 lint:  ## ruff and the import contracts
 types:  ## mypy, strict

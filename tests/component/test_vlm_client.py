@@ -132,7 +132,7 @@ def test_an_answer_that_is_always_cut_is_an_error(tmp_path):
 
 
 def test_more_tokens_stay_within_the_context(tmp_path):
-    with pytest.raises(AnswerError, match="cut at 100 tokens"):
+    with pytest.raises(AnswerError, match=r"cut at 90 tokens, which fill the context \(100\)"):
         ask_once(lambda n, b: Reply("{", finish_reason="length"), tmp_path, context_tokens=100)
 
 

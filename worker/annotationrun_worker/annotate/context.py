@@ -73,8 +73,7 @@ class EpisodeContext:
         """
 
         def decode_and_make() -> Made:
-            seen = self.frames.frames_by_index(self.episode, frame_indices, camera)
-            return make(seen.permute(0, 2, 3, 1).contiguous().numpy())
+            return make(self.frames.pictures_by_index(self.episode, frame_indices, camera))
 
         async with self.looking:
             return await asyncio.to_thread(decode_and_make)

@@ -37,7 +37,7 @@ class ImageFile:
 
     def __init__(self, path: str) -> None:
         try:
-            self._file = pq.ParquetFile(path)
+            self._file = pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
         except (pa.ArrowException, OSError) as error:
             raise RefusedError("open", f"can't be read as parquet: {error}") from error
         metadata = self._file.metadata

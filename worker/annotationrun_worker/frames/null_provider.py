@@ -2,13 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from annotationrun_worker.dataset.records import CameraKey, EpisodeRecord
 from annotationrun_worker.errors import NoCamerasError
 from annotationrun_worker.frames.protocol import FrameCounts
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class NullFrameProvider:
@@ -31,19 +35,25 @@ class NullFrameProvider:
 
     def frames_at(
         self, episode: EpisodeRecord, timestamps_seconds: Sequence[float], camera: CameraKey | None = None
-    ) -> Tensor:
+    ) -> "Tensor":
         """Always NoCamerasError."""
         _raise_no_cameras(episode)
 
     def frames_by_index(
         self, episode: EpisodeRecord, frame_indices: Sequence[int], camera: CameraKey | None = None
-    ) -> Tensor:
+    ) -> "Tensor":
+        """Always NoCamerasError."""
+        _raise_no_cameras(episode)
+
+    def pictures_by_index(
+        self, episode: EpisodeRecord, frame_indices: Sequence[int], camera: CameraKey | None = None
+    ) -> NDArray[np.uint8]:
         """Always NoCamerasError."""
         _raise_no_cameras(episode)
 
     def video_for_episode(
         self, episode: EpisodeRecord, max_frames: int, camera: CameraKey | None = None
-    ) -> Tensor:
+    ) -> "Tensor":
         """Always NoCamerasError."""
         _raise_no_cameras(episode)
 

@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from annotationrun_worker.dataset.records import CameraKey, EpisodeRecord
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,7 @@ class FrameProvider(Protocol):
 
     def frames_at(
         self, episode: EpisodeRecord, timestamps_seconds: Sequence[float], camera: CameraKey | None = None
-    ) -> Tensor:
+    ) -> "Tensor":
         """Give the frame nearest to each time, in the order asked for.
 
         Times count from the start of the episode. Returns uint8 of shape
@@ -61,16 +65,25 @@ class FrameProvider(Protocol):
 
     def frames_by_index(
         self, episode: EpisodeRecord, frame_indices: Sequence[int], camera: CameraKey | None = None
-    ) -> Tensor:
+    ) -> "Tensor":
         """Give the frames with these numbers (0-based in the episode); else as ``frames_at``.
 
         Raises:
             IndexError: the episode has no frame of that number.
         """
 
+    def pictures_by_index(
+        self, episode: EpisodeRecord, frame_indices: Sequence[int], camera: CameraKey | None = None
+    ) -> NDArray[np.uint8]:
+        """The same frames as uint8 (frames, height, width, 3), RGB: what the prompts are made of.
+
+        Raises:
+            IndexError: the episode has no frame of that number; else as ``frames_at``.
+        """
+
     def video_for_episode(
         self, episode: EpisodeRecord, max_frames: int, camera: CameraKey | None = None
-    ) -> Tensor:
+    ) -> "Tensor":
         """Give at most ``max_frames`` frames, spread evenly with both ends; one is the first.
 
         All of them if there are no more. Returns and raises as ``frames_at``.

@@ -6,12 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from annotationrun_worker.dataset.records import CameraKey, EpisodeRecord, Features, ImageSpan, VideoSpan
 from annotationrun_worker.errors import FrameDecodeError, TimestampOutOfRangeError, UnknownCameraError
@@ -30,6 +28,9 @@ from annotationrun_worker.frames.timestamps import (
     tolerances_seconds,
     uniform_indices,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "FrameCounts",
@@ -75,7 +76,7 @@ class VideoFrameProvider:
         self._image_decoder = ImageDecoder(CHILDREN)
         self._clips = ClipStore(settings.clip_folder)
         self._default_camera = self._known(settings.default_camera or features.cameras[0])
-        self._cache: ByteBoundedCache[tuple[int, CameraKey, int], Tensor] = ByteBoundedCache(
+        self._cache: ByteBoundedCache[tuple[int, CameraKey, int], NDArray[np.uint8]] = ByteBoundedCache(
             settings.cache_bytes
         )
         self._digests: dict[tuple[int, CameraKey], str] = {}
@@ -110,26 +111,32 @@ class VideoFrameProvider:
 
     def frames_at(
         self, episode: EpisodeRecord, timestamps_seconds: Sequence[float], camera: CameraKey | None = None
-    ) -> Tensor:
+    ) -> "Tensor":
         """See ``FrameProvider.frames_at``."""
         try:
             indices = snap(episode.timestamps_seconds, timestamps_seconds, episode.fps)
         except TimestampOutOfRangeError as error:
             raise TimestampOutOfRangeError(f"episode {episode.index}: {error}") from error
-        return self._frames(episode, indices, camera)
+        return _as_tensor(self._frames(episode, indices, camera))
 
     def frames_by_index(
         self, episode: EpisodeRecord, frame_indices: Sequence[int], camera: CameraKey | None = None
-    ) -> Tensor:
+    ) -> "Tensor":
         """See ``FrameProvider.frames_by_index``."""
+        return _as_tensor(self.pictures_by_index(episode, frame_indices, camera))
+
+    def pictures_by_index(
+        self, episode: EpisodeRecord, frame_indices: Sequence[int], camera: CameraKey | None = None
+    ) -> NDArray[np.uint8]:
+        """See ``FrameProvider.pictures_by_index``."""
         _check_indices(episode, frame_indices)
         return self._frames(episode, np.asarray(frame_indices, dtype=np.int64), camera)
 
     def video_for_episode(
         self, episode: EpisodeRecord, max_frames: int, camera: CameraKey | None = None
-    ) -> Tensor:
+    ) -> "Tensor":
         """See ``FrameProvider.video_for_episode``."""
-        return self._frames(episode, uniform_indices(episode.frame_count, max_frames), camera)
+        return _as_tensor(self._frames(episode, uniform_indices(episode.frame_count, max_frames), camera))
 
     def episode_clip_path(self, episode: EpisodeRecord, camera: CameraKey | None = None) -> Path:
         """See ``FrameProvider.episode_clip_path``."""
@@ -167,7 +174,9 @@ class VideoFrameProvider:
         self._image_decoder.close()
         self._decoder.close()
 
-    def _frames(self, episode: EpisodeRecord, indices: NDArray[np.int64], camera: CameraKey | None) -> Tensor:
+    def _frames(
+        self, episode: EpisodeRecord, indices: NDArray[np.int64], camera: CameraKey | None
+    ) -> NDArray[np.uint8]:
         camera = self._known(camera if camera is not None else self._default_camera)
         wanted = [int(index) for index in np.unique(indices)]
         found = self._cached(episode, camera, wanted)
@@ -187,16 +196,18 @@ class VideoFrameProvider:
         self._count(FrameCounts(asked=len(indices), decoded=decoded, from_cache=len(indices) - decoded))
         if not len(indices):
             width, height = self._features.camera_sizes[camera]
-            return torch.empty((0, 3, height, width), dtype=torch.uint8)
-        return torch.from_numpy(np.stack([found[int(index)].numpy() for index in indices]))
+            return np.empty((0, height, width, 3), dtype=np.uint8)
+        return np.stack([found[int(index)] for index in indices])
 
-    def _cached(self, episode: EpisodeRecord, camera: CameraKey, indices: Sequence[int]) -> dict[int, Tensor]:
+    def _cached(
+        self, episode: EpisodeRecord, camera: CameraKey, indices: Sequence[int]
+    ) -> dict[int, NDArray[np.uint8]]:
         held = {index: self._cache.get((int(episode.index), camera, index)) for index in indices}
         return {index: frame for index, frame in held.items() if frame is not None}
 
     def _decoded(
         self, episode: EpisodeRecord, camera: CameraKey, indices: Sequence[int]
-    ) -> Iterator[tuple[int, Tensor]]:
+    ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """Decode the frames (rising indices), some at a time."""
         width, height = self._features.camera_sizes[camera]
         batch_frames = max(BATCH_BYTES // (3 * height * width), 1)
@@ -214,9 +225,7 @@ class VideoFrameProvider:
                     f"but meta/info.json says {width} x {height}"
                 )
             for index, picture in zip(batch.tolist(), pictures, strict=True):
-                # A tensor of its own: a view would keep the whole batch in memory.
-                # By numpy, as torch would set its threads to work against the decoder's.
-                yield index, torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
+                yield index, picture.copy()  # a view would keep the whole batch in memory
 
     def _decode_video(
         self, episode: EpisodeRecord, camera: CameraKey, batch: NDArray[np.int64]
@@ -235,7 +244,7 @@ class VideoFrameProvider:
         def frames() -> Iterator[NDArray[np.uint8]]:
             # Past the cache, which is for frames that are wanted again; the clip is kept itself.
             for _, frame in self._decoded(episode, camera, clip.frame_indices):
-                yield frame.numpy().transpose(1, 2, 0)
+                yield frame
 
         return self._clips.path_of(clip, camera, fingerprint, frames)
 
@@ -272,6 +281,14 @@ class VideoFrameProvider:
         level = logging.DEBUG if self.counts.failed else logging.ERROR
         self._count(FrameCounts(asked=frames, failed=frames))
         _LOG.log(level, "frames can't be decoded (the first is logged, all are counted): %s", error)
+
+
+def _as_tensor(pictures: NDArray[np.uint8]) -> "Tensor":
+    """(n, height, width, 3) as a tensor (n, 3, height, width)."""
+    # Imported where tensors are asked for: a run never does, and torch costs it 2 s and 500 MiB.
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)))
 
 
 def _check_indices(episode: EpisodeRecord, frame_indices: Sequence[int]) -> None:

@@ -1,8 +1,8 @@
 """Asking a question: staged answers first, then the model; what comes back is checked before it is staged."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -14,6 +14,7 @@ from annotationrun_worker.staging.store import StagingStore
 from annotationrun_worker.vlm.client import VlmClient
 from annotationrun_worker.vlm.json_extraction import extract_object, quote
 from annotationrun_worker.vlm.request import Answer, Question, Sampling, build_body, with_correction
+from annotationrun_worker.vlm.single_flight import SingleFlight
 
 Parsed = TypeVar("Parsed")
 
@@ -31,6 +32,8 @@ class Asker:
     attempt: int = 0
     """How often the episode was tried before. Another attempt asks with another seed, and only where no
     earlier one got a usable answer."""
+    in_flight: SingleFlight[StagedAnswer] = field(default_factory=SingleFlight)
+    """Equal questions at once are asked once; shared by the copies that ``replace`` makes."""
 
     async def ask(
         self, question: Question[Answer], parse: Callable[[Answer], Parsed]
@@ -48,25 +51,32 @@ class Asker:
             RequestFailedError, ConfigurationError: see ``VlmClient.complete``.
         """
         for attempt in range(self.attempt):
-            _, key = self._request(question, attempt)
-            earlier = await read_answer(self.store, key)
+            earlier = await read_answer(self.store, self._request(question, attempt).key)
             if earlier is not None:
                 with suppress(AnswerError):
                     return _read(question, earlier.content, parse), earlier.request
-        body, key = self._request(question, self.attempt)
-        staged = await read_answer(self.store, key)
-        if staged is None:
-            staged = await stage_answer(self.store, key, await self._usable_answer(question, body, parse))
-        return _read(question, staged.content, parse), staged.request
+        request = self._request(question, self.attempt)
 
-    def _request(self, question: Question[Answer], attempt: int) -> tuple[dict[str, Any], Digest]:
-        """The body to send in an attempt, and the key of its answer."""
+        async def read_or_ask() -> StagedAnswer:
+            staged = await read_answer(self.store, request.key)
+            if staged is not None:
+                return staged
+            return await stage_answer(
+                self.store, request.key, await self._usable_answer(question, request, parse)
+            )
+
+        answer = await self.in_flight.do(request.key, read_or_ask)
+        return _read(question, answer.content, parse), answer.request
+
+    def _request(self, question: Question[Answer], attempt: int) -> "_Request":
         body = build_body(question, self.sampling.for_attempt(attempt))
-        return body, digest_json({"body": digest_json(body), "model_revision": self.model_revision})
+        digest = digest_json(body)
+        return _Request(body, digest, digest_json({"body": digest, "model_revision": self.model_revision}))
 
     async def _usable_answer(
-        self, question: Question[Answer], body: dict[str, Any], parse: Callable[[Answer], Parsed]
+        self, question: Question[Answer], request: "_Request", parse: Callable[[Answer], Parsed]
     ) -> StagedAnswer:
+        body: Mapping[str, Any] = request.body
         for last in (False, True):
             completion = await self.client.complete(body, question.kind, self.affinity)
             try:
@@ -79,13 +89,26 @@ class Asker:
                     ) from error
                 body = with_correction(body, completion.content, str(error))
                 continue
+            sent = completion.body
             return StagedAnswer(
-                request=completion.request,
+                # bodies hold images: the digest that is known is not computed again
+                request=request.digest if sent == request.body else digest_json(sent),
                 content=completion.content,
                 prompt_tokens=completion.prompt_tokens,
                 completion_tokens=completion.completion_tokens,
             )
         raise AssertionError("the loop returns or raises")
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What is asked in one attempt."""
+
+    body: Mapping[str, Any]
+    digest: Digest
+    """Of the body."""
+    key: Digest
+    """Of the staged answer."""
 
 
 def _read(question: Question[Answer], content: str, parse: Callable[[Answer], Parsed]) -> Parsed:

@@ -4,8 +4,10 @@ Several servers share the episodes: all questions of one go to the same server, 
 caches serve them.
 
 Connection errors, timeouts, 429 (with the server's own delay) and 5xx are retried by the ``openai`` client.
-An answer cut by its token limit is asked again with twice the limit, twice at most. A server that refuses
-structured output gets the schema as text from then on, unless the manifest requires it.
+An answer cut by its token limit is asked again with twice the limit, twice at most, as far as the context
+goes. A server that refuses structured output gets the schema as text from then on, unless the manifest
+requires it. A 400 is that one question's failure once the server has answered others; before that, and any
+other refusal, it is the run's.
 """
 
 import asyncio
@@ -14,26 +16,28 @@ import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import openai
 from openai import AsyncOpenAI
-from openai.types.chat import ChatCompletion
 
+from annotationrun_api.errors import AnnotationRunError
 from annotationrun_worker.errors import (
     AnswerError,
     ConfigurationError,
     RequestFailedError,
     ServerNotReadyError,
 )
-from annotationrun_worker.staging.digests import Digest, digest_json
+from annotationrun_worker.vlm.json_extraction import quote
 from annotationrun_worker.vlm.request import without_schema
+from annotationrun_worker.vlm.responses import ChatResponse, ModelList, cut_remote, read_response
 
 TRANSPORT_RETRIES = 5
 """Tries after the first of one request; the client waits 0.5 s, doubling to 8 s, between them."""
 LENGTH_DOUBLINGS = 2
-REMOTE_TEXT_LENGTH = 256
-"""Characters of a server's own words that an error repeats."""
+_FIRST_SERVER_ERROR = 500
+_PASSING = frozenset({408, 409, 429})
+"""HTTP statuses below 500 that say nothing against the request."""
 
 _OPENAI_ARGUMENTS = {"model", "messages", "temperature", "seed", "max_tokens", "response_format"}
 """What the client takes by name; everything else goes into the body as it is."""
@@ -46,9 +50,10 @@ StructuredOutputs = Literal["Auto", "Required", "Off"]
 class Completion:
     """What the server answered."""
 
-    request: Digest
-    """Digest of the body that got this answer."""
+    body: Mapping[str, Any]
+    """What was sent and got this answer."""
     content: str
+    """Not empty, valid Unicode."""
     prompt_tokens: int
     completion_tokens: int
 
@@ -88,6 +93,7 @@ class VlmClient:
         self._check = asyncio.Lock()
         self._is_checked = False
         self._in_flight = asyncio.Semaphore(settings.requests_in_flight)
+        self._has_answered = False
         self._schema_refused = settings.structured_outputs == "Off"
         self._servers = [
             AsyncOpenAI(
@@ -108,23 +114,25 @@ class VlmClient:
         """See that each server is there and serves the model, before anything is asked of it.
 
         Raises:
-            ServerNotReadyError: nobody answers at an endpoint.
+            ServerNotReadyError: nobody answers at an endpoint, or not as OpenAI's API does.
             ConfigurationError: a server answers, and does not serve the model.
         """
         for server in self._servers:
             try:
-                served = [model.id async for model in server.with_options(max_retries=1).models.list()]
-            except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError) as error:
+                raw = await server.with_options(max_retries=1).models.with_raw_response.list()
+            except openai.APIError as error:
+                if _is_refusal(error):
+                    raise _refused(server, error) from error
                 raise ServerNotReadyError(
                     f"no model server at {_url(server)!r}: {_remote(error)}; "
                     "start it or correct the endpoint, then run again"
                 ) from error
-            except openai.APIStatusError as error:
-                raise _refused(server, error) from error
+            models = read_response(raw.content, ModelList, _url(server), ServerNotReadyError).data
+            served = [model.id for model in models]
             if self.settings.model not in served:
                 raise ConfigurationError(
-                    f"the server at {_url(server)!r} serves {', '.join(map(repr, served))}, not "
-                    f"{self.settings.model!r}; set spec.model.id to the served name"
+                    f"the server at {_url(server)!r} serves {', '.join(map(repr, served)) or 'nothing'}, "
+                    f"not {self.settings.model!r}; set spec.model.id to the served name"
                 )
 
     async def _check_once(self) -> None:
@@ -144,67 +152,112 @@ class VlmClient:
 
         Raises:
             ServerNotReadyError, ConfigurationError: at the first request, see ``check_model``.
-            RequestFailedError: no answer after all retries.
-            ConfigurationError: the server refuses the request as such (key, model, size).
-            AnswerError: the answer is empty, or still cut after the token limit was doubled.
+            RequestFailedError: no answer after all retries, or one that is no chat completion.
+            ConfigurationError: the server refuses every request (key, model, path), or the very first.
+            AnswerError: it refuses this one; or the answer is empty, no valid Unicode, or still cut after
+                the token limit was doubled.
         """
         await self._check_once()
         server = self._servers[zlib.crc32(affinity.encode()) % len(self._servers)]
-        sent = without_schema(body) if self._schema_refused else dict(body)
-        limits = [sent["max_tokens"] * 2**doubling for doubling in range(LENGTH_DOUBLINGS + 1)]
-        for max_tokens in limits:
-            sent["max_tokens"] = min(max_tokens, self.settings.context_tokens)
-            async with self._in_flight:
-                response, sent = await self._send(server, sent, self.usage[kind])
-            choice = response.choices[0]
-            if choice.finish_reason != "length":
-                break
-        else:
-            raise AnswerError(
-                f"the answer is cut at {sent['max_tokens']} tokens; raise spec.model.maxOutputTokens"
-            )
-        if not choice.message.content:
+        body = without_schema(body) if self._schema_refused else body
+        response, sent = await self._send_until_whole(server, body, self.usage[kind])
+        choice, usage = response.choices[0], response.usage
+        content = choice.message.content
+        if not content:
             raise AnswerError(f"the answer is empty (finish_reason {choice.finish_reason!r})")
-        usage = response.usage
+        try:
+            content.encode()
+        except UnicodeEncodeError as error:
+            raise AnswerError(f"the answer is no valid Unicode ({error.reason}): {quote(content)}") from error
         return Completion(
-            request=digest_json(sent),
-            content=choice.message.content,
+            body=sent,
+            content=content,
             prompt_tokens=usage.prompt_tokens if usage else 0,
             completion_tokens=usage.completion_tokens if usage else 0,
         )
 
+    async def _send_until_whole(
+        self, server: AsyncOpenAI, body: Mapping[str, Any], usage: Usage
+    ) -> tuple[ChatResponse, Mapping[str, Any]]:
+        """The response that is not cut by its token limit, and the body that got it."""
+        context_tokens = self.settings.context_tokens
+        limit = min(body["max_tokens"], context_tokens)
+        for doubling in range(LENGTH_DOUBLINGS + 1):
+            try:
+                async with self._in_flight:
+                    response, body = await self._send(server, {**body, "max_tokens": limit}, usage)
+            except AnswerError as error:
+                if doubling == 0:
+                    raise
+                raise AnswerError(f"the answer is cut at {body['max_tokens']} tokens; {error}") from error
+            if response.choices[0].finish_reason != "length":
+                return response, body
+            prompt_tokens = response.usage.prompt_tokens if response.usage else 0
+            limit = min(2 * limit, context_tokens - prompt_tokens)
+            if limit <= body["max_tokens"]:
+                raise AnswerError(
+                    f"the answer is cut at {body['max_tokens']} tokens, which fill the context "
+                    f"({context_tokens}); raise spec.model.contextTokens if the server has more"
+                )
+        raise AnswerError(
+            f"the answer is cut at {body['max_tokens']} tokens; raise spec.model.maxOutputTokens"
+        )
+
     async def _send(
-        self, server: AsyncOpenAI, body: dict[str, Any], usage: Usage
-    ) -> tuple[ChatCompletion, dict[str, Any]]:
+        self, server: AsyncOpenAI, body: Mapping[str, Any], usage: Usage
+    ) -> tuple[ChatResponse, Mapping[str, Any]]:
         """The response, and the body that got it."""
         named = {key: value for key, value in body.items() if key in _OPENAI_ARGUMENTS}
         extra = {key: value for key, value in body.items() if key not in _OPENAI_ARGUMENTS}
+        usage.requests += 1
         try:
-            usage.requests += 1
             raw = await server.chat.completions.with_raw_response.create(**named, extra_body=extra or None)
-            response = raw.parse()
-        except openai.BadRequestError as error:
-            falls_back = self.settings.structured_outputs == "Auto" and "response_format" in body
-            if not falls_back or not _SCHEMA_COMPLAINT.search(str(error)):
-                raise _refused(server, error) from error
+        except openai.APIError as error:
+            if not self._may_mend_without_schema(error, body):
+                raise self._failure(server, error) from error
             self._schema_refused = True
             return await self._send(server, without_schema(body), usage)
-        except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError) as error:
-            raise RequestFailedError(
-                f"the server at {_url(server)!r} gave no answer in {TRANSPORT_RETRIES + 1} tries: "
-                f"{_remote(error)}"
-            ) from error
-        except openai.APIStatusError as error:
-            raise _refused(server, error) from error
         usage.retries += raw.retries_taken
+        response = read_response(raw.content, ChatResponse, _url(server), RequestFailedError)
+        self._has_answered = True
         if response.usage:
             usage.prompt_tokens += response.usage.prompt_tokens
             usage.completion_tokens += response.usage.completion_tokens
         return response, body
 
+    def _may_mend_without_schema(self, error: openai.APIError, body: Mapping[str, Any]) -> bool:
+        return (
+            isinstance(error, openai.BadRequestError)
+            and self.settings.structured_outputs == "Auto"
+            and "response_format" in body
+            and _SCHEMA_COMPLAINT.search(str(error)) is not None
+        )
+
+    def _failure(self, server: AsyncOpenAI, error: openai.APIError) -> AnnotationRunError:
+        """What a request that got no answer means: for this question, for the episode, or for the run."""
+        if isinstance(error, openai.BadRequestError) and self._has_answered:
+            return AnswerError(
+                f"the server at {_url(server)!r} refuses this request (HTTP 400): {_remote(error)}"
+            )
+        if _is_refusal(error):
+            return _refused(server, error)
+        return RequestFailedError(
+            f"the server at {_url(server)!r} gave no answer in {TRANSPORT_RETRIES + 1} tries: "
+            f"{_remote(error)}"
+        )
+
 
 def _url(server: AsyncOpenAI) -> str:
     return str(server.base_url).rstrip("/")
+
+
+def _is_refusal(error: openai.APIError) -> TypeGuard[openai.APIStatusError]:
+    """Whether the server answered, and will answer the same again."""
+    return (
+        isinstance(error, openai.APIStatusError)
+        and error.status_code < _FIRST_SERVER_ERROR
+        and error.status_code not in _PASSING
+    )
 
 
 def _refused(server: AsyncOpenAI, error: openai.APIStatusError) -> ConfigurationError:
@@ -215,4 +268,4 @@ def _refused(server: AsyncOpenAI, error: openai.APIStatusError) -> Configuration
 
 def _remote(error: openai.OpenAIError) -> str:
     cause = f" ({error.__cause__})" if error.__cause__ else ""
-    return f"{error}{cause}"[:REMOTE_TEXT_LENGTH]
+    return cut_remote(f"{error}{cause}")

@@ -1,6 +1,6 @@
-"""What a server's responses hold, as far as it is read: servers that are not quite OpenAI's answer odd things.
+"""What is read of a server's responses; servers that are not quite OpenAI's send odd things with status 200.
 
-Fields and types: OpenAI's API reference (chat completion object, models list), as vLLM 0.11 serves them.
+Names and types: OpenAI's API reference, the model list and the chat completion object.
 """
 
 import json
@@ -8,12 +8,10 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
+from annotationrun_worker.errors import RequestFailedError, ServerNotReadyError
+
 REMOTE_TEXT_LENGTH = 256
 """Characters of a server's own words that an error repeats."""
-
-
-class UnexpectedResponseError(ValueError):
-    """A response of status 200 that is not what was asked for; says what came instead."""
 
 
 class Model(BaseModel):
@@ -29,7 +27,7 @@ class ModelList(BaseModel):
 
 
 class Message(BaseModel):
-    """What the model said; the text may hold lone surrogates, which JSON can escape and UTF-8 lacks."""
+    """What the model said; may hold lone surrogates, which JSON can escape and no file can hold."""
 
     content: str | None = None
 
@@ -42,7 +40,7 @@ class Choice(BaseModel):
 
 
 class TokenUsage(BaseModel):
-    """Tokens of a request and its answer."""
+    """Tokens of a request and its answer; 0 where the server does not count."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -58,24 +56,32 @@ class ChatResponse(BaseModel):
 Response = TypeVar("Response", bound=BaseModel)
 
 
-def read_response(content: bytes, expected: type[Response]) -> Response:
-    """Read the body of a response.
+def read_response(
+    body: bytes,
+    expected: type[Response],
+    url: str,
+    failure: type[RequestFailedError | ServerNotReadyError],
+) -> Response:
+    """Read the body of a response with status 200 of the server at ``url``.
 
     Raises:
-        UnexpectedResponseError: it is not JSON, or not of that shape; quotes what came.
+        RequestFailedError, ServerNotReadyError: as ``failure`` says; the body is not JSON, or of another
+            shape. Quotes what came.
     """
     try:
-        return expected.model_validate(json.loads(content))
+        return expected.model_validate(json.loads(body))
     except ValidationError as error:
         fault = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(map(str, fault["loc"])) or "the body"
-        problem = f"{where}: {fault['msg']}"
+        problem = f"{'.'.join(map(str, fault['loc'])) or 'the body'}: {fault['msg']}"
     except (ValueError, RecursionError) as error:
         problem = f"not JSON: {error}"
-    said = cut(content[: 4 * REMOTE_TEXT_LENGTH].decode(errors="replace"))
-    raise UnexpectedResponseError(f"{problem}; it sent {said!r}")
+    came = cut_remote(body[: 4 * REMOTE_TEXT_LENGTH].decode(errors="replace"))
+    raise failure(
+        f"the server at {url!r} sent no {expected.__name__} of OpenAI's API ({problem}) but {came!r}; "
+        "see that the endpoint is an OpenAI-compatible server's, with its path (often /v1)"
+    )
 
 
-def cut(text: str) -> str:
-    """The start of a server's own words, safe to print and to store."""
+def cut_remote(text: str) -> str:
+    """The start of a server's own words, fit to be printed and stored."""
     return text[:REMOTE_TEXT_LENGTH].encode(errors="backslashreplace").decode()
