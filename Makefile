@@ -56,6 +56,15 @@ docs:  ## The README's commands
 $(SUITES): $(READY)
 	$(BIN)/python tests/suites.py $@
 
+.PHONY: bench-pipeline
+bench-pipeline: $(READY) ffmpeg  ## Our pipeline beside LeRobot's own, in one run: a table, and JSON in out/
+	mkdir -p out
+	$(BIN)/python -m tests.benchmarks.pipeline --json out/bench-pipeline.json
+
+.PHONY: frames-stress
+frames-stress: $(READY) ffmpeg  ## 16 threads on one provider, a minute for each backend
+	$(BIN)/python -m tests.component.frames_stress --seconds 60
+
 .PHONY: check
 check: $(READY)  ## What is quick: lint, types, unit
 	$(BIN)/python tests/suites.py lint types unit

@@ -9,6 +9,7 @@ from tests.interop.judge_process import make_environment, run_judge
 from tests.support.annotated_dataset import annotate_by_hand
 from tests.support.annotation import THIN_MODULES, annotated, run_command
 
+EVERY_MODULE: dict[str, Any] = {"plan": {}, "interjections": {}, "vqa": {}}
 REFERENCE_DATASET = Path(__file__).parents[1] / "data" / "lerobot_v3"
 
 
@@ -45,6 +46,10 @@ def annotated_datasets(hand_annotated: Path, tmp_path_factory: pytest.TempPathFa
         "reference": {},
         "some episodes": {"source": {"episodes": "0,2,4"}},
         "plan alone": {"modules": {"plan": THIN_MODULES["plan"]}, "source": {"episodes": "0-2"}},
+        "every module": {
+            "modules": {"plan": {}, "interjections": {}, "vqa": {}},
+            "source": {"episodes": "1,3"},
+        },
         "vqa alone": {"modules": {"vqa": {"framesPerTick": 2}}, "source": {"episodes": "0-1"}},
     }
     for name, spec in ways.items():

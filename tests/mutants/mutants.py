@@ -11,11 +11,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 JOIN = "tests/component/test_rows_match_pixels.py"
+REFERENCE = (JOIN, "-k", "every_row_speaks")
+SECOND_LOOKS = (JOIN, "-k", "second_labels")
+OTHER_INPUTS = (JOIN, "-k", "one_by_one")
 TESTS_FAILED = 1
 """pytest's exit status: collected, run, and some failed."""
 
@@ -28,7 +32,8 @@ class Mutant:
     module: str
     old: str
     new: str
-    tests: str = JOIN
+    tests: Sequence[str] = REFERENCE
+    """Arguments of pytest."""
 
 
 MUTANTS = (
@@ -81,6 +86,41 @@ MUTANTS = (
         'StagedRow(frame=frame + 1, role=role, style="vqa"',
     ),
     Mutant(
+        "interjection one frame late",
+        "annotate/interjections.py",
+        'StagedRow(frame=frame, role="user", style="interjection"',
+        'StagedRow(frame=frame + 1, role="user", style="interjection"',
+        SECOND_LOOKS,
+    ),
+    Mutant(
+        "interjection shown what comes after it",
+        "annotate/interjections.py",
+        "np.linspace(middle - reach, middle + reach, count)",
+        "np.linspace(middle, middle + 2 * reach, count)",
+        SECOND_LOOKS,
+    ),
+    Mutant(
+        "second look at the wrong neighbours",
+        "annotate/relabel.py",
+        "range(max(place - 1, 0), min(place + 2, len(starts)))",
+        "range(max(place, 0), min(place + 3, len(starts)))",
+        SECOND_LOOKS,
+    ),
+    Mutant(
+        "times told before single frames shifted by one",
+        "vlm/messages.py",
+        "pairs = zip(times_seconds, images, strict=True)",
+        "pairs = zip([*times_seconds[1:], times_seconds[-1]], images, strict=True)",
+        OTHER_INPUTS,
+    ),
+    Mutant(
+        "the video's pace taken for the frames' times",
+        "annotate/showing.py",
+        "inside = float(np.interp(seconds, self.told_seconds, self.true_seconds))",
+        "inside = seconds + 0.2",
+        OTHER_INPUTS,
+    ),
+    Mutant(
         "events merged onto the next frame",
         "merge/replacement.py",
         "events.setdefault(row.frame, [])",
@@ -95,7 +135,7 @@ MUTANTS = (
 )
 
 
-def run_tests(source: Path, tests: str) -> int:
+def run_tests(source: Path, tests: Sequence[str]) -> int:
     """pytest's exit status with the worker taken from `source`."""
     environment = {**os.environ, "PYTHONPATH": str(source)}
     where = subprocess.run(
@@ -103,7 +143,7 @@ def run_tests(source: Path, tests: str) -> int:
         env=environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert where.stdout.startswith(str(source)), f"the tests would run against {where.stdout}"
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", tests]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False).returncode
 
 
@@ -132,7 +172,7 @@ def main() -> int:
         )
         for tests in sorted({mutant.tests for mutant in MUTANTS}):
             if run_tests(source, tests) != 0:
-                raise SystemExit(f"{tests} fails without any mutant; mend that first")
+                raise SystemExit(f"{' '.join(tests)} fails without any mutant; mend that first")
         for mutant in MUTANTS:
             original = apply(mutant, source)
             start = time.monotonic()
