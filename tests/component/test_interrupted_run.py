@@ -46,7 +46,8 @@ def test_a_stopped_run_loses_only_the_requests_in_flight(stop, tmp_path):
         done = run_command("run", "-f", manifest)
         assert done.returncode == 0, done.stderr
         of_both = len(log.read_text().splitlines())
-    undisturbed = 3 * 2 + 2 * (4 + 8 + 12)
+    probe, plan, vqa = 1, 3 * 2, 2 * (4 + 8 + 12)
+    undisturbed = probe + plan + vqa
     assert asked < undisturbed
     assert of_both <= undisturbed + REQUESTS_AT_ONCE
     assert all(

@@ -3,10 +3,9 @@
 import asyncio
 import json
 import threading
-from contextlib import asynccontextmanager
 
 import pytest
-from pydantic import BaseModel, ConfigDict
+from tests.support.asking import ask, ask_once, asker
 from tests.support.openai_server import Reply, scripted_server
 
 from annotationrun_worker.errors import (
@@ -16,61 +15,7 @@ from annotationrun_worker.errors import (
     ServerNotReadyError,
 )
 from annotationrun_worker.staging.digests import digest_json
-from annotationrun_worker.staging.store import StagingStore
-from annotationrun_worker.vlm.ask import Asker
 from annotationrun_worker.vlm.client import ServerSettings, Usage, VlmClient
-from annotationrun_worker.vlm.messages import text_part
-from annotationrun_worker.vlm.request import Question, Sampling
-
-SAMPLING = Sampling(
-    model="m",
-    temperature=0.2,
-    seed=7,
-    max_tokens=64,
-    chat_template_kwargs={"enable_thinking": False},
-    reasoning_effort=None,
-)
-
-
-class Colour(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    colour: str
-
-
-def refuse_black(answer: Colour) -> str:
-    if answer.colour == "black":
-        raise AnswerError("black is no colour")
-    return answer.colour
-
-
-@asynccontextmanager
-async def asker(base_url, folder, requests_in_flight=4, structured_outputs="Auto", context_tokens=4096):
-    settings = ServerSettings(
-        base_urls=[base_url],
-        model="m",
-        request_timeout_seconds=10,
-        requests_in_flight=requests_in_flight,
-        structured_outputs=structured_outputs,
-        context_tokens=context_tokens,
-    )
-    client = VlmClient(settings)
-    try:
-        yield Asker(client, StagingStore(folder), SAMPLING, model_revision="r1")
-    finally:
-        await client.close()
-
-
-async def ask(one_asker, text="which colour?"):
-    return await one_asker.ask(Question("colour", [text_part(text)], Colour), refuse_black)
-
-
-def ask_once(script, folder, **settings):
-    async def run():
-        with scripted_server(script) as server:
-            async with asker(server.base_url, folder, **settings) as one:
-                return await ask(one), server.bodies, one.client.usage
-
-    return asyncio.run(run())
 
 
 def test_a_question_is_sent_with_its_schema_and_answered(tmp_path):

@@ -18,6 +18,10 @@ class Reply:
     finish_reason: str = "stop"
     error: str = ""
     headers: dict[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    """Sent as it is, in place of a completion or a list of models."""
+    missing_bytes: int = 0
+    """Of the announced length; the connection is closed early."""
 
 
 Script = Callable[[int, dict[str, Any]], Reply]
@@ -27,7 +31,7 @@ Script = Callable[[int, dict[str, Any]], Reply]
 class ScriptedServer(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, script: Script, models: tuple[str, ...]) -> None:
+    def __init__(self, script: Script, models: tuple[str, ...] | Reply) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.script = script
         self.models = models
@@ -46,9 +50,11 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        self._send(
-            200, {"object": "list", "data": [{"id": name, "object": "model"} for name in self.server.models]}
-        )
+        models = self.server.models
+        if isinstance(models, Reply):
+            self._send_as_it_is(models)
+            return
+        self._send(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in models]})
 
     def do_POST(self) -> None:
         server = self.server
@@ -63,6 +69,9 @@ class _Handler(BaseHTTPRequestHandler):
         finally:
             with server.lock:
                 server.in_flight -= 1
+        if reply.body is not None:
+            self._send_as_it_is(reply)
+            return
         if reply.status != 200:
             self._send(reply.status, {"error": {"message": reply.error, "type": "error"}}, reply.headers)
             return
@@ -79,21 +88,28 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, {**answer, "usage": usage})
 
     def _send(self, status: int, value: dict[str, Any], headers: dict[str, str] | None = None) -> None:
-        content = json.dumps(value).encode()
-        self.send_response(status)
-        for name, text in {"Content-Type": "application/json", **(headers or {})}.items():
+        self._send_as_it_is(Reply(status=status, headers=headers or {}, body=json.dumps(value).encode()))
+
+    def _send_as_it_is(self, reply: Reply) -> None:
+        content = reply.body or b""
+        self.send_response(reply.status)
+        for name, text in {"Content-Type": "application/json", **reply.headers}.items():
             self.send_header(name, text)
-        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Content-Length", str(len(content) + reply.missing_bytes))
         self.end_headers()
         self.wfile.write(content)
+        self.close_connection = reply.missing_bytes > 0
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base class's name
         pass
 
 
 @contextmanager
-def scripted_server(script: Script, models: tuple[str, ...] = ("m",)) -> Iterator[ScriptedServer]:
-    """A server running ``script`` on a free port of the loopback interface."""
+def scripted_server(script: Script, models: tuple[str, ...] | Reply = ("m",)) -> Iterator[ScriptedServer]:
+    """A server running ``script`` on a free port of the loopback interface.
+
+    It serves `models`, or sends that reply where it is asked for them.
+    """
     server = ScriptedServer(script, models)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()

@@ -11,6 +11,11 @@ from annotationrun_worker.vlm.json_extraction import extract_object
         pytest.param('Sure! Here it is: {"a": {"b": "}"}} Anything else?', id="prose around it"),
         pytest.param('```json\n{"a": {"b": "}"}}\n```', id="in a fence"),
         pytest.param('<think>{"a": 1} or {"a": 2}?</think>{"a": {"b": "}"}}', id="thinking before it"),
+        pytest.param(
+            '{"a": 1} or {"a": 2}?</think>{"a": {"b": "}"}}', id="thinking whose start is in the prompt"
+        ),
+        pytest.param('<think>1</think>{"a": 1}<think>2</think>{"a": {"b": "}"}}', id="thinking twice"),
+        pytest.param('{"a": {"b": "}"}}<think>is that {"a": 1}?', id="thinking after it"),
         pytest.param('{not json} but {"a": {"b": "}"}}', id="braces that are no object before it"),
     ],
 )
@@ -26,8 +31,33 @@ def test_the_object_is_found(said):
         pytest.param('{"a": 1', id="cut off"),
         pytest.param("[1, 2]", id="a list"),
         pytest.param('<think>{"a": 1}', id="thinking that never ends"),
+        pytest.param('{"a": 1}</think>', id="thinking alone, its start in the prompt"),
     ],
 )
 def test_no_object_is_an_error_that_quotes_the_answer(said):
     with pytest.raises(AnswerError, match="holds no JSON object"):
         extract_object(said)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param(r'{"a": "\ud800"}', id="an escaped lone surrogate"),
+        pytest.param('{"a": "\ud800"}', id="a lone surrogate"),
+        pytest.param(r'{"\udfff": 1}', id="one in a key"),
+        pytest.param('{"a":' * 100_000, id="objects nested too deep"),
+        pytest.param('{"a":' + "[" * 100_000 + "]" * 100_000 + "}", id="lists nested too deep"),
+        pytest.param('{"a": ' + "9" * 5000 + "}", id="an integer too long"),
+        pytest.param('{"a": NaN}', id="NaN"),
+        pytest.param('{"a": [-Infinity]}', id="infinity"),
+        pytest.param('{"a": -1e999}', id="a number beyond all floats"),
+    ],
+)
+def test_what_no_file_can_hold_is_an_error_that_can_be_printed(said):
+    with pytest.raises(AnswerError, match="JSON can't be used") as raised:
+        extract_object(said)
+    assert len(str(raised.value).encode()) < 1000
+
+
+def test_a_surrogate_pair_is_one_character():
+    assert extract_object(r'{"a": "\ud83d\ude00"}') == {"a": "\U0001f600"}

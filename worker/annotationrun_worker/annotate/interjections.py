@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from annotationrun_api.spec_modules import InterjectionsModule
+from annotationrun_worker.annotate.answer_text import Line
 from annotationrun_worker.annotate.context import EpisodeContext, Hole, SubtaskStart
 from annotationrun_worker.annotate.showing import timed_images
 from annotationrun_worker.annotate.together import finish_all
@@ -27,15 +28,15 @@ class SpeechAnswer(BaseModel):
     """Answer to the prompt ``speech``."""
 
     model_config = ConfigDict(extra="forbid")
-    text: str
+    text: Line
 
 
 class InterjectionAnswer(BaseModel):
     """Answer to the prompt ``interjection``."""
 
     model_config = ConfigDict(extra="forbid")
-    interjection: str
-    speech: str
+    interjection: Line
+    speech: Line
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ def window_frames(
 async def _acknowledge(context: EpisodeContext) -> list[StagedRow] | Hole:
     question = Question("speech", [text_part(context.prompt("speech"))], SpeechAnswer)
     try:
-        text, request = await context.asker.ask(question, lambda answer: _sentence(answer.text, "text"))
+        text, request = await context.asker.ask(question, lambda answer: answer.text)
     except AnswerError as error:
         return Hole(frame=0, camera=None, kind="speech", cause=str(error))
     return [speech_row(0, text, request)]
@@ -122,10 +123,7 @@ async def _interject(
     try:
         (interjection, speech), request = await context.asker.ask(
             question,
-            lambda answer: (
-                _sentence(answer.interjection, "interjection"),
-                _sentence(answer.speech, "speech"),
-            ),
+            lambda answer: (answer.interjection, answer.speech),
         )
     except AnswerError as error:
         return Hole(frame=frame, camera=camera, kind="interjection", cause=str(error))
@@ -143,10 +141,3 @@ def speech_row(frame: int, text: str, request: Digest) -> StagedRow:
         tool_calls=(say_call(text),),
         request=request,
     )
-
-
-def _sentence(text: str, name: str) -> str:
-    sentence = " ".join(text.split())
-    if not sentence:
-        raise AnswerError(f"{name} is empty")
-    return sentence

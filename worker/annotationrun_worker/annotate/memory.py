@@ -8,9 +8,9 @@ from itertools import pairwise
 
 from pydantic import BaseModel, ConfigDict
 
+from annotationrun_worker.annotate.answer_text import Line
 from annotationrun_worker.annotate.context import EpisodeContext
 from annotationrun_worker.annotate.spans import Subtask
-from annotationrun_worker.errors import AnswerError
 from annotationrun_worker.rows import StagedRow
 from annotationrun_worker.vlm.messages import text_part
 from annotationrun_worker.vlm.request import Question
@@ -22,7 +22,7 @@ class MemoryAnswer(BaseModel):
     """Answer to the prompt ``memory``."""
 
     model_config = ConfigDict(extra="forbid")
-    memory: str
+    memory: Line
 
 
 async def remember_subtasks(context: EpisodeContext, subtasks: Sequence[Subtask]) -> list[StagedRow]:
@@ -36,7 +36,7 @@ async def remember_subtasks(context: EpisodeContext, subtasks: Sequence[Subtask]
     for finished, following in pairwise(subtasks):
         text = context.prompt("memory", finished=finished.text, memory=memory)
         memory, request = await context.asker.ask(
-            Question("memory", [text_part(text)], MemoryAnswer), _usable_memory
+            Question("memory", [text_part(text)], MemoryAnswer), lambda answer: answer.memory
         )
         rows.append(
             StagedRow(
@@ -44,10 +44,3 @@ async def remember_subtasks(context: EpisodeContext, subtasks: Sequence[Subtask]
             )
         )
     return rows
-
-
-def _usable_memory(answer: MemoryAnswer) -> str:
-    memory = " ".join(answer.memory.split())
-    if not memory:
-        raise AnswerError("the memory is empty")
-    return memory

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from annotationrun_api.spec_modules import PlanModule
 from annotationrun_worker.annotate import memory, relabel, task_variants
+from annotationrun_worker.annotate.answer_text import AnyText, Text
 from annotationrun_worker.annotate.context import EpisodeContext
 from annotationrun_worker.annotate.memory import remember_subtasks
 from annotationrun_worker.annotate.relabel import relabel_subtasks
@@ -35,14 +36,14 @@ class DescriptionAnswer(BaseModel):
     """Answer to the prompt ``description``."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-    description: str
+    description: Text
 
 
 class SubtaskAnswer(BaseModel):
     """One span in the answer to the prompt ``subtasks``; times in seconds from the window's zero."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-    text: str
+    text: AnyText
     start: float
     end: float
 
@@ -110,7 +111,7 @@ async def _window_spans(
     if settings.describe_first:
         text = context.prompt("description", shown=shown.words)
         question = Question("description", [*shown.parts, text_part(text)], DescriptionAnswer, shown.body)
-        described, _ = await context.asker.ask(question, _usable_description)
+        described, _ = await context.asker.ask(question, lambda answer: answer.description)
         description = f"What was seen in these frames before:\n{described}\n"
     text = context.prompt(
         "subtasks",
@@ -125,12 +126,6 @@ async def _window_spans(
         lambda answer: _usable_raw_spans(answer, window, shown),
     )
     return usable_spans(spans, window, index, request)
-
-
-def _usable_description(answer: DescriptionAnswer) -> str:
-    if not answer.description.strip():
-        raise AnswerError("the description is empty")
-    return answer.description.strip()
 
 
 def _usable_raw_spans(answer: SubtasksAnswer, window: Window, shown: Shown) -> list[RawSpan]:

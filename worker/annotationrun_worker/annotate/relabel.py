@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict
 
 from annotationrun_api.spec_modules import PlanModule
+from annotationrun_worker.annotate.answer_text import Line
 from annotationrun_worker.annotate.context import EpisodeContext
 from annotationrun_worker.annotate.showing import show_frames
 from annotationrun_worker.annotate.spans import Subtask
 from annotationrun_worker.annotate.together import finish_all
 from annotationrun_worker.dataset.records import CameraKey
-from annotationrun_worker.errors import AnswerError
 from annotationrun_worker.frames.timestamps import uniform_indices
 from annotationrun_worker.vlm.messages import text_part
 from annotationrun_worker.vlm.request import Question
@@ -22,7 +22,7 @@ class LabelAnswer(BaseModel):
     """Answer to the prompt ``label``."""
 
     model_config = ConfigDict(extra="forbid")
-    label: str
+    label: Line
 
 
 def relabel_frames(starts: Sequence[int], frame_count: int, place: int, each: int) -> list[int]:
@@ -76,13 +76,7 @@ async def _relabel(
         end_seconds=since_first(end),
     )
     label, request = await context.asker.ask(
-        Question("label", [*shown.parts, text_part(text)], LabelAnswer, shown.body), _usable_label
+        Question("label", [*shown.parts, text_part(text)], LabelAnswer, shown.body),
+        lambda answer: answer.label,
     )
     return Subtask(label, starts[place], request)
-
-
-def _usable_label(answer: LabelAnswer) -> str:
-    label = " ".join(answer.label.split())
-    if not label:
-        raise AnswerError("the label is empty")
-    return label

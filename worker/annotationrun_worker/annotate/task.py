@@ -6,6 +6,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict
 
 from annotationrun_api.spec_modules import PlanModule
+from annotationrun_worker.annotate.answer_text import Line
 from annotationrun_worker.annotate.context import EffectiveTask, EpisodeContext
 from annotationrun_worker.annotate.sampling import plan_samples
 from annotationrun_worker.annotate.showing import frames_per_prompt, show_frames
@@ -26,7 +27,7 @@ class TaskAnswer(BaseModel):
     """Answer to the prompt ``task``."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-    task: str
+    task: Line
 
 
 def is_short(task: str, min_words: int) -> bool:
@@ -79,7 +80,6 @@ async def derive_task(context: EpisodeContext, settings: PlanModule, camera: Cam
 
 
 def _usable_task(answer: TaskAnswer) -> str:
-    task = " ".join(answer.task.split())
-    if is_short(task, min_words=1):
-        raise AnswerError(f"the task {task!r} names nothing that was done")
-    return task
+    if is_short(answer.task, min_words=1):
+        raise AnswerError(f"the task {answer.task!r} names nothing that was done")
+    return answer.task

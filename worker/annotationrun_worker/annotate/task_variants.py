@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict
 
 from annotationrun_api.spec_modules import PlanModule, TaskAxes
+from annotationrun_worker.annotate.answer_text import AnyText
 from annotationrun_worker.annotate.context import EpisodeContext
 from annotationrun_worker.errors import AnswerError
 from annotationrun_worker.rows import StagedRow
@@ -20,18 +21,18 @@ class RephrasingsAnswer(BaseModel):
     """Answer to the prompt ``rephrasings``."""
 
     model_config = ConfigDict(extra="forbid")
-    rephrasings: list[str]
+    rephrasings: list[AnyText]
 
 
 class TaskAxesAnswer(BaseModel):
     """Answer to the prompt ``task_axes``; the order of the fields is the order of the rows."""
 
     model_config = ConfigDict(extra="forbid")
-    synonym_paraphrase: list[str]
-    omit_arm: list[str]
-    omit_orientation: list[str]
-    omit_grasp_method: list[str]
-    combined_omissions: list[str]
+    synonym_paraphrase: list[AnyText]
+    omit_arm: list[AnyText]
+    omit_orientation: list[AnyText]
+    omit_grasp_method: list[AnyText]
+    combined_omissions: list[AnyText]
 
 
 @dataclass(frozen=True, slots=True)

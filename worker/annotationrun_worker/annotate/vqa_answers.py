@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 
 from annotationrun_api.spec_modules import QuestionType
+from annotationrun_worker.annotate.answer_text import AnyText, Text
 from annotationrun_worker.errors import AnswerError
 
 CoordinateScale = Literal["Pixels", "Thousandths"]
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 class _Answer(BaseModel):
@@ -44,7 +44,7 @@ class CountAnswer(_Answer):
 
     label: Text
     count: Annotated[int, Field(ge=0)]
-    note: str | None = None
+    note: AnyText | None = None
 
 
 class AttributeAnswer(_Answer):

@@ -248,7 +248,8 @@ class VlmClient:
 
 
 def _url(server: AsyncOpenAI) -> str:
-    return str(server.base_url).rstrip("/")
+    """As it is shown: without what may be secret."""
+    return str(server.base_url.copy_with(userinfo=b"", query=None, fragment=None)).rstrip("/")
 
 
 def _is_refusal(error: openai.APIError) -> TypeGuard[openai.APIStatusError]:

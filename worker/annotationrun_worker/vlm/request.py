@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
@@ -41,6 +42,12 @@ class Question(Generic[Answer]):
     """What the request needs beside its content, such as ``mm_processor_kwargs``."""
 
 
+@lru_cache
+def _schema(answer_type: type[BaseModel]) -> dict[str, Any]:
+    """Made once a type: it costs more than all the rest of a request."""
+    return answer_type.model_json_schema()
+
+
 def build_body(question: Question[Answer], sampling: Sampling) -> dict[str, Any]:
     """The chat completion body of ``question``, with its answer's schema as structured output."""
     body: dict[str, Any] = {
@@ -54,7 +61,7 @@ def build_body(question: Question[Answer], sampling: Sampling) -> dict[str, Any]
             "json_schema": {
                 "name": question.kind,
                 "strict": True,
-                "schema": question.answer_type.model_json_schema(),
+                "schema": _schema(question.answer_type),
             },
         },
     }

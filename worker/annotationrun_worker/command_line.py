@@ -1,0 +1,69 @@
+"""The commands, put together; only the one that is called is imported, as that takes a while."""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Final
+
+import typer
+
+from annotationrun_api.errors import AnnotationRunError
+from annotationrun_api.exit_codes import ExitCode
+from annotationrun_worker.exit_status import exit_code_of
+from annotationrun_worker.interrupts import raise_when_stopped
+
+COMMANDS: Final[Mapping[str, str]] = {
+    "run": "Annotate the manifest's dataset and write the annotated one.",
+    "validate": "Check every rule of the language columns; exits 4 if one is broken.",
+    "show": "Count the rows by style and episode, or show the timeline of one episode.",
+    "demo": "Make a dataset, annotate it with a model that looks at the pixels, validate it, and show it.",
+}
+"""By name, the first line of each command's help; the function has the name of its module."""
+
+
+def build_app(arguments: Sequence[str]) -> typer.Typer:
+    """The application for one call, the command that ``arguments`` begin with imported."""
+    app = typer.Typer(
+        help="Language annotations for LeRobot datasets from a vision-language model.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+    )
+    for name, summary in COMMANDS.items():
+        if arguments[:1] == [name]:
+            app.command(name)(_at_the_edge(load_command(name)))
+        else:
+            app.command(name, help=summary)(_not_called)
+    return app
+
+
+def load_command(name: str) -> Callable[..., None]:
+    """Import the command ``name``."""
+    command: Callable[..., None] = getattr(
+        importlib.import_module(f"annotationrun_worker.commands.{name}"), name
+    )
+    return command
+
+
+def _not_called() -> None:
+    """Stands in the list of commands for one that is not imported."""
+
+
+def _at_the_edge(command: Callable[..., None]) -> Callable[..., None]:
+    """``command`` with every error of ours turned into its text on stderr and its exit code."""
+
+    @wraps(command)
+    def guarded(*args: object, **kwargs: object) -> None:
+        try:
+            with raise_when_stopped():
+                command(*args, **kwargs)
+        except AnnotationRunError as error:
+            typer.echo(f"annotationrun: {error}", err=True)
+            raise typer.Exit(exit_code_of(error)) from error
+        except KeyboardInterrupt as error:
+            typer.echo(
+                "annotationrun: interrupted; what was answered is staged, run again to go on", err=True
+            )
+            raise typer.Exit(ExitCode.INTERRUPTED) from error
+
+    return guarded
