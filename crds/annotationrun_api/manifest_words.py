@@ -14,7 +14,7 @@ Loc = tuple[str | int, ...]
 
 _SHOWN_CHARACTERS = 80
 _SECRET_NAME = re.compile(r"secret|password|credential|api_?key|token(secretref)?$", re.IGNORECASE)
-_SECRET_VALUE = re.compile(r"\b(hf_|sk-|ghp_|AKIA)[A-Za-z0-9_-]{8,}|://[^/\s]*@|^Bearer ")
+_SECRET_VALUE = re.compile(r"\b(hf_|sk-|ghp_|AKIA)[A-Za-z0-9_-]{8,}|://\S*[@?#]|^Bearer ")
 
 
 def format_path(loc: Loc) -> str:

@@ -107,11 +107,15 @@ class SpecModel(BaseModel):
         return self
 
 
+_NOT_IN_URL = re.compile(r"[\s\x00-\x1f\x7f]")
+
+
 def _check_endpoint(url: str) -> str:
     try:
         parts = urlsplit(url)
         is_plain = not (parts.username or parts.password or parts.query or parts.fragment)
         is_url = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        is_url = is_url and not _NOT_IN_URL.search(url)  # urlsplit drops line ends and tabs
     except ValueError:  # a port that is no number, or half an IPv6 address
         is_plain = is_url = False
     if not (is_url and is_plain):

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,6 +24,7 @@ from tests.support.staged_results import Results, merge_plan, staged_results
 
 from annotationrun_worker.errors import DatasetError, OutputError, StagingError, StorageError
 from annotationrun_worker.merge.folder import merge_to_folder
+from annotationrun_worker.merge.placement import output_lock
 from annotationrun_worker.rows import StagedRow
 from annotationrun_worker.validate.dataset import validate_dataset
 
@@ -207,6 +209,31 @@ def added_after_the_merge(output: Path) -> None:
     (output / "README.md").write_text("notes")
 
 
+def hidden_after_the_merge(output: Path) -> None:
+    (output / ".git").mkdir()
+    (output / ".git/HEAD").write_text("ref: refs/heads/mine")
+
+
+def hidden_and_empty_after_the_merge(output: Path) -> None:
+    (output / ".cache/huggingface").mkdir(parents=True)
+
+
+def linked_after_the_merge(output: Path) -> None:
+    (output / "notes").symlink_to("/nowhere")
+
+
+def edited_to_the_same_size(output: Path) -> None:
+    path = output / "meta/info.json"
+    path.write_bytes(path.read_bytes().replace(b'"fps": 30', b'"fps": 31', 1))
+
+
+def data_edited_to_the_same_size(output: Path) -> None:
+    path = data_paths(output)[0]
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 1
+    path.write_bytes(content)
+
+
 def removed_after_the_merge(output: Path) -> None:
     min(output.glob("videos/*/*/*.mp4")).unlink()
 
@@ -217,6 +244,11 @@ def removed_after_the_merge(output: Path) -> None:
         pytest.param(foreign_file, False, "no merge made", id="a folder of somebody's files"),
         pytest.param(edited_after_the_merge, True, "info.json", id="a merged file was edited"),
         pytest.param(added_after_the_merge, True, "README.md", id="a file was added to a merged folder"),
+        pytest.param(hidden_after_the_merge, True, r"'\.git/HEAD'", id="a repository of git was made in it"),
+        pytest.param(hidden_and_empty_after_the_merge, True, r"'\.cache/huggingface'", id="an empty folder"),
+        pytest.param(linked_after_the_merge, True, "'notes'", id="a link"),
+        pytest.param(edited_to_the_same_size, True, "'meta/info.json'", id="metadata of the same size"),
+        pytest.param(data_edited_to_the_same_size, True, "'data/chunk", id="a data file of the same size"),
         pytest.param(removed_after_the_merge, True, "mp4", id="a video was removed from a merged folder"),
     ],
 )
@@ -225,14 +257,16 @@ def test_an_output_that_is_not_ours_is_refused_and_left_alone(
 ) -> None:
     plan = merge_plan(REFERENCE, tmp_path / "out", results)
     if merged_before:
-        merge_to_folder(plan)
+        merge_to_folder(merge_plan(REFERENCE, tmp_path / "out", {"0/vqa": results["0/vqa"]}))
     prepare(plan.output)
     before = snapshot(plan.output)
+    entries = sorted(plan.output.rglob("*"))
 
     with pytest.raises(OutputError, match=match):
         merge_to_folder(plan)
 
     assert snapshot(plan.output) == before
+    assert sorted(plan.output.rglob("*")) == entries
 
 
 @pytest.mark.parametrize("inside", ["", "nested/out"], ids=["the source itself", "a folder in the source"])
@@ -372,4 +406,52 @@ def test_an_output_lost_between_two_renames_comes_back(results: Results, tmp_pat
     assert merge_to_folder(plan).unchanged
 
     assert snapshot(plan.output) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+KILLED_WHILE_THE_OLD_ONE_IS_DELETED = """
+import os, signal, sys
+from pathlib import Path
+from annotationrun_worker.merge import folder, placement
+def killed(path, **_):
+    (path / "meta/info.json").unlink()
+    os.kill(os.getpid(), signal.SIGKILL)
+placement.shutil.rmtree = killed
+folder.merge_to_folder(folder.MergePlan(Path(sys.argv[1]), Path(sys.argv[2]), {}, dict().__getitem__, "x"))
+"""
+
+
+def test_what_is_left_of_an_output_that_was_being_deleted_never_comes_back(
+    results: Results, tmp_path: Path
+) -> None:
+    plan = merge_plan(REFERENCE, tmp_path / "out", results)
+    merge_to_folder(plan)
+
+    command = [sys.executable, "-c", KILLED_WHILE_THE_OLD_ONE_IS_DELETED, str(REFERENCE), str(plan.output)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    shutil.rmtree(plan.output)
+    merge_to_folder(plan)
+
+    assert validate_dataset(plan.output) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_merge_waits_for_another_one_into_the_same_output(results: Results, tmp_path: Path) -> None:
+    plan = merge_plan(REFERENCE, tmp_path / "out", results)
+    with ThreadPoolExecutor() as pool:
+        with output_lock(plan.output):
+            second = pool.submit(merge_to_folder, plan)
+            with pytest.raises(TimeoutError):
+                second.result(timeout=2)
+            assert [path.name for path in tmp_path.iterdir()] == [".out.lock"]
+        assert not second.result(timeout=60).unchanged
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_merges_into_one_output_at_once_all_end_well(results: Results, tmp_path: Path) -> None:
+    plans = [merge_plan(REFERENCE, tmp_path / "out", {key: results[key]}) for key in sorted(results)[:4]]
+    with ThreadPoolExecutor() as pool:
+        merged = list(pool.map(merge_to_folder, plans))
+    assert not any(result.unchanged for result in merged)
+    assert validate_dataset(tmp_path / "out") == []
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

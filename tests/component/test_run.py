@@ -120,7 +120,7 @@ def test_without_a_server_the_run_says_so_and_leaves_no_output(tmp_path):
     done = run_command("run", "-f", manifest)
     assert done.returncode == ExitCode.SERVER_NOT_READY
     assert "no model server at 'http://127.0.0.1:9/v1'" in done.stderr
-    assert not (tmp_path / "output").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.yaml"]
 
 
 def test_an_output_that_is_somebody_elses_is_not_touched(three_episodes, tmp_path):
@@ -149,6 +149,7 @@ def test_what_can_not_be_decoded_is_named_and_nothing_is_asked_about_it(broken_v
         pass
     text = str(failed.value)
     assert "1 of 6 episodes failed" in text
+    assert "leave it out of spec.source.episodes" in text
     assert "episode 5, vqa" in text
     assert "file-001.mp4" in text
     assert not (tmp_path / "run" / "output").exists()

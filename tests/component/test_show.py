@@ -1,10 +1,12 @@
 """Counts and timelines of a dataset annotated by hand."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from rich.console import Console
-from tests.support.annotated_dataset import annotate_by_hand
+from tests.support.annotated_dataset import annotate_by_hand, copy_dataset, edit_json
 
 from annotationrun_worker.errors import DatasetError
 from annotationrun_worker.report.show import counts_table, row_counts, timeline
@@ -59,10 +61,26 @@ def test_a_timeline_tells_the_episode_in_order_of_time(annotated: Path) -> None:
 
 
 def test_an_episode_that_does_not_exist_is_named_with_those_that_do(annotated: Path) -> None:
-    with pytest.raises(DatasetError, match=r"episode 6 .* 0-5"):
+    with pytest.raises(DatasetError, match=r"no episode 6, it has 0-5; correct --episode"):
         timeline(annotated, 6)
 
 
 def test_a_folder_without_data_is_said(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="no data files"):
+    with pytest.raises(DatasetError, match=r"does not exist; expected the folder of a LeRobot v3\.0"):
         row_counts(tmp_path)
+
+
+@pytest.mark.parametrize("look", [row_counts, partial(timeline, episode=0)], ids=["counts", "a timeline"])
+def test_a_dataset_that_is_not_annotated_is_said(look: Callable[[Path], object]) -> None:
+    with pytest.raises(DatasetError, match=r"is not annotated.*annotationrun run"):
+        look(REFERENCE)
+
+
+@pytest.mark.parametrize("look", [row_counts, partial(timeline, episode=0)], ids=["counts", "a timeline"])
+def test_a_dataset_of_another_version_is_said(
+    look: Callable[[Path], object], annotated: Path, tmp_path: Path
+) -> None:
+    older = copy_dataset(annotated, tmp_path / "older")
+    edit_json(older / "meta/info.json", lambda info: info.update(codebase_version="v2.1"))
+    with pytest.raises(DatasetError, match=r"'v2.1', expected 'v3.0'; convert it"):
+        look(older)

@@ -67,6 +67,7 @@ SUPPORTED = frozenset(
         "spec.workers.requestConcurrency",
         "spec.workers.episodeAttempts",
         "spec.staging.volume",
+        "spec.failurePolicy.maxFailedEpisodes",
         "spec.failurePolicy.maxHolesPercent",
     }
 )
@@ -147,7 +148,6 @@ _LIMITS = (
     ),
     Limit("spec.staging.uri", _is_file_uri, "set it to a file:// folder, or leave it out"),
     Limit("spec.staging.credentialsSecretRef", _is(None), _LEAVE_OUT),
-    Limit("spec.failurePolicy.maxFailedEpisodes", _is(0), _LEAVE_OUT),
     Limit("spec.suspend", _is(False), "set it to false, or leave it out"),
 )
 _NO_SERVER = Limit(

@@ -86,12 +86,6 @@ def test_the_local_manifest_is_supported():
             "spec.staging.uri=s3://bucket/x is not supported yet; set it to a file:// folder",
             id="an object store",
         ),
-        pytest.param(
-            "  modules:",
-            "  failurePolicy: {maxFailedEpisodes: 5%}\n  modules:",
-            "spec.failurePolicy.maxFailedEpisodes=5% is not",
-            id="failed episodes",
-        ),
         pytest.param("  modules:", "  suspend: true\n  modules:", "spec.suspend=true is not", id="suspended"),
     ],
 )
@@ -109,12 +103,22 @@ def test_a_setting_that_is_not_carried_out_is_refused(old, new, line):
         pytest.param("blocks\n", "blocks\n    volume: {claimName: a}\n", id="a volume"),
         pytest.param("    vqa: {}", "    vqa: {framesPerTick: 3, cameras: Default}", id="another vqa"),
         pytest.param("    vqa: {}", "    interjections: {}", id="interjections"),
-        pytest.param("plan: {emitMemory: false, deriveTask: Off, taskRephrasings: 0}", "plan: {taskAxes: {}}",
-                     id="plan with its defaults, and axes"),
-        pytest.param("  modules:", "  prompts: {vqa_bbox: x}\n  outputLanguage: French\n  modules:",
-                     id="prompts and a language"),
-        pytest.param("  modules:", "  workers: {episodeAttempts: 1}\n  failurePolicy: {maxHolesPercent: 5}\n"
-                     "  modules:", id="attempts and holes"),
+        pytest.param(
+            "plan: {emitMemory: false, deriveTask: Off, taskRephrasings: 0}",
+            "plan: {taskAxes: {}}",
+            id="plan with its defaults, and axes",
+        ),
+        pytest.param(
+            "  modules:",
+            "  prompts: {vqa_bbox: x}\n  outputLanguage: French\n  modules:",
+            id="prompts and a language",
+        ),
+        pytest.param(
+            "  modules:",
+            "  workers: {episodeAttempts: 1}\n  failurePolicy: {maxHolesPercent: 5}\n  modules:",
+            id="attempts and holes",
+        ),
+        pytest.param("  modules:", "  failurePolicy: {maxFailedEpisodes: 5%}\n  modules:", id="failures"),
         pytest.param("blocks-annotated", "out\n    existingRows: Keep", id="kept rows"),
         pytest.param("  modules:", "  frames: {backend: pyav}\n  modules:", id="the backend by name"),
         pytest.param("  modules:", "  staging: {uri: 'file:///s'}\n  modules:", id="a staging folder"),

@@ -1,5 +1,6 @@
 """``annotationrun demo``: a dataset with known truth, a model that looks at the pixels, and a whole run."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from annotationrun_worker.commands.output import episode_progress, print_run
 from annotationrun_worker.commands.show import show
 from annotationrun_worker.commands.validate import validate
 from annotationrun_worker.demo.dataset import make_demo_dataset
-from annotationrun_worker.errors import OutputError, ServerNotReadyError
+from annotationrun_worker.errors import OutputError, ServerNotReadyError, StorageError
 from annotationrun_worker.run.local import LocalRun, run_local
 from annotationrun_worker.run.places import Overrides, resolve_places
 from annotationrun_worker.support import check_supported
@@ -29,13 +30,23 @@ spec:
   output: {{path: {output}}}
   model:
     id: demo-vlm
-    serving: {{mode: External, endpoints: ["{endpoint}"]}}
+    serving: {{mode: External, endpoints: [{endpoint}]}}
   modules:
     plan: {{}}
     interjections: {{}}
     vqa: {{}}
 """
 LISTENING = "listening on "
+
+
+def demo_manifest(source: Path, output: Path, endpoint: str) -> str:
+    """The manifest that the demo runs."""
+    # JSON strings are YAML strings, whatever characters a path has
+    quoted = {
+        name: json.dumps(str(value), ensure_ascii=False)
+        for name, value in (("source", source), ("output", output), ("endpoint", endpoint))
+    }
+    return MANIFEST.format(**quoted)
 
 
 @contextmanager
@@ -66,13 +77,15 @@ def demo(
     """
     console = Console()
     folder = folder.absolute()
-    if folder.exists() and any(folder.iterdir()):
-        raise OutputError(f"the folder {str(folder)!r} is not empty; name a new one, or remove it")
+    _make_empty(folder)
     source, output = folder / "dataset", folder / "annotated"
     console.print(f"making a dataset of {episodes} episodes ...", highlight=False)
-    make_demo_dataset(source, episodes=episodes)
+    try:
+        make_demo_dataset(source, episodes=episodes)
+    except OSError as error:
+        raise StorageError(f"can't write the dataset to {source}: {error}; check space") from error
     with demo_server(folder / "model.log.jsonl") as endpoint:
-        text = MANIFEST.format(source=source, output=output, endpoint=endpoint)
+        text = demo_manifest(source, output, endpoint)
         (folder / "manifest.yaml").write_text(text, encoding="utf-8")
         manifest = parse_manifest(text, str(folder / "manifest.yaml"))
         check_supported(manifest, endpoint_given=False)
@@ -83,3 +96,23 @@ def demo(
     validate(output)
     show(output)
     show(output, episode=0)
+
+
+def _make_empty(folder: Path) -> None:
+    """Make ``folder``, or find it empty.
+
+    Raises:
+        OutputError: something else is there.
+        StorageError: it can't be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        is_empty = not any(folder.iterdir())
+    except (FileExistsError, NotADirectoryError) as error:
+        raise OutputError(
+            f"the folder {str(folder)!r} can't be made, a file is in the way: {error}; name another folder"
+        ) from error
+    except OSError as error:
+        raise StorageError(f"the folder {str(folder)!r} can't be made: {error}; check permissions") from error
+    if not is_empty:
+        raise OutputError(f"the folder {str(folder)!r} is not empty; name a new one, or remove it")

@@ -15,7 +15,7 @@ from rich.progress import (
 
 from annotationrun_worker.run.annotate import Progress as OnProgress
 from annotationrun_worker.run.local import RunReport
-from annotationrun_worker.run.report import AnnotateReport
+from annotationrun_worker.run.report import AnnotateReport, describe_failure
 from annotationrun_worker.validate.problem import Problem
 from annotationrun_worker.vlm.client import Usage
 
@@ -41,17 +41,23 @@ def episode_progress(console: Console) -> Iterator[OnProgress]:
 def print_run(console: Console, report: RunReport) -> None:
     """What a run did, what it could not answer, and where the output lies."""
     merge = report.merge
+    failed = len(report.annotated.failed_episodes)
+    failed_part = f" ({failed} failed, their rows stay as they were)" if failed else ""
+    for failure in report.annotated.failures:
+        console.print(f"failed: {describe_failure(failure)}", markup=False, highlight=False, soft_wrap=True)
     for episode, hole in report.annotated.holes:
         console.print(
             f"hole: episode {episode}, frame {hole.frame}, {hole.camera or 'no camera'}, {hole.kind}: "
             f"{hole.cause}",
             markup=False,
+            highlight=False,
+            soft_wrap=True,
         )
     for note in _notes(report.annotated):
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     print_problems(console, list(merge.surviving_problems))
     lines = [
-        f"{report.episodes} episodes, {report.annotated.results_made} results made, "
+        f"{report.episodes} episodes{failed_part}, {report.annotated.results_made} results made, "
         f"{report.annotated.results_reused} reused, {len(report.annotated.holes)} holes",
         *_usage_lines(report),
         f"{merge.files_written} files and {merge.bytes_written} bytes written, "

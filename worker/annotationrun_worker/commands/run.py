@@ -9,7 +9,7 @@ from rich.console import Console
 from annotationrun_api.manifest import load_manifest
 from annotationrun_worker.commands.output import episode_progress, print_run
 from annotationrun_worker.run.local import LocalRun, run_local
-from annotationrun_worker.run.places import Overrides, resolve_places
+from annotationrun_worker.run.places import Overrides, named_claims, resolve_places
 from annotationrun_worker.support import check_supported
 
 
@@ -33,7 +33,8 @@ def run(
     """
     annotation_run = load_manifest(manifest)
     check_supported(annotation_run, endpoint_given=endpoint is not None)
-    overrides = Overrides(endpoint=endpoint, staging=staging, volumes=parse_volumes(volume or []))
+    volumes = parse_volumes(volume or [], named_claims(annotation_run.spec))
+    overrides = Overrides(endpoint=endpoint, staging=staging, volumes=volumes)
     places = resolve_places(annotation_run.spec, overrides)
     console = Console()
     with episode_progress(console) as progress:
@@ -41,17 +42,23 @@ def run(
     print_run(console, report)
 
 
-def parse_volumes(given: list[str]) -> dict[str, Path]:
-    """``claim=folder`` texts as a mapping.
+def parse_volumes(given: list[str], claims: list[str]) -> dict[str, Path]:
+    """``claim=folder`` texts as a mapping; ``claims`` are those that the manifest names.
 
     Raises:
-        typer.BadParameter: a text is not of that form, or its folder is missing.
+        typer.BadParameter: a text is not of that form, its folder is missing, or the manifest does not name
+            its claim.
     """
     volumes = {}
     for text in given:
         claim, equals, folder = text.partition("=")
         if not (claim and equals and folder):
             raise typer.BadParameter(f"got {text!r}, expected CLAIM=FOLDER", param_hint="--volume")
+        if claim not in claims:
+            named = ", ".join(map(repr, claims)) or "none"
+            raise typer.BadParameter(
+                f"the manifest names no claim {claim!r}; those it names: {named}", param_hint="--volume"
+            )
         if not Path(folder).is_dir():
             raise typer.BadParameter(f"{folder!r} is not a folder", param_hint="--volume")
         volumes[claim] = Path(folder)

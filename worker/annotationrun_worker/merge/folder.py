@@ -14,25 +14,24 @@ from annotationrun_worker.errors import DatasetError, OutputError, StorageError
 from annotationrun_worker.merge.columns import EpisodeLanguage
 from annotationrun_worker.merge.existing import AnnotatedEpisode
 from annotationrun_worker.merge.metadata import edit_info, edit_stats
+from annotationrun_worker.merge.output_place import check_places, record_in_place
 from annotationrun_worker.merge.placement import (
     copy_file,
     link_file,
+    output_lock,
     partial_folder,
     put_in_place,
-    restore_replaced,
+    recover,
     write_file,
 )
-from annotationrun_worker.merge.record import MergeRecord, changed_file, merge_digest, read_record
+from annotationrun_worker.merge.record import MergeRecord, mark_files, merge_digest
 from annotationrun_worker.merge.replacement import ExistingRows, replace_rows
 from annotationrun_worker.merge.rewrite import rewrite_data_file
-from annotationrun_worker.merge.source_files import RECORD_NAME, source_files
+from annotationrun_worker.merge.source_files import LARGE_FOLDERS, RECORD_NAME, source_files
 from annotationrun_worker.rows import ModuleName, StagedRow, module_of
 from annotationrun_worker.staging.digests import Digest
 from annotationrun_worker.validate.dataset import validate_dataset
 from annotationrun_worker.validate.problem import Problem
-
-LINKED_FOLDERS: Final = frozenset({"videos", "images"})
-"""Large and never written again; everything else is copied, as people edit it."""
 
 _SHOWN_PROBLEMS = 5
 
@@ -57,12 +56,15 @@ class MergePlan:
     existing_rows: ExistingRows = "Replace"
     settings_digests: Mapping[str, str] = field(default_factory=dict)
     """By module; recorded in the output."""
+    failed_episodes: Sequence[int] = ()
+    """Selected episodes without results, which the manifest lets go; recorded in the output."""
 
     @property
     def digest(self) -> Digest:
         """The merge digest: equal digests, equal bytes."""
         publishing: dict[str, str] = {"existingRows": self.existing_rows}
         publishing |= {f"settings/{module}": digest for module, digest in self.settings_digests.items()}
+        publishing["failedEpisodes"] = ",".join(map(str, sorted(self.failed_episodes)))
         return merge_digest(self.results, self.source_identity, publishing)
 
 
@@ -99,7 +101,8 @@ class _Tally:
 def merge_to_folder(plan: MergePlan) -> MergeResult:
     """Write the merged dataset to ``plan.output``, or find that it is there already.
 
-    An output that an earlier merge made, and nobody changed since, is replaced.
+    An output that an earlier merge made, and nobody changed since, is replaced. While another merge writes
+    to it, this one waits.
 
     Raises:
         OutputError: the output can't be there, holds something else, or would not be valid.
@@ -108,16 +111,18 @@ def merge_to_folder(plan: MergePlan) -> MergeResult:
         StorageError: the output can't be written; it is as it was before.
     """
     source, output = plan.source.resolve(), plan.output.resolve()
-    _check_places(source, output)
     try:
-        restore_replaced(output)
-        if _is_there(output, plan.digest):
-            return MergeResult(plan.digest, unchanged=True)
-        with partial_folder(output) as partial:
-            tally = _build(plan, source, partial)
-            surviving = _check_valid(partial, output, tally)
-            _is_there(output, plan.digest)  # once more: somebody may have put files there meanwhile
-            put_in_place(partial, output)
+        check_places(source, output)
+        with output_lock(output):
+            recover(output)
+            record = record_in_place(output)
+            if record is not None and record.merge_digest == plan.digest:
+                return MergeResult(plan.digest, unchanged=True)
+            with partial_folder(output) as partial:
+                tally = _build(plan, source, partial)
+                surviving = _check_valid(partial, output, tally)
+                record_in_place(output)  # once more: somebody may have put files there meanwhile
+                put_in_place(partial, output)
     except OSError as error:
         if _is_of_source(error, source, output):
             raise DatasetError(f"can't read the source: {error}") from error
@@ -143,43 +148,6 @@ def _is_of_source(error: OSError, source: Path, output: Path) -> bool:
     return path.is_relative_to(source) or not path.is_relative_to(output.parent)
 
 
-def _check_places(source: Path, output: Path) -> None:
-    if not source.is_dir():
-        raise DatasetError(f"the source {source} is no folder; expected a LeRobot v3.0 dataset")
-    if output == source or output.is_relative_to(source) or source.is_relative_to(output):
-        raise OutputError(
-            f"source {source} and output {output} are one folder, or one is in the other; name another output"
-        )
-    if output.is_mount():
-        raise OutputError(
-            f"the output {output} is where a volume is mounted, and can't be renamed; name a folder in it"
-        )
-    if output.exists() and not output.is_dir():
-        raise OutputError(f"the output {output} is a file; name another output")
-
-
-def _is_there(output: Path, digest: str) -> bool:
-    """Whether the output is this very merge; refuses what no merge made, or what was changed since.
-
-    Raises:
-        OutputError: the output holds something that must not be lost.
-    """
-    if not output.exists() or not any(output.iterdir()):
-        return False
-    record = read_record(output)
-    if record is None:
-        raise OutputError(
-            f"the output {output} holds files that no merge made; move them, or name another output"
-        )
-    changed = changed_file(output, record)
-    if changed is not None:
-        raise OutputError(
-            f"the output {output} was changed since it was merged: {changed!r} is missing, new or of "
-            "another size; move it away, or name another output"
-        )
-    return record.merge_digest == digest
-
-
 def _build(plan: MergePlan, source: Path, partial: Path) -> _Tally:
     tally = _Tally()
     for relative, path in source_files(source):
@@ -192,9 +160,9 @@ def _build(plan: MergePlan, source: Path, partial: Path) -> _Tally:
         elif relative in _EDITED:
             write_file(target, _EDITED[relative](path.read_bytes()))
             tally.wrote(target)
-        elif folder in LINKED_FOLDERS and link_file(path, target) != "copied":
+        elif folder in LARGE_FOLDERS and link_file(path, target) != "copied":
             tally.files_linked += 1
-        elif folder in LINKED_FOLDERS:
+        elif folder in LARGE_FOLDERS:
             tally.wrote(target)
         else:
             copy_file(path, target)
@@ -205,7 +173,8 @@ def _build(plan: MergePlan, source: Path, partial: Path) -> _Tally:
     record = MergeRecord(
         plan.digest,
         plan.settings_digests,
-        {relative: path.stat().st_size for relative, path in source_files(partial)},
+        mark_files(partial),
+        tuple(sorted(plan.failed_episodes)),
     )
     write_file(partial / RECORD_NAME, record.to_bytes())
     tally.wrote(partial / RECORD_NAME)

@@ -1,7 +1,8 @@
 """Build a folder beside its place, then rename it there: whoever looks sees the old one or the new one.
 
-While a merge runs, or after one was killed, there lie beside ``name``: ``.name.partial-*`` (being built) and,
-for the moment between two renames, ``.name.replaced-*`` (the old one).
+While a merge runs, or after one was killed, there lie beside ``name``: ``.name.lock``, ``.name.partial-*``
+(being built), for the moment between two renames ``.name.replaced-*`` (the old one, whole), and then
+``.name.deleted-*`` (the old one, perhaps in part).
 """
 
 import contextlib
@@ -24,6 +25,58 @@ _FICLONE: Final = 0x40049409
 
 
 @contextlib.contextmanager
+def output_lock(output: Path) -> Iterator[None]:
+    """Hold the place of ``output`` alone; waits until whoever holds it has done.
+
+    The lock is a file beside the output, which goes with it. On a file system without locks nothing is held.
+
+    Raises:
+        OSError: the file can't be made.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    path = output.with_name(f".{output.name}.lock")
+    descriptor = _locked(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # before it is let go: who waits sees that the file is another one
+        os.close(descriptor)
+
+
+def _locked(path: Path) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}:
+                    raise
+                return descriptor
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), path.stat()):
+                    return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def probe_writable(folder: Path) -> None:
+    """See that files can be made in ``folder``, or in the nearest folder above it that exists.
+
+    A folder is made there and removed: permissions alone don't tell of a read-only or full disk.
+
+    Raises:
+        OSError: they can't.
+    """
+    nearest = next(place for place in (folder, *folder.parents) if place.exists())
+    probe = nearest / f".annotationrun-{secrets.token_hex(4)}"
+    probe.mkdir()
+    probe.rmdir()
+
+
+@contextlib.contextmanager
 def partial_folder(output: Path) -> Iterator[Path]:
     """Make an empty folder beside ``output``; what is left of it at the end, or of a killed merge, goes.
 
@@ -33,7 +86,7 @@ def partial_folder(output: Path) -> Iterator[Path]:
         OSError: it can't be made.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in output.parent.glob(f".{_glob_safe(output.name)}.partial-*"):
+    for leftover in _all_beside(output, "partial"):
         _remove_if_dead(leftover)
     partial = _beside(output, "partial")
     partial.mkdir()
@@ -64,19 +117,31 @@ def put_in_place(partial: Path, output: Path) -> None:
             replaced.rename(output)
         raise
     _sync_folder(output.parent)
-    for old in output.parent.glob(f".{_glob_safe(output.name)}.replaced-*"):
-        shutil.rmtree(old, ignore_errors=True)
+    _delete_replaced(output)
 
 
-def restore_replaced(output: Path) -> None:
-    """Bring back the old folder if a merge was killed between its two renames.
+def recover(output: Path) -> None:
+    """Put right what a killed merge left.
+
+    Between its two renames the old folder comes back, after them it goes. For whoever holds the
+    ``output_lock``.
 
     Raises:
-        OSError: it can't be renamed.
+        OSError: a folder can't be renamed.
     """
-    old = sorted(output.parent.glob(f".{_glob_safe(output.name)}.replaced-*"))
+    old = _all_beside(output, "replaced")
     if old and not output.exists():
         old[0].rename(output)
+    if output.exists() and any(output.iterdir()):
+        _delete_replaced(output)
+
+
+def _delete_replaced(output: Path) -> None:
+    for old in _all_beside(output, "replaced"):
+        # a name of its own first: what is deleted in part must never come back
+        old.rename(_beside(output, "deleted"))
+    for deleted in _all_beside(output, "deleted"):
+        shutil.rmtree(deleted, ignore_errors=True)
 
 
 def link_file(source: Path, target: Path) -> Placed:
@@ -137,6 +202,10 @@ def _copy(from_file: BinaryIO, to_file: BinaryIO) -> None:
 
 def _beside(output: Path, what: str) -> Path:
     return output.with_name(f".{output.name}.{what}-{secrets.token_hex(4)}")
+
+
+def _all_beside(output: Path, what: str) -> list[Path]:
+    return sorted(output.parent.glob(f".{_glob_safe(output.name)}.{what}-*"))
 
 
 def _glob_safe(name: str) -> str:

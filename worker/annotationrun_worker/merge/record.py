@@ -1,25 +1,25 @@
-"""``meta/annotationrun.json``: what a folder was merged from, and which files it had then.
+"""``meta/annotationrun.json``: what a folder was merged from, what it lacks, and which files it had then.
 
 It holds no time and no name of a run, so that equal input gives equal bytes. LeRobot ignores the file.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from annotationrun_worker.errors import OutputError
-from annotationrun_worker.merge.source_files import RECORD_NAME, source_files
+from annotationrun_worker.errors import DatasetError, OutputError
+from annotationrun_worker.merge.source_files import LARGE_FOLDERS, RECORD_NAME, entries_of, source_files
 from annotationrun_worker.rows import ModuleName
 from annotationrun_worker.staging.digests import Digest, digest_json
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 """Of the merged dataset: another number makes other bytes, so it is part of the merge digest."""
 
-HASHED_FOLDERS: Final = frozenset({"data", "meta"})
-"""Read in full for the identity of a source; of the rest (videos) the sizes stand for the content."""
+FileMark = str | int
+"""Stands for the content of a file: its SHA-256 in hex digits, or its size in bytes (videos, images)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,10 @@ class MergeRecord:
     merge_digest: str
     settings_digests: Mapping[str, str]
     """By module."""
-    file_bytes: Mapping[str, int]
-    """Size of each other file of the folder, by path relative to it."""
+    files: Mapping[str, FileMark]
+    """Each other file of the folder, by path relative to it."""
+    failed_episodes: Sequence[int] = ()
+    """Selected episodes without a result, in order: what the manifest let go."""
 
     def to_bytes(self) -> bytes:
         """As it stands in the file."""
@@ -38,7 +40,8 @@ class MergeRecord:
             "formatVersion": FORMAT_VERSION,
             "mergeDigest": self.merge_digest,
             "settings": dict(self.settings_digests),
-            "files": dict(self.file_bytes),
+            "failedEpisodes": list(self.failed_episodes),
+            "files": dict(self.files),
         }
         return (json.dumps(value, indent=4, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
@@ -55,9 +58,13 @@ def read_record(root: Path) -> MergeRecord | None:
         return None
     try:
         value = json.loads(path.read_bytes())
-        record = MergeRecord(value["mergeDigest"], value["settings"], value["files"])
-        if record.to_bytes() != path.read_bytes():
+        if value["formatVersion"] != FORMAT_VERSION:
             raise ValueError(f"format version {value['formatVersion']!r}, expected {FORMAT_VERSION}")
+        record = MergeRecord(
+            value["mergeDigest"], value["settings"], value["files"], tuple(value["failedEpisodes"])
+        )
+        if record.to_bytes() != path.read_bytes():
+            raise ValueError("not the bytes that a merge writes")
     except (ValueError, KeyError, TypeError) as error:
         raise OutputError(
             f"{path} is not the record of a merge by this version ({error!r}); move {root} away, or name "
@@ -66,11 +73,41 @@ def read_record(root: Path) -> MergeRecord | None:
     return record
 
 
+def mark_files(root: Path) -> dict[str, FileMark]:
+    """The marks of all files that a merge wrote to ``root``.
+
+    Raises:
+        OSError: one can't be read.
+    """
+    return {relative: _mark(relative, path) for relative, path in sorted(entries_of(root).items())}
+
+
 def changed_file(root: Path, record: MergeRecord) -> str | None:
-    """The first file of ``root`` that is missing, of another size, or not in its record; else ``None``."""
-    present = {relative: path.stat().st_size for relative, path in source_files(root)}
-    names = sorted(present.keys() | record.file_bytes.keys())
-    return next((name for name in names if present.get(name) != record.file_bytes.get(name)), None)
+    """The first file of ``root`` that is missing, changed, or not in its record; else ``None``.
+
+    Hidden files and folders count: whatever is there would be lost with a folder that is replaced.
+
+    Raises:
+        OSError: one can't be read.
+    """
+    present = entries_of(root)
+    others = sorted(present.keys() ^ record.files.keys())
+    if others:
+        return others[0]
+    return next((name for name in sorted(present) if _differs(name, present[name], record)), None)
+
+
+def _differs(relative: str, path: Path, record: MergeRecord) -> bool:
+    if path.is_symlink() or not path.is_file():
+        return True  # no merge writes links, empty folders or pipes
+    return _mark(relative, path) != record.files[relative]
+
+
+def _mark(relative: str, path: Path) -> FileMark:
+    if relative.split("/", 1)[0] in LARGE_FOLDERS:
+        return path.stat().st_size
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def merge_digest(
@@ -94,17 +131,12 @@ def merge_digest(
 
 
 def folder_identity(source: Path) -> Digest:
-    """SHA-256 that stands for a source folder: bytes of ``data/`` and ``meta/``, sizes of all other files.
+    """SHA-256 that stands for a source folder: bytes of all files, of videos and images their sizes.
 
     Raises:
-        DatasetError: the folder holds something that is no file.
-        OSError: a file can't be read.
+        DatasetError: the folder holds something that is no file, or a file can't be read.
     """
-    identity: dict[str, str | int] = {}
-    for relative, path in source_files(source):
-        if Path(relative).parts[0] in HASHED_FOLDERS:
-            with path.open("rb") as file:
-                identity[relative] = hashlib.file_digest(file, "sha256").hexdigest()
-        else:
-            identity[relative] = path.stat().st_size
-    return digest_json(identity)
+    try:
+        return digest_json({name: _mark(name, path) for name, path in source_files(source)})
+    except OSError as error:
+        raise DatasetError(f"can't read the source: {error}; check permissions") from error

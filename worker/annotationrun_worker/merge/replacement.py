@@ -37,6 +37,29 @@ def all_rows(language: EpisodeLanguage) -> Iterable[LanguageRow]:
         yield from language.events[frame]
 
 
+def replaced_modules(
+    episode: AnnotatedEpisode, modules: Iterable[ModuleName], existing_rows: ExistingRows
+) -> frozenset[ModuleName]:
+    """Which of ``modules`` replace the rows that they own in the episode, once they have results for it.
+
+    Raises:
+        OutputError, DatasetError: see ``replace_rows``; both can be known before there are results.
+    """
+    present = modules_of(episode.language)
+    replaced = frozenset(module for module in modules if existing_rows == "Replace" or module not in present)
+    if "plan" in replaced and {"plan", "interjections"} <= present and "interjections" not in replaced:
+        raise OutputError(
+            f"episode {episode.index} has interjections that belong to its present subtasks, which the plan "
+            "module would replace; enable the module interjections too, or set spec.output.existingRows: Keep"
+        )
+    for row in all_rows(episode.language):
+        if row.role is None and module_of(row.style) not in replaced:
+            raise DatasetError(
+                f"episode {episode.index}: a row of style {row.style!r} has no role; repair it"
+            )
+    return replaced
+
+
 def replace_rows(
     episode: AnnotatedEpisode, staged: ModuleRows, existing_rows: ExistingRows = "Replace"
 ) -> tuple[EpisodeLanguage, frozenset[ModuleName]]:
@@ -52,25 +75,13 @@ def replace_rows(
         OutputError: subtasks would change under interjections that stay.
         DatasetError: a surviving row has no role.
     """
-    present = modules_of(episode.language)
-    replaced = frozenset(module for module in staged if existing_rows == "Replace" or module not in present)
-    if "plan" in replaced and {"plan", "interjections"} <= present and "interjections" not in replaced:
-        raise OutputError(
-            f"episode {episode.index} has interjections that belong to its present subtasks, which the plan "
-            "module would replace; enable the module interjections too, or set spec.output.existingRows: Keep"
-        )
+    replaced = replaced_modules(episode, staged, existing_rows)
     rows = [(module, row) for module in sorted(replaced) for row in staged[module]]
     for module, row in rows:
         _check(module, row, episode)
 
     def survives(row: LanguageRow) -> bool:
-        if module_of(row.style) in replaced:
-            return False
-        if row.role is None:
-            raise DatasetError(
-                f"episode {episode.index}: a row of style {row.style!r} has no role; repair it"
-            )
-        return True
+        return module_of(row.style) not in replaced
 
     persistent = [row for row in episode.language.persistent if survives(row)]
     events = {

@@ -71,7 +71,7 @@ def rewrite_data_file(source: Path, target: Path, language_of: LanguageOf) -> Re
         writer = stack.enter_context(
             pq.ParquetWriter(out, schema, compression="snappy", use_dictionary=True, write_statistics=True)
         )
-        for episode, table in zip(_sound_episodes(source), tables, strict=True):
+        for episode, table in zip(sound_episodes(source), tables, strict=True):
             language = language_of(episode)
             writer.write_table(with_language(table, language, schema), row_group_size=max(1, table.num_rows))
             episodes.append(episode.index)
@@ -129,7 +129,12 @@ def _episode_tables(file: pq.ParquetFile, source: Path) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(batches)
 
 
-def _sound_episodes(source: Path) -> Iterator[AnnotatedEpisode]:
+def sound_episodes(source: Path) -> Iterator[AnnotatedEpisode]:
+    """Read the episodes of a data file that can be rewritten.
+
+    Raises:
+        DatasetError: see ``rewrite_data_file``.
+    """
     _check_blocks(source)
     for episode in read_annotated(source):
         where = f"{source}, episode {episode.index}"

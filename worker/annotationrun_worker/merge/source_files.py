@@ -1,4 +1,4 @@
-"""The files of a dataset folder that a merged dataset takes over."""
+"""The files of a folder: those of a source that a merged dataset takes over, and all that an output holds."""
 
 import os
 from pathlib import Path
@@ -8,6 +8,9 @@ from annotationrun_worker.errors import DatasetError
 
 RECORD_NAME: Final = "meta/annotationrun.json"
 """Our own record in a merged dataset: made anew by each merge, see ``record``."""
+
+LARGE_FOLDERS: Final = frozenset({"videos", "images"})
+"""Large and never written again: linked, and told apart by size; everything else is copied and hashed."""
 
 
 def source_files(root: Path) -> list[tuple[str, Path]]:
@@ -39,6 +42,30 @@ def source_files(root: Path) -> list[tuple[str, Path]]:
             found[path.relative_to(root).as_posix()] = path
     found.pop(RECORD_NAME, None)
     return sorted(found.items())
+
+
+def entries_of(root: Path) -> dict[str, Path]:
+    """Everything below ``root`` that would be lost with it: by path relative to it, with slashes.
+
+    Hidden files and folders too, links as links; of the folders only those that hold nothing. Our own record
+    is left out.
+
+    Raises:
+        OSError: a folder can't be read.
+    """
+    found: dict[str, Path] = {}
+    for folder, folders, files in os.walk(root, onerror=_raise_as_it_is):
+        links = [name for name in folders if Path(folder, name).is_symlink()]
+        paths = [Path(folder, name) for name in (*files, *links)]
+        if not folders and not files and folder != str(root):
+            paths = [Path(folder)]
+        found |= {path.relative_to(root).as_posix(): path for path in paths}
+    found.pop(RECORD_NAME, None)
+    return found
+
+
+def _raise_as_it_is(error: OSError) -> None:
+    raise error
 
 
 def _raise(error: OSError) -> None:

@@ -4,14 +4,14 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from rich.table import Table
 
-from annotationrun_worker.dataset.episodes import list_episodes, select_episodes
+from annotationrun_worker.dataset.episodes import EpisodeSummary, as_ranges, list_episodes
 from annotationrun_worker.dataset.metadata import read_info
 from annotationrun_worker.errors import DatasetError
-from annotationrun_worker.merge.columns import EpisodeLanguage, LanguageRow
+from annotationrun_worker.merge.columns import LANGUAGE_COLUMNS, EpisodeLanguage, LanguageRow
 from annotationrun_worker.merge.existing import AnnotatedEpisode, data_files, read_annotated
 from annotationrun_worker.merge.replacement import all_rows
 
@@ -39,8 +39,10 @@ def row_counts(root: Path) -> RowCounts:
     """Count the language rows of the dataset at ``root``, persistent ones once an episode.
 
     Raises:
-        DatasetError: there are no data files, or one can't be read.
+        DatasetError: no dataset of LeRobot v3.0, not annotated, there are no data files, or one can't be
+            read.
     """
+    _read_annotated_info(root)
     paths = data_files(root)
     if not paths:
         raise DatasetError(
@@ -92,10 +94,9 @@ def timeline(root: Path, episode: int) -> str:
     """All language rows of one episode as text, a line each, in order of time.
 
     Raises:
-        DatasetError: no such episode, or the dataset can't be read.
+        DatasetError: no such episode, the dataset is not annotated, or it can't be read.
     """
-    info = read_info(root)
-    (summary,) = select_episodes(list_episodes(root, info), [range(episode, episode + 1)])
+    summary = _find_episode(list_episodes(root, _read_annotated_info(root)), root, episode)
     found = next((read for read in read_annotated(summary.data_path) if read.index == episode), None)
     if found is None:
         raise DatasetError(
@@ -107,6 +108,25 @@ def timeline(root: Path, episode: int) -> str:
         f"{sum(1 for _ in all_rows(found.language))} rows"
     )
     return "\n".join([head, *_lines(found)])
+
+
+def _read_annotated_info(root: Path) -> Mapping[str, Any]:
+    info = read_info(root)
+    missing = [name for name in LANGUAGE_COLUMNS if name not in info["features"]]
+    if missing:
+        raise DatasetError(
+            f"{root} is not annotated: the language columns {missing} are not among the features of "
+            "meta/info.json; make an annotated dataset of it with `annotationrun run`, and show that"
+        )
+    return info
+
+
+def _find_episode(summaries: list[EpisodeSummary], root: Path, episode: int) -> EpisodeSummary:
+    found = next((summary for summary in summaries if summary.index == episode), None)
+    if found is None:
+        existing = as_ranges([int(summary.index) for summary in summaries])
+        raise DatasetError(f"{root} has no episode {episode}, it has {existing}; correct --episode")
+    return found
 
 
 def _lines(episode: AnnotatedEpisode) -> Iterator[str]:

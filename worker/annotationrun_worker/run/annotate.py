@@ -1,8 +1,10 @@
 """The annotate step: every (episode, module) of the plan that has no staged result yet gets one.
 
 Episodes run side by side up to the manifest's limit, the longest first; within an episode the modules do, as
-far as they don't build on each other. There is no barrier between episodes. What fails is recorded and the
-rest goes on; what makes every request fail (configuration, a lost server, a full disk) stops the step.
+far as they don't build on each other. There is no barrier between episodes. What fails is recorded, and the
+rest goes on as long as the manifest allows it. Then no further episode is begun; those at work are finished,
+as what they get is staged and counts in the next run. What makes every request fail (configuration, a lost
+server, a full disk) stops the step at once.
 """
 
 import asyncio
@@ -19,6 +21,13 @@ from annotationrun_worker.staging.digests import Digest
 from annotationrun_worker.vlm.ask import Asker
 
 
+def allowed_failures(limit: int | str, episodes: int) -> int:
+    """How many of ``episodes`` may fail: a number as it is, of a share such as ``5%`` the whole part."""
+    if isinstance(limit, int):
+        return limit
+    return episodes * int(limit.removesuffix("%")) // 100
+
+
 class Progress(Protocol):
     """Told of each episode that is done."""
 
@@ -33,8 +42,15 @@ class AnnotateStep:
     annotator: EpisodeAnnotator
     episode_concurrency: int
     report: AnnotateReport
+    allowed_failures: int = 0
+    """Episodes that may fail."""
     keys: dict[int, dict[ModuleName, Digest]] = field(default_factory=dict)
-    """Result keys by episode and module, of those that have a result."""
+    """Result keys by episode and module, of the episodes that have all their results."""
+
+    @property
+    def has_too_many_failures(self) -> bool:
+        """Whether more episodes failed than may."""
+        return len(self.report.failed_episodes) > self.allowed_failures
 
     async def run(self, indices: Sequence[EpisodeIndex], asker: Asker, progress: Progress) -> None:
         """Annotate the episodes ``indices``, in this order as far as work goes side by side.
@@ -51,6 +67,8 @@ class AnnotateStep:
                 self._take(index, await self.annotator.annotate(index, asker))
                 done += 1
                 progress(done, len(indices))
+                if self.has_too_many_failures:
+                    return
 
         try:
             async with asyncio.TaskGroup() as workers:
@@ -60,11 +78,14 @@ class AnnotateStep:
             raise _first(group) from group
 
     def _take(self, index: EpisodeIndex, outcome: EpisodeOutcome) -> None:
-        self.keys[index] = {name: result.key for name, result in outcome.results.items()}
         report = self.report
+        report.episodes_done += 1
         report.results_made += outcome.made
         report.results_reused += len(outcome.results) - outcome.made
-        report.failures += outcome.failures
+        if outcome.failures:
+            report.failures += outcome.failures
+            return
+        self.keys[index] = {name: result.key for name, result in outcome.results.items()}
         report.holes += [
             (index, Hole(**hole)) for result in outcome.results.values() for hole in result.holes
         ]

@@ -21,13 +21,13 @@ from annotationrun_worker.errors import IncompleteError
 from annotationrun_worker.frames.fingerprint import episode_fingerprint
 from annotationrun_worker.frames.provider import FrameProvider, FrameSettings, make_frame_provider
 from annotationrun_worker.merge.folder import MergePlan, MergeResult, merge_to_folder
-from annotationrun_worker.merge.record import folder_identity
 from annotationrun_worker.rows import ResultName, StagedRow
-from annotationrun_worker.run.annotate import AnnotateStep, Progress
+from annotationrun_worker.run.annotate import AnnotateStep, Progress, allowed_failures
 from annotationrun_worker.run.episode import EpisodeAnnotator, EpisodePolicy
 from annotationrun_worker.run.existing_rows import ExistingRows, ExistingRowsReader
 from annotationrun_worker.run.modules import Module, RunModules, enabled_modules
 from annotationrun_worker.run.places import Places
+from annotationrun_worker.run.preflight import check_before_asking
 from annotationrun_worker.run.report import AnnotateReport, failure_text
 from annotationrun_worker.staging.digests import Digest, digest_json
 from annotationrun_worker.staging.results import read_result_now
@@ -86,7 +86,8 @@ def run_local(run: LocalRun, progress: Progress) -> RunReport:
     """Annotate the dataset of ``run`` and write the annotated one.
 
     Raises:
-        IncompleteError: an episode failed; nothing was written to the output, what succeeded is staged.
+        IncompleteError: more episodes failed than the manifest allows; nothing was written to the output,
+            what succeeded is staged.
         AnnotationRunError: what else stops a run, see ``errors.py``.
     """
     spec, places = run.spec, run.places
@@ -94,6 +95,7 @@ def run_local(run: LocalRun, progress: Progress) -> RunReport:
     features = read_features(info)
     chosen = select_episodes(list_episodes(places.source, info), spec.source.episode_ranges)
     summaries = {summary.index: summary for summary in chosen}
+    source_identity = check_before_asking(spec, places, chosen)
     store = StagingStore(places.staging)
     prompts = make_prompts(spec.prompts, spec.output_language)
     report = AnnotateReport()
@@ -113,12 +115,13 @@ def run_local(run: LocalRun, progress: Progress) -> RunReport:
                 existing_rows=spec.output.existing_rows,
             ),
         )
-        step = AnnotateStep(annotator, spec.workers.episode_concurrency, report)
+        allowed = allowed_failures(spec.failure_policy.max_failed_episodes, len(chosen))
+        step = AnnotateStep(annotator, spec.workers.episode_concurrency, report, allowed)
         longest_first = sorted(summaries, key=lambda index: (-summaries[index].length, index))
         usage = asyncio.run(_annotate(step, spec, places, longest_first, progress))
-    if step.report.failures:
-        raise IncompleteError(failure_text(step.report.failures, len(chosen)))
-    merged = merge_to_folder(_merge_plan(step, spec, places))
+    if step.has_too_many_failures:
+        raise IncompleteError(failure_text(report, len(chosen), allowed))
+    merged = merge_to_folder(_merge_plan(step, spec, places, source_identity))
     return RunReport(places, len(chosen), step.report, usage, merged)
 
 
@@ -172,7 +175,7 @@ def _model_identity(spec: RunSpec) -> dict[str, Any]:
     return {**asdict(_sampling(spec)), "revision": spec.model.revision}
 
 
-def _merge_plan(step: AnnotateStep, spec: RunSpec, places: Places) -> MergePlan:
+def _merge_plan(step: AnnotateStep, spec: RunSpec, places: Places, source_identity: Digest) -> MergePlan:
     module_of_key = {key: module for keys in step.keys.values() for module, key in keys.items()}
 
     def read_rows(key: str) -> Sequence[StagedRow]:
@@ -183,9 +186,10 @@ def _merge_plan(step: AnnotateStep, spec: RunSpec, places: Places) -> MergePlan:
         output=places.output,
         results=step.keys,
         read_rows=read_rows,
-        source_identity=folder_identity(places.source),
+        source_identity=source_identity,
         existing_rows=spec.output.existing_rows,
         settings_digests={
             module.name: digest_json(module.settings) for module in step.annotator.modules.published
         },
+        failed_episodes=step.report.failed_episodes,
     )

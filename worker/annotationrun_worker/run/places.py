@@ -1,13 +1,18 @@
 """Where the parts of a manifest lie on this machine: folders for paths and volumes, one endpoint."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from pydantic import TypeAdapter, ValidationError
+
 from annotationrun_api.spec import RunSpec
-from annotationrun_api.spec_types import VolumeClaim
+from annotationrun_api.spec_types import Endpoint, VolumeClaim
 from annotationrun_worker.errors import ConfigurationError
+
+_ENDPOINT: TypeAdapter[str] = TypeAdapter(Endpoint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,27 +43,50 @@ def resolve_places(spec: RunSpec, overrides: Overrides) -> Places:
     output.
 
     Raises:
-        ConfigurationError: a volume is not mapped, output and source overlap, or there is no endpoint.
+        ConfigurationError: a volume is not mapped, two of the folders overlap, a path begins with ``~``, or
+            there is no endpoint, or it is no URL.
     """
     volumes = overrides.volumes or {}
     source = _folder(spec.source.path, spec.source.volume, volumes, "spec.source")
     output = _folder(spec.output.path, spec.output.volume, volumes, "spec.output")
-    if source == output or source in output.parents or output in source.parents:
+    if _overlap(source, output):
         raise ConfigurationError(
             f"spec.output.path {str(output)!r} and spec.source.path {str(source)!r} overlap; "
             "name an output folder outside the source"
         )
-    return Places(
-        source=source,
-        output=output,
-        staging=overrides.staging.absolute() if overrides.staging else _staging(spec, volumes, output),
-        endpoints=_endpoints(spec, overrides.endpoint),
-    )
+    staging = _staging(spec, overrides, output)
+    for what, folder in (("source", source), ("output", output)):
+        if _overlap(staging, folder):
+            raise ConfigurationError(
+                f"the staging folder {str(staging)!r} and the {what} {str(folder)!r} overlap; choose a "
+                "folder beside them, with --staging or spec.staging (subPath names a folder in a volume)"
+            )
+    return Places(source, output, staging, _endpoints(spec, overrides.endpoint))
+
+
+def named_claims(spec: RunSpec) -> list[str]:
+    """The volume claims that the manifest names, in order."""
+    volumes = (spec.source.volume, spec.output.volume, spec.staging.volume, spec.model.serving.cache)
+    return list(dict.fromkeys(volume.claim_name for volume in volumes if volume is not None))
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    return one == other or one in other.parents or other in one.parents
+
+
+def _here(path: Path, where: str) -> Path:
+    """The absolute path of a folder of this machine."""
+    if path.parts and path.parts[0].startswith("~"):
+        raise ConfigurationError(
+            f"{where} is {str(path)!r}; '~' means a home folder to a shell alone: write the full path "
+            f"({f'./{path}'!r} for a folder of that name)"
+        )
+    return path.resolve()
 
 
 def _folder(path: str | None, volume: VolumeClaim | None, volumes: Mapping[str, Path], where: str) -> Path:
     if volume is None:
-        return Path(path or ".").resolve()
+        return _here(Path(path or "."), f"{where}.path")
     if volume.claim_name not in volumes:
         raise ConfigurationError(
             f"{where}.volume names the claim {volume.claim_name!r}; say which folder it is here: "
@@ -68,20 +96,33 @@ def _folder(path: str | None, volume: VolumeClaim | None, volumes: Mapping[str, 
     return root.joinpath(volume.sub_path or "", (path or "").lstrip("/")).resolve()
 
 
-def _staging(spec: RunSpec, volumes: Mapping[str, Path], output: Path) -> Path:
+def _staging(spec: RunSpec, overrides: Overrides, output: Path) -> Path:
+    if overrides.staging is not None:
+        return _here(overrides.staging, "--staging")
     if spec.staging.uri is not None:
         return Path(unquote(urlsplit(spec.staging.uri).path)).resolve()
     if spec.staging.volume is not None:
-        return _folder(None, spec.staging.volume, volumes, "spec.staging")
+        return _folder(None, spec.staging.volume, overrides.volumes or {}, "spec.staging")
     return output.with_name(f"{output.name}.staging")
 
 
 def _endpoints(spec: RunSpec, given: str | None) -> tuple[str, ...]:
     if given is not None:
-        return (given,)
+        return (_checked_endpoint(given),)
     if spec.model.serving.endpoints:
         return spec.model.serving.endpoints
     raise ConfigurationError(
         "no model server: spec.model.serving.mode is Sidecar, which needs a cluster; give the address of a "
         "running server with --endpoint URL, or set mode External and its endpoints"
     )
+
+
+def _checked_endpoint(url: str) -> str:
+    try:
+        return _ENDPOINT.validate_python(url)
+    except ValidationError as error:
+        shown = "(not shown, it may hold a password)" if "@" in url else repr(re.split(r"[?#]", url)[0])
+        raise ConfigurationError(
+            f"--endpoint is {shown}, expected a base URL such as http://127.0.0.1:8000/v1: http or https, a "
+            "host, a port from 1 to 65535 if any, no user, password or query"
+        ) from error

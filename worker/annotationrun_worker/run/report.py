@@ -21,6 +21,8 @@ class EpisodeFailure:
 class AnnotateReport:
     """Counts of the annotate step; results are per episode and module."""
 
+    episodes_done: int = 0
+    """With all their results, or failed."""
     results_made: int = 0
     results_reused: int = 0
     failures: list[EpisodeFailure] = field(default_factory=list)
@@ -31,29 +33,38 @@ class AnnotateReport:
     warnings: list[str] = field(default_factory=list)
     """What is doubtful of the run as a whole, and went on all the same."""
 
+    @property
+    def failed_episodes(self) -> list[EpisodeIndex]:
+        """Those with a failure, in order."""
+        return sorted({failure.episode for failure in self.failures})
+
 
 SHOWN_FAILURES = 20
 """Failures that an error's text names; more are counted."""
 
 
-def _tried(failure: EpisodeFailure) -> str:
-    return f" ({failure.attempts} attempts)" if failure.attempts > 1 else ""
+def describe_failure(failure: EpisodeFailure) -> str:
+    """``episode 5, vqa (3 attempts): the cause``."""
+    tried = f" ({failure.attempts} attempts)" if failure.attempts > 1 else ""
+    return f"episode {failure.episode}, {failure.module}{tried}: {failure.cause}"
 
 
-def failure_text(failures: list[EpisodeFailure], episodes: int) -> str:
-    """Which episodes failed, and why."""
-    lines = [
-        f"  episode {failure.episode}, {failure.module}{_tried(failure)}: {failure.cause}"
-        for failure in failures[:SHOWN_FAILURES]
-    ]
+def failure_text(report: AnnotateReport, episodes: int, allowed: int) -> str:
+    """Which of the ``episodes`` failed, and why, where only ``allowed`` may; and what to do."""
+    failures = report.failures
+    lines = [f"  {describe_failure(failure)}" for failure in failures[:SHOWN_FAILURES]]
     more = len(failures) - SHOWN_FAILURES
     if more > 0:
         lines.append(f"  and {more} more")
-    failed = len({failure.episode for failure in failures})
+    left = episodes - report.episodes_done
+    stopped = f"; the run stopped with {left} episodes not begun" if left else ""
     return "\n".join(
         [
-            f"{failed} of {episodes} episodes failed; nothing was written to the output, what succeeded is "
-            "staged, and a rerun asks only for the rest:",
+            f"{len(report.failed_episodes)} of {episodes} episodes failed, "
+            f"spec.failurePolicy.maxFailedEpisodes allows {allowed}{stopped}; nothing was written to the "
+            "output, what succeeded is staged, and a rerun asks only for the rest:",
             *lines,
+            "look at the causes, then run again; if an episode stays unusable, leave it out of "
+            "spec.source.episodes, or raise spec.failurePolicy.maxFailedEpisodes (its rows stay as they are)",
         ]
     )

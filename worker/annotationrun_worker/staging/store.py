@@ -16,21 +16,33 @@ class StagingStore:
     """Objects by relative path; every failure of the medium is a StorageError."""
 
     def __init__(self, folder: Path) -> None:
-        """Open the store in ``folder``, which is made if it is missing."""
+        """Name the store in ``folder``, which is made at the first write if it is missing."""
         self.location = str(folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(
-                f"the staging folder {self.location!r} can't be made: {error.strerror}; "
-                "choose another with --staging or spec.staging"
-            ) from error
-        self._store = LocalStore(prefix=folder)
+        self._folder = folder
+        self._opened: LocalStore | None = None
+
+    def _open(self) -> LocalStore:
+        if self._opened is None:
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._opened = LocalStore(prefix=self._folder)
+            except (BaseError, OSError) as error:
+                raise StorageError(
+                    f"the staging folder {self.location!r} can't be made: {error}; "
+                    "choose another with --staging or spec.staging"
+                ) from error
+        return self._opened
+
+    def _open_if_there(self) -> LocalStore | None:
+        return self._open() if self._opened is not None or self._folder.exists() else None
 
     async def read(self, path: str) -> bytes | None:
         """The object at ``path``, or ``None`` where there is none."""
+        store = self._open_if_there()
+        if store is None:
+            return None
         try:
-            response = await obstore.get_async(self._store, path)
+            response = await obstore.get_async(store, path)
             return bytes(await response.bytes_async())
         except (NotFoundError, FileNotFoundError):
             return None
@@ -39,8 +51,11 @@ class StagingStore:
 
     def read_now(self, path: str) -> bytes | None:
         """``read`` for code that runs in a thread of its own."""
+        store = self._open_if_there()
+        if store is None:
+            return None
         try:
-            return bytes(obstore.get(self._store, path).bytes())
+            return bytes(obstore.get(store, path).bytes())
         except (NotFoundError, FileNotFoundError):
             return None
         except (BaseError, OSError) as error:
@@ -48,8 +63,9 @@ class StagingStore:
 
     async def create(self, path: str, content: bytes) -> bool:
         """Create the object at ``path``; False where it exists already, whatever it holds."""
+        store = self._open()
         try:
-            await obstore.put_async(self._store, path, content, mode="create")
+            await obstore.put_async(store, path, content, mode="create")
         except (AlreadyExistsError, FileExistsError):
             return False
         except (BaseError, OSError) as error:

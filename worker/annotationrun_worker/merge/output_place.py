@@ -1,0 +1,97 @@
+"""What can be known of a merge before there is anything to merge: is its place free, can the data take it."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from annotationrun_worker.errors import DatasetError, OutputError, StorageError
+from annotationrun_worker.merge.existing import data_files
+from annotationrun_worker.merge.placement import output_lock, probe_writable, recover
+from annotationrun_worker.merge.record import MergeRecord, changed_file, read_record
+from annotationrun_worker.merge.replacement import ExistingRows, replaced_modules
+from annotationrun_worker.merge.rewrite import sound_episodes
+from annotationrun_worker.rows import ModuleName
+
+
+def check_output(source: Path, output: Path) -> None:
+    """Find out before any work whether a merge will be able to write ``output``.
+
+    Raises:
+        OutputError: the output can't be there, or holds something that must not be lost.
+        DatasetError: the source is no folder.
+        StorageError: nothing can be written there.
+    """
+    source, output = source.resolve(), output.resolve()
+    try:
+        check_places(source, output)
+        probe_writable(output.parent)
+        if output.parent.exists():
+            with output_lock(output):
+                recover(output)
+                record_in_place(output)
+    except OSError as error:
+        raise StorageError(
+            f"the output {output} can't be written: {error}; check space and permissions, or name another "
+            "output"
+        ) from error
+
+
+def check_places(source: Path, output: Path) -> None:
+    """See that source and output are two places, and the output one that can be renamed.
+
+    Raises:
+        OutputError, DatasetError: see ``check_output``.
+    """
+    if not source.is_dir():
+        raise DatasetError(f"the source {source} is no folder; expected a LeRobot v3.0 dataset")
+    if output == source or output.is_relative_to(source) or source.is_relative_to(output):
+        raise OutputError(
+            f"source {source} and output {output} are one folder, or one is in the other; name another output"
+        )
+    if output.is_mount():
+        raise OutputError(
+            f"the output {output} is where a volume is mounted, and can't be renamed; name a folder in it"
+        )
+    if output.exists() and not output.is_dir():
+        raise OutputError(f"the output {output} is a file; name another output")
+
+
+def record_in_place(output: Path) -> MergeRecord | None:
+    """The record of the merge that made ``output``; ``None`` where there is nothing.
+
+    Raises:
+        OutputError: no merge made what is there, or it was changed since.
+        OSError: it can't be read.
+    """
+    if not output.exists() or not any(output.iterdir()):
+        return None
+    record = read_record(output)
+    if record is None:
+        raise OutputError(
+            f"the output {output} holds files that no merge made; move them, or name another output"
+        )
+    changed = changed_file(output, record)
+    if changed is not None:
+        raise OutputError(
+            f"the output {output} was changed since it was merged: {changed!r} is missing, new or not what "
+            "was written; move it away, or name another output"
+        )
+    return record
+
+
+def check_rewritable(
+    source: Path, selected: Mapping[int, Collection[ModuleName]], existing_rows: ExistingRows
+) -> None:
+    """Find out before any work whether results could take their place in the data files.
+
+    Args:
+        source: the dataset.
+        selected: the modules that shall have results, by episode.
+        existing_rows: what happens to the rows that they own.
+
+    Raises:
+        OutputError: subtasks would change under interjections that stay.
+        DatasetError: a data file can't be read, or its language columns can't be rewritten.
+    """
+    for path in data_files(source):
+        for episode in sound_episodes(path):
+            replaced_modules(episode, selected.get(episode.index, ()), existing_rows)
