@@ -1,6 +1,8 @@
 """The rules of the layout that no linter knows."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,3 +67,10 @@ def test_no_lock_file_names_a_host():
         text = lock.read_text(encoding="utf-8")
         assert "://" not in text
         assert text.count("--hash=sha256:") >= text.count("==")
+
+
+def test_a_run_does_not_load_torch():
+    """Tensors are made where they are asked for; a run asks for none, and saves 2 s and 500 MiB."""
+    code = "import sys, annotationrun_worker.commands.run; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,5 +1,6 @@
 """Videos made for a test, each frame carrying its number in its pixels, and episodes that lie in them."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -54,13 +55,16 @@ def write_pictures(
     pix_fmt: str = "yuv420p",
     options: dict[str, str] | None = None,
 ) -> None:
-    """Write a video whose frame i is ``pictures[i]`` at ``pts_seconds[i]``."""
+    """Write a video whose frame i is ``pictures[i]`` at ``pts_seconds[i]``; all of one size."""
+    pictures = iter(pictures)
+    first = next(pictures)
+    size = (first.shape[1], first.shape[0])
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(codec, rate=30, options=options or LONG_GROUPS_WITH_B_FRAMES)
-        stream.width, stream.height, stream.pix_fmt = 320, 240, pix_fmt
+        stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
         stream.time_base = stream.codec_context.time_base = Fraction(1, TICKS_PER_SECOND)
-        for picture, seconds in zip(pictures, pts_seconds, strict=True):
+        for picture, seconds in zip(itertools.chain([first], pictures), pts_seconds, strict=True):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.pts, frame.time_base = round(seconds * TICKS_PER_SECOND), Fraction(1, TICKS_PER_SECOND)
             container.mux(stream.encode(frame))

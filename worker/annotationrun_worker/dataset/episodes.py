@@ -98,7 +98,7 @@ def select_episodes(
         if missing is not None:
             raise DatasetError(
                 f"episode {missing} was selected, but the dataset has the episodes "
-                f"{_as_ranges(sorted(existing))}; correct source.episodes"
+                f"{as_ranges(sorted(existing))}; correct source.episodes"
             )
     wanted = {index for chosen in ranges for index in chosen}
     return [summary for summary in ordered if summary.index in wanted]
@@ -259,7 +259,7 @@ def _check_timestamps(timestamps: NDArray[np.float32], where: str) -> None:
         )
 
 
-def _as_ranges(indices: Sequence[int]) -> str:
+def as_ranges(indices: Sequence[int]) -> str:
     """Sorted numbers as text: ``0-5, 7``."""
     runs: list[list[int]] = []
     for index in indices:

@@ -24,7 +24,7 @@ class RefusedError(Exception):
     """What was asked can't be had; ``kind`` is a word for programs, the text is for people.
 
     Kinds: ``open`` (the file can't be opened), ``read``, ``decode`` (damaged, or nothing that the library
-    knows), ``no_frame`` (no frame near the time asked for), ``not_installed``.
+    knows), ``no_frame`` (no frame near the time asked for), ``write``, ``not_installed``.
     """
 
     def __init__(self, kind: str, message: str) -> None:

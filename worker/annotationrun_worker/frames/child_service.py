@@ -13,7 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from annotationrun_worker.dataset.layout import check_readable
-from annotationrun_worker.errors import ConfigurationError, DatasetError, FrameDecodeError, FrameMissingError
+from annotationrun_worker.errors import (
+    ConfigurationError,
+    DatasetError,
+    FrameDecodeError,
+    FrameMissingError,
+    StorageError,
+)
 from annotationrun_worker.frames.child_process import ChildDiedError, ChildProcess, ChildTimeoutError
 
 _LOG = logging.getLogger(__name__)
@@ -93,6 +99,7 @@ class ChildService:
             FrameMissingError: there is no frame near the time asked for.
             FrameDecodeError: the child refuses, or has died twice, or is silent.
             ConfigurationError: the child's library is not installed.
+            StorageError: the child can't write its file.
         """
         line = json.dumps(errand.request).encode()
         with self._borrowed(errand.path) as place:
@@ -205,6 +212,8 @@ def _raise_refusal(refusal: _RefusedAnswerError, errand: Errand, tail: str) -> N
             raise FrameDecodeError(str(error)) from refusal
     if refusal.kind == "not_installed":
         raise ConfigurationError(str(refusal)) from refusal
+    if refusal.kind == "write":
+        raise StorageError(f"{errand.where}, file {str(errand.path)!r}: {refusal}") from refusal
     kind = FrameMissingError if refusal.kind == "no_frame" else FrameDecodeError
     log = f"; the decoder wrote: {tail}" if tail else ""
     raise kind(f"{errand.where}: {refusal}{log}") from refusal

@@ -84,6 +84,11 @@ class ClipStore:
         self._lock = threading.Lock()
         self._making: dict[Path, threading.Lock] = {}
 
+    @property
+    def child_pids(self) -> list[int]:
+        """Process ids of the children that run."""
+        return self._service.child_pids
+
     def path_of(
         self,
         clip: Clip,
@@ -152,12 +157,13 @@ class ClipStore:
 
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._service.ask(Errand(where, path, request), send_and_receive)
-            unfinished.replace(path)
+            try:
+                self._service.ask(Errand(where, path, request), send_and_receive)
+                unfinished.replace(path)
+            finally:
+                unfinished.unlink(missing_ok=True)
         except OSError as error:
             raise StorageError(f"{where} can't be written to {str(path)!r}: {error}") from error
-        finally:
-            unfinished.unlink(missing_ok=True)
 
 
 def _folder_name(camera: CameraKey) -> str:

@@ -125,8 +125,7 @@ class FfmpegDecoder:
         return _chosen(stretch, output, where)
 
     def _run(self, command: Sequence[str], where: str) -> ProgramOutput:
-        with self._slots:
-            process = self._start(command, where)
+        with self._slots, self._start(command, where) as process:
             try:
                 rgb, log = process.communicate(timeout=self._timeout_seconds)
             except subprocess.TimeoutExpired as error:
@@ -137,7 +136,6 @@ class FfmpegDecoder:
                 with self._lock:
                     self._running.discard(process)
                 process.kill()
-                process.wait()
         if self._closed:
             raise FrameDecodeError(f"{where}: the decoder is closed")
         text = log.decode(errors="replace")

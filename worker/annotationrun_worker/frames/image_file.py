@@ -1,7 +1,8 @@
 """One data file whose rows hold pictures: decoded rows, and the hash of their bytes.
 
-Runs inside a child process (see ``image_child``). Memory holds some rows of one column, however large the
-row groups are. Pictures are RGB24: grey goes into three channels, transparency is dropped.
+Runs inside a child process (see ``image_child``). Memory holds some rows of one column, and the page that
+they lie in (pyarrow writes up to 1024 rows into one by default), however large the row groups are. Pictures
+are RGB24: grey goes into three channels, transparency is dropped.
 """
 
 import hashlib

@@ -1,0 +1,96 @@
+"""Episodes that fail: how many may, and what is published without them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tests.support.annotated_dataset import annotate_by_hand
+from tests.support.annotation import CAMERAS, REFERENCE, read_frames, run_command, write_manifest
+from tests.support.module_runs import demo_model, run_here
+from tests.support.openai_server import Reply, scripted_server
+
+from annotationrun_api.exit_codes import ExitCode
+from annotationrun_worker.errors import IncompleteError
+from annotationrun_worker.validate.dataset import validate_dataset
+
+VQA = {"vqa": {"emissionHz": 0.5, "questionTypes": ["count"]}}
+ONE_AFTER_ANOTHER = {"episodeConcurrency": 1, "requestConcurrency": 1, "episodeAttempts": 1}
+
+LONGEST_FIRST = (1050, 903, 570, 360, 225, 120)
+"""Frames of the reference dataset's episodes."""
+
+
+@pytest.fixture
+def broken_video(tmp_path: Path) -> Path:
+    """An annotated dataset with the end of one mp4 (episode 5, wrist) missing."""
+    source = annotate_by_hand(REFERENCE, tmp_path / "broken")
+    video = source / f"videos/{CAMERAS[1]}/chunk-000/file-001.mp4"
+    content = video.read_bytes()
+    video.unlink()
+    video.write_bytes(content[: int(len(content) * 0.4)])
+    return source
+
+
+def test_an_allowed_failure_is_listed_and_its_rows_stay(broken_video: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    with demo_model() as server:
+        manifest = write_manifest(
+            run, broken_video, server.base_url, VQA, failurePolicy={"maxFailedEpisodes": "17%"}
+        )
+        done = run_command("run", "-f", manifest)
+        again = run_command("run", "-f", manifest)
+    assert done.returncode == ExitCode.OK, done.stderr
+    assert "failed: episode 5, vqa" in done.stdout
+    assert "6 episodes (1 failed, their rows stay as they were)" in done.stdout
+    assert "0 files and 0 bytes written" in again.stdout
+    record = json.loads((run / "output/meta/annotationrun.json").read_text())
+    assert record["failedEpisodes"] == [5]
+    assert validate_dataset(run / "output") == []
+    before, after = read_frames(broken_video), read_frames(run / "output")
+    assert [number for number in before if before[number].events != after[number].events] == [0, 1, 2, 3, 4]
+    assert any(event["style"] == "vqa" for events in after[5].events for event in events)
+
+
+def test_an_episode_whose_other_module_succeeded_keeps_all_its_rows(
+    broken_video: Path, tmp_path: Path
+) -> None:
+    modules = {**VQA, "interjections": {}}
+    with demo_model() as server:
+        report = run_here(
+            tmp_path / "run", server.base_url, modules, broken_video,
+            source={"episodes": "4-5"}, failurePolicy={"maxFailedEpisodes": 1},
+        )  # fmt: skip
+    assert report.annotated.failed_episodes == [5]
+    before, after = read_frames(broken_video), read_frames(tmp_path / "run/output")
+    assert after[5].events == before[5].events
+    assert after[4].events != before[4].events
+
+
+@pytest.mark.parametrize(
+    ("limit", "tried"),
+    [
+        pytest.param(0, 1, id="none may fail: the first one ends the run"),
+        pytest.param(2, 3, id="two may fail: the third one ends the run"),
+        pytest.param("40%", 3, id="two of six may fail: the third one ends the run"),
+    ],
+)
+def test_no_episode_is_begun_after_one_failure_too_many(limit: int | str, tried: int, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(REFERENCE, source)
+    with (
+        scripted_server(lambda n, b: Reply("I can't tell."), models=("demo-vlm",)) as server,
+        pytest.raises(IncompleteError) as failed,
+    ):
+        run_here(
+            tmp_path, server.base_url, VQA, source,
+            workers=ONE_AFTER_ANOTHER, failurePolicy={"maxFailedEpisodes": limit},
+        )  # fmt: skip
+    text = str(failed.value)
+    assert f"{tried} of 6 episodes failed, spec.failurePolicy.maxFailedEpisodes allows {tried - 1};" in text
+    assert f"stopped with {6 - tried} episodes not begun" in text
+    assert "leave it out of spec.source.episodes" in text
+    assert not (tmp_path / "output").exists()
+    asked = {json.dumps(body["messages"][0]) for body in server.bodies}
+    assert len(asked) == sum(2 * len(range(0, frames, 60)) for frames in LONGEST_FIRST[:tried])
