@@ -1,7 +1,6 @@
 """Servers that are not quite OpenAI, and answers that are not quite text: each failure is named."""
 
 import asyncio
-import json
 from dataclasses import replace
 
 import pytest
@@ -14,8 +13,8 @@ from annotationrun_worker.errors import (
     RequestFailedError,
     ServerNotReadyError,
 )
-from annotationrun_worker.staging.digests import digest_json
-from annotationrun_worker.vlm import ask as ask_module
+from annotationrun_worker.staging import digests
+from annotationrun_worker.staging.digests import canonical_json, digest_json
 
 RED = Reply('{"colour": "red"}')
 PAGE = Reply(body=b"<html><title>Welcome to nginx!</title></html>", headers={"Content-Type": "text/html"})
@@ -252,10 +251,10 @@ def test_a_request_that_is_sent_as_it_was_asked_is_digested_once(tmp_path, monke
     digested = []
 
     def spy(value):
-        digested.append(json.dumps(value))
-        return digest_json(value)
+        digested.append(value)
+        return canonical_json(value)
 
-    monkeypatch.setattr(ask_module, "digest_json", spy)
+    monkeypatch.setattr(digests, "canonical_json", spy)
     (_, request), (body,), _ = ask_once(lambda n, b: RED, tmp_path)
+    assert [value for value in digested if "messages" in value] == [body]
     assert request == digest_json(body)
-    assert len([text for text in digested if "messages" in text]) == 1

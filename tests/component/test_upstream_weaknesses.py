@@ -92,7 +92,7 @@ def test_w01_f2_a_rerun_asks_only_for_what_is_missing(tmp_path):
     """W1: no resume. F2: the server died in mid-run, and the rerun made all requests again."""
 
     def dies_after_five(number, body):
-        return seen(number, body) if number < 5 else Reply(status=400, error="the server is going down")
+        return seen(number, body) if number < 5 else Reply(status=401, error="the server is going down")
 
     plan = {"plan": {}}
     selection = {"source": {"episodes": "0-1"}, "workers": {"requestConcurrency": 1}}

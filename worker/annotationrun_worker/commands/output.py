@@ -40,7 +40,7 @@ def episode_progress(console: Console) -> Iterator[OnProgress]:
 
 def print_run(console: Console, report: RunReport) -> None:
     """What a run did, what it could not answer, and where the output lies."""
-    merge = report.merge
+    merge, frames = report.merge, report.frames
     failed = len(report.annotated.failed_episodes)
     failed_part = f" ({failed} failed, their rows stay as they were)" if failed else ""
     for failure in report.annotated.failures:
@@ -60,6 +60,8 @@ def print_run(console: Console, report: RunReport) -> None:
         f"{report.episodes} episodes{failed_part}, {report.annotated.results_made} results made, "
         f"{report.annotated.results_reused} reused, {len(report.annotated.holes)} holes",
         *_usage_lines(report),
+        f"{frames.decoded} frames decoded, {frames.from_cache} from the cache"
+        + (f", {frames.fallback_files} files by the ffmpeg program" if frames.fallback_files else ""),
         f"{merge.files_written} files and {merge.bytes_written} bytes written, "
         f"{merge.files_linked} files linked" + (" (the output is up to date)" if merge.unchanged else ""),
         f"staging: {report.places.staging}",

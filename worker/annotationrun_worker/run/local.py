@@ -19,7 +19,12 @@ from annotationrun_worker.dataset.metadata import read_features, read_info
 from annotationrun_worker.dataset.records import CameraKey, EpisodeIndex, EpisodeRecord, Features
 from annotationrun_worker.errors import IncompleteError
 from annotationrun_worker.frames.fingerprint import episode_fingerprint
-from annotationrun_worker.frames.provider import FrameProvider, FrameSettings, make_frame_provider
+from annotationrun_worker.frames.provider import (
+    FrameCounts,
+    FrameProvider,
+    FrameSettings,
+    make_frame_provider,
+)
 from annotationrun_worker.merge.folder import MergePlan, MergeResult, merge_to_folder
 from annotationrun_worker.rows import ResultName, StagedRow
 from annotationrun_worker.run.annotate import AnnotateStep, Progress, allowed_failures
@@ -79,6 +84,7 @@ class RunReport:
     annotated: AnnotateReport
     usage: Mapping[str, Usage]
     """By kind of question."""
+    frames: FrameCounts
     merge: MergeResult
 
 
@@ -119,10 +125,11 @@ def run_local(run: LocalRun, progress: Progress) -> RunReport:
         step = AnnotateStep(annotator, spec.workers.episode_concurrency, report, allowed)
         longest_first = sorted(summaries, key=lambda index: (-summaries[index].length, index))
         usage = asyncio.run(_annotate(step, spec, places, longest_first, progress))
+        frame_counts = frames.counts
     if step.has_too_many_failures:
         raise IncompleteError(failure_text(report, len(chosen), allowed))
     merged = merge_to_folder(_merge_plan(step, spec, places, source_identity))
-    return RunReport(places, len(chosen), step.report, usage, merged)
+    return RunReport(places, len(chosen), step.report, usage, frame_counts, merged)
 
 
 async def _annotate(
