@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 from tests.support.annotation import read_frames
+from tests.support.demo import overlap
 from tests.support.module_runs import EVERY_MODULE, demo_model, run_here
 
 from annotationrun_worker.demo.dataset import make_demo_dataset
-from annotationrun_worker.demo.scene import DemoEpisode, make_episodes, subtask_truth
+from annotationrun_worker.demo.scene import DemoEpisode, boxes_truth, make_episodes, subtask_truth
 
 EPISODES = make_episodes(3, 7)
 TOLERANCE_SECONDS = 0.5
@@ -92,3 +93,44 @@ def test_the_task_and_its_rephrasings_stand_at_the_first_frame(frames, episode: 
     assert {time for time, _ in rows} == {float(np.float32(0.0))}
     assert len(rows) == 11
     assert episode.task in [content for _, content in rows]
+
+
+def answers(found, key):
+    """(frame, camera, answer) of the vqa rows whose answer has `key`."""
+    rows = [(frame, event) for frame, events in enumerate(found.events) for event in events]
+    read = [
+        (frame, event["camera"], json.loads(event["content"]))
+        for frame, event in rows
+        if event["style"] == "vqa" and event["role"] == "assistant"
+    ]
+    return [entry for entry in read if key in entry[2]]
+
+
+@EVERY_EPISODE
+def test_boxes_lie_on_the_blocks_of_their_own_frame_and_camera(frames, episode: DemoEpisode):
+    found = answers(frames[episode.index], "detections")
+    assert found
+    for frame, camera, answer in found:
+        truth = boxes_truth(episode, frame, camera)
+        boxes = {detection["label"]: tuple(detection["bbox"]) for detection in answer["detections"]}
+        blocks = [label for label in truth if label.endswith("block")]
+        assert {label for label in boxes if label.endswith("block")} == set(blocks)
+        assert min(overlap(boxes[label], truth[label]) for label in blocks) > 0.8, (frame, camera)
+
+
+@EVERY_EPISODE
+def test_counts_are_exact(frames, episode: DemoEpisode):
+    found = answers(frames[episode.index], "count")
+    assert found
+    assert {answer["count"] for _, _, answer in found if answer["label"] == "block"} == {len(episode.blocks)}
+
+
+@EVERY_EPISODE
+def test_points_lie_within_what_they_name(frames, episode: DemoEpisode):
+    found = answers(frames[episode.index], "point")
+    assert found
+    for frame, camera, answer in found:
+        x1, y1, x2, y2 = boxes_truth(episode, frame, camera)[answer["label"]]
+        x, y = answer["point"]
+        assert x1 - 1 <= x <= x2 + 1, (frame, camera, answer)
+        assert y1 - 1 <= y <= y2 + 1, (frame, camera, answer)
