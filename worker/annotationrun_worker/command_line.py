@@ -1,5 +1,6 @@
 """The commands, put together; only the one that is called is imported, as that takes a while."""
 
+import gc
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
@@ -39,9 +40,11 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
 
 def load_command(name: str) -> Callable[..., None]:
     """Import the command ``name``."""
-    command: Callable[..., None] = getattr(
-        importlib.import_module(f"annotationrun_worker.commands.{name}"), name
-    )
+    gc.disable()  # what is imported stays: looking through it again and again costs a run a tenth of its start
+    module = importlib.import_module(f"annotationrun_worker.commands.{name}")
+    gc.freeze()
+    gc.enable()
+    command: Callable[..., None] = getattr(module, name)
     return command
 
 

@@ -39,8 +39,6 @@ _FIRST_SERVER_ERROR = 500
 _PASSING = frozenset({408, 409, 429})
 """HTTP statuses below 500 that say nothing against the request."""
 
-_OPENAI_ARGUMENTS = {"model", "messages", "temperature", "seed", "max_tokens", "response_format"}
-"""What the client takes by name; everything else goes into the body as it is."""
 _SCHEMA_COMPLAINT = re.compile(r"response_format|json_schema|structured|guided|grammar", re.IGNORECASE)
 
 StructuredOutputs = Literal["Auto", "Required", "Off"]
@@ -207,11 +205,12 @@ class VlmClient:
         self, server: AsyncOpenAI, body: Mapping[str, Any], usage: Usage
     ) -> tuple[ChatResponse, Mapping[str, Any]]:
         """The response, and the body that got it."""
-        named = {key: value for key, value in body.items() if key in _OPENAI_ARGUMENTS}
-        extra = {key: value for key, value in body.items() if key not in _OPENAI_ARGUMENTS}
         usage.requests += 1
         try:
-            raw = await server.chat.completions.with_raw_response.create(**named, extra_body=extra or None)
+            # extra_body goes out as it is; what is given by name the client walks through piece by piece
+            raw = await server.chat.completions.with_raw_response.create(
+                model=body["model"], messages=[], extra_body=body
+            )
         except openai.APIError as error:
             if not self._may_mend_without_schema(error, body):
                 raise self._failure(server, error) from error
