@@ -40,7 +40,7 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
 
 def load_command(name: str) -> Callable[..., None]:
     """Import the command ``name``."""
-    gc.disable()  # what is imported stays: looking through it again and again costs a run a tenth of its start
+    gc.disable()  # what is imported stays: looking through it again and again costs a tenth of a run
     module = importlib.import_module(f"annotationrun_worker.commands.{name}")
     gc.freeze()
     gc.enable()
