@@ -13,7 +13,6 @@ from annotationrun_api.spec_modules import ModulesSpec
 from annotationrun_api.spec_source import OutputSpec, SourceSpec, StagingSpec
 from annotationrun_api.spec_types import Expect, Name, ObjectName, SpecModel
 
-API_VERSION = "annotationrun.dev/v1alpha1"
 KIND = "AnnotationRun"
 
 # Jobs and pods are named after the run with a step, a hash and an index; their names have 63 characters.
