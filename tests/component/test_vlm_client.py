@@ -61,6 +61,24 @@ def test_an_answer_that_stays_unusable_is_an_error_and_not_staged(tmp_path, said
     assert not list(tmp_path.rglob("*.json"))
 
 
+def test_after_a_refusal_nothing_more_is_sent(tmp_path):
+    """Those that wait for their turn would be refused too."""
+    with scripted_server(lambda n, b: Reply(status=401, error="no such key")) as server:
+
+        async def ask_all():
+            settings = ServerSettings([server.base_url], "m", 5, 1, "Auto", 1000)
+            client = VlmClient(settings)
+            body = {"model": "m", "messages": [], "max_tokens": 10}
+            asked = [client.complete(body, "colour", "") for _ in range(5)]
+            found = await asyncio.gather(*asked, return_exceptions=True)
+            await client.close()
+            return found
+
+        found = asyncio.run(ask_all())
+        assert [type(error) for error in found] == [ConfigurationError] * 5
+        assert len(server.bodies) == 1
+
+
 def test_a_cut_answer_is_asked_again_with_more_tokens(tmp_path):
     def script(number, body):
         return Reply('{"colour": "r', finish_reason="length") if number < 2 else Reply('{"colour": "red"}')

@@ -92,6 +92,7 @@ class VlmClient:
         self._is_checked = False
         self._in_flight = asyncio.Semaphore(settings.requests_in_flight)
         self._has_answered = False
+        self._refusal: ConfigurationError | None = None
         self._schema_refused = settings.structured_outputs == "Off"
         self._servers = [
             AsyncOpenAI(
@@ -183,6 +184,8 @@ class VlmClient:
         for doubling in range(LENGTH_DOUBLINGS + 1):
             try:
                 async with self._in_flight:
+                    if self._refusal:
+                        raise self._refusal
                     response, body = await self._send(server, {**body, "max_tokens": limit}, usage)
             except AnswerError as error:
                 if doubling == 0:
@@ -239,7 +242,8 @@ class VlmClient:
                 f"the server at {_url(server)!r} refuses this request (HTTP 400): {_remote(error)}"
             )
         if _is_refusal(error):
-            return _refused(server, error)
+            self._refusal = _refused(server, error)
+            return self._refusal
         return RequestFailedError(
             f"the server at {_url(server)!r} gave no answer in {TRANSPORT_RETRIES + 1} tries: "
             f"{_remote(error)}"
