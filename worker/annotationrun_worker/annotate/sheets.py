@@ -37,6 +37,26 @@ class SheetLayout:
             jpeg_quality=settings.sheet_jpeg_quality,
         )
 
+    def slices(self, frame_count: int) -> list[slice]:
+        """Which of the frames stand on each sheet, in order."""
+        most = self.frames_per_sheet
+        return [slice(start, min(start + most, frame_count)) for start in range(0, frame_count, most)]
+
+    def grid(self, frame_count: int) -> tuple[int, int]:
+        """Columns and rows of a sheet of ``frame_count`` frames: those that they fill."""
+        columns = min(self.columns, frame_count)
+        return columns, -(-frame_count // columns)
+
+    def sheet_size(self, frame_count: int, width: int, height: int) -> tuple[int, int]:
+        """(width, height) in pixels of a sheet of ``frame_count`` frames of ``width`` x ``height`` each."""
+        columns, rows = self.grid(frame_count)
+        return columns * self.tile_width_pixels, rows * tile_height(width, height, self.tile_width_pixels)
+
+
+def tile_height(width: int, height: int, tile_width_pixels: int) -> int:
+    """Height in pixels of the tile of a frame of ``width`` x ``height`` pixels."""
+    return max(1, round(height * tile_width_pixels / width))
+
 
 @lru_cache(maxsize=1)
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
@@ -55,7 +75,7 @@ def draw_badge(tile: PIL.Image.Image, seconds: float) -> None:
 def build_tile(frame: NDArray[np.uint8], seconds: float, width_pixels: int) -> PIL.Image.Image:
     """One frame, uint8 (height, width, 3) RGB, scaled to ``width_pixels`` and marked with its time."""
     picture = PIL.Image.fromarray(frame)
-    height = max(1, round(picture.height * width_pixels / picture.width))
+    height = tile_height(picture.width, picture.height, width_pixels)
     tile = picture.resize((width_pixels, height), PIL.Image.Resampling.LANCZOS)
     draw_badge(tile, seconds)
     return tile
@@ -74,8 +94,7 @@ def build_sheet(frames: NDArray[np.uint8], seconds: Sequence[float], layout: She
         build_tile(frame, time, layout.tile_width_pixels) for frame, time in zip(frames, seconds, strict=True)
     ]
     width, height = tiles[0].size
-    columns = min(layout.columns, len(tiles))
-    rows = -(-len(tiles) // columns)
+    columns, rows = layout.grid(len(tiles))
     sheet = PIL.Image.new("RGB", (columns * width, rows * height))
     for place, tile in enumerate(tiles):
         sheet.paste(tile, (place % columns * width, place // columns * height))

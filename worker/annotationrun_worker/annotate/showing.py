@@ -57,11 +57,35 @@ async def show_frames(
     """
     match settings.input:
         case "ContactSheets":
-            return await _on_sheets(context, SheetLayout.of(settings), camera, frames)
+            return await _on_sheets(context, settings, camera, frames)
         case "Frames":
-            return await _one_by_one(context, camera, frames)
+            return await _one_by_one(context, settings, camera, frames)
         case "VideoUrl":
-            return await _as_video(context, settings.frames_per_second, camera, frames)
+            return await _as_video(context, settings, camera, frames)
+
+
+def shown_words(settings: PlanModule, frame_count: int) -> str:
+    """What a prompt says of the ``frame_count`` frames that it shows: its ``{shown}``."""
+    match settings.input:
+        case "ContactSheets":
+            layout = SheetLayout.of(settings)
+            return (
+                f"The images are {len(layout.slices(frame_count))} contact sheets with {frame_count} frames "
+                f"in total, {layout.columns} columns wide, at most {layout.frames_per_sheet} frames on a "
+                "sheet.\n"
+                "Read the frames row by row, left to right, sheet after sheet: that is the order of time. "
+                "The number in the top left corner of each frame is its time in seconds."
+            )
+        case "Frames":
+            return (
+                f"The images are {frame_count} frames in the order of time. The text before each is its time "
+                "in seconds."
+            )
+        case "VideoUrl":
+            return (
+                f"The video has {frame_count} frames in the order of time, {settings.frames_per_second:g} of "
+                "them a second; times count in seconds from its start."
+            )
 
 
 def frames_per_prompt(settings: PlanModule) -> int:
@@ -77,33 +101,27 @@ def since_first(context: EpisodeContext, frames: Sequence[int]) -> tuple[float, 
 
 
 async def _on_sheets(
-    context: EpisodeContext, layout: SheetLayout, camera: CameraKey, frames: Sequence[int]
+    context: EpisodeContext, settings: PlanModule, camera: CameraKey, frames: Sequence[int]
 ) -> Shown:
+    layout = SheetLayout.of(settings)
     times = since_first(context, frames)
     sheets: list[bytes] = []
-    for start in range(0, len(frames), layout.frames_per_sheet):
-        now = slice(start, start + layout.frames_per_sheet)
+    for now in layout.slices(len(frames)):
 
         def build(seen: NDArray[np.uint8], now: slice = now) -> bytes:
             return build_sheet(seen, times[now], layout)
 
         sheets.append(await context.look(frames[now], camera, build))
-    words = (
-        f"The images are {len(sheets)} contact sheets with {len(frames)} frames in total, "
-        f"{layout.columns} columns wide, at most {layout.frames_per_sheet} frames on a sheet.\n"
-        "Read the frames row by row, left to right, sheet after sheet: that is the order of time. The number "
-        "in the top left corner of each frame is its time in seconds."
-    )
+    words = shown_words(settings, len(frames))
     return Shown([image_part(sheet) for sheet in sheets], words, times, times)
 
 
-async def _one_by_one(context: EpisodeContext, camera: CameraKey, frames: Sequence[int]) -> Shown:
+async def _one_by_one(
+    context: EpisodeContext, settings: PlanModule, camera: CameraKey, frames: Sequence[int]
+) -> Shown:
     times = since_first(context, frames)
-    words = (
-        f"The images are {len(frames)} frames in the order of time. The text before each is its time in "
-        "seconds."
-    )
-    return Shown(await timed_images(context, camera, frames, times), words, times, times)
+    parts = await timed_images(context, camera, frames, times)
+    return Shown(parts, shown_words(settings, len(frames)), times, times)
 
 
 async def timed_images(
@@ -121,13 +139,12 @@ async def timed_images(
     return parts
 
 
-async def _as_video(context: EpisodeContext, fps: float, camera: CameraKey, frames: Sequence[int]) -> Shown:
+async def _as_video(
+    context: EpisodeContext, settings: PlanModule, camera: CameraKey, frames: Sequence[int]
+) -> Shown:
+    fps = settings.frames_per_second
     clip = await context.clip(frames, fps, camera)
     told = tuple(number / fps for number in range(len(frames)))
-    words = (
-        f"The video has {len(frames)} frames in the order of time, {fps:g} of them a second; times count in "
-        "seconds from its start."
-    )
     # the server takes every frame of the clip: it is sampled already (Qwen processors take fps per request)
     body = {"mm_processor_kwargs": {"fps": fps, "do_sample_frames": False}}
-    return Shown([clip], words, told, since_first(context, frames), body)
+    return Shown([clip], shown_words(settings, len(frames)), told, since_first(context, frames), body)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
-from annotationrun_api.spec_modules import PlanModule, TaskAxes
+from annotationrun_api.spec_modules import PlanModule
 from annotationrun_worker.annotate.answer_text import AnyText
 from annotationrun_worker.annotate.context import EpisodeContext
 from annotationrun_worker.errors import AnswerError
@@ -44,6 +44,16 @@ class TaskVariant:
     """The request that it comes from; ``None`` for the dataset's own."""
 
 
+def variants_prompt(task: str, settings: PlanModule) -> tuple[str, dict[str, int]] | None:
+    """The prompt that asks for variants of ``task``, and how many; ``None`` where none is asked."""
+    if not task.strip():
+        return None
+    if settings.task_axes is not None:
+        counts = settings.task_axes.model_dump()
+        return ("task_axes", counts) if any(counts.values()) else None
+    return ("rephrasings", {"count": settings.task_rephrasings}) if settings.task_rephrasings else None
+
+
 async def ask_for_variants(context: EpisodeContext, settings: PlanModule) -> list[TaskVariant]:
     """The dataset's task, the effective one, then rephrasings or the five axes; distinct, in this order.
 
@@ -53,10 +63,11 @@ async def ask_for_variants(context: EpisodeContext, settings: PlanModule) -> lis
     known = [TaskVariant(context.episode.task), TaskVariant(context.task.text, context.task.request)]
     if not context.task.text.strip():
         return []
-    if settings.task_axes is not None:
-        return distinct_variants([*known, *await _ask_for_axes(context, settings.task_axes)])
-    if settings.task_rephrasings:
-        return distinct_variants([*known, *await _ask_for_rephrasings(context, settings.task_rephrasings)])
+    match variants_prompt(context.task.text, settings):
+        case ("task_axes", counts):
+            known += await _ask_for_axes(context, counts)
+        case ("rephrasings", counts):
+            known += await _ask_for_rephrasings(context, counts["count"])
     return distinct_variants(known)
 
 
@@ -75,14 +86,11 @@ async def _ask_for_rephrasings(context: EpisodeContext, count: int) -> list[Task
     return [TaskVariant(text, request) for text in texts]
 
 
-async def _ask_for_axes(context: EpisodeContext, axes: TaskAxes) -> list[TaskVariant]:
-    counts = axes.model_dump()
-    if not any(counts.values()):
-        return []
+async def _ask_for_axes(context: EpisodeContext, counts: Mapping[str, int]) -> list[TaskVariant]:
     question = Question("task_axes", [text_part(context.prompt("task_axes", **counts))], TaskAxesAnswer)
 
     def usable(answer: TaskAxesAnswer) -> list[str]:
-        if axes.synonym_paraphrase and not said(answer.synonym_paraphrase):
+        if counts["synonym_paraphrase"] and not said(answer.synonym_paraphrase):
             raise AnswerError("synonym_paraphrase is empty; every instruction can be said in other words")
         return variants_of_axes(answer, counts)
 
