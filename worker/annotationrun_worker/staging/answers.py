@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from annotationrun_worker.errors import StagingError
+from annotationrun_worker.fault_points import FaultPoint, reached
 from annotationrun_worker.staging.digests import Digest, canonical_json
 from annotationrun_worker.staging.store import StagingStore
 
@@ -48,7 +49,10 @@ async def read_answer(store: StagingStore, key: Digest) -> StagedAnswer | None:
 
 async def stage_answer(store: StagingStore, key: Digest, answer: StagedAnswer) -> StagedAnswer:
     """Stage ``answer``; returns what stands under ``key`` now, another worker's if that was first."""
-    if await store.create(_path(key), canonical_json(asdict(answer)) + b"\n"):
+    reached(FaultPoint.BEFORE_ANSWER)
+    was_first = await store.create(_path(key), canonical_json(asdict(answer)) + b"\n")
+    reached(FaultPoint.AFTER_ANSWER)
+    if was_first:
         return answer
     winner = await read_answer(store, key)
     return winner if winner is not None else answer

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from annotationrun_worker.errors import StagingError
+from annotationrun_worker.fault_points import FaultPoint, reached
 from annotationrun_worker.rows import ResultName, StagedRow
 from annotationrun_worker.staging.digests import Digest, canonical_json, digest_bytes
 from annotationrun_worker.staging.store import StagingStore
@@ -100,8 +101,14 @@ def read_result_now(store: StagingStore, module: ResultName, key: Digest) -> Mod
     return decode_result(content, module, key)
 
 
-async def stage_result(store: StagingStore, result: ModuleResult) -> ModuleResult:
-    """Stage ``result``; returns what stands under its key now, another worker's if that was first."""
-    if await store.create(_path(result.module, result.key), encode_result(result)):
-        return result
-    return await read_result(store, result.module, result.key) or result
+async def stage_result(store: StagingStore, result: ModuleResult) -> tuple[ModuleResult, bool]:
+    """Stage ``result``: what stands under its key now, and whether it is this one.
+
+    False: the result was made twice, another worker's was first and is the one that counts.
+    """
+    reached(FaultPoint.BEFORE_RESULT)
+    was_first = await store.create(_path(result.module, result.key), encode_result(result))
+    reached(FaultPoint.AFTER_RESULT)
+    if was_first:
+        return result, True
+    return await read_result(store, result.module, result.key) or result, False

@@ -1,0 +1,98 @@
+"""Failed attempts at results: ``failures/<k>/<token>/<n>.json``, each created and never overwritten.
+
+They are counted by result key and retry token over all workers and runs of a store: ``n`` counts from 1. In
+the path the token stands as its SHA-256, as it may be any text.
+"""
+
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Final
+
+from annotationrun_worker.errors import StagingError
+from annotationrun_worker.fault_points import FaultPoint, reached
+from annotationrun_worker.staging.digests import Digest, canonical_json, digest_bytes
+from annotationrun_worker.staging.heartbeats import worker_name
+from annotationrun_worker.staging.processes import this_process
+from annotationrun_worker.staging.store import StagingStore
+
+CAUSE_CHARACTERS: Final = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class FailedAttempt:
+    """One failed attempt."""
+
+    attempt: int
+    """The n-th of this key and token, from 1."""
+    cause: str
+    worker: str
+    """Host and process id; what the worker's id begins with."""
+    token: str
+    """The retry token."""
+    nonce: str
+    """Random: tells this attempt from any other."""
+
+
+def _folder(key: Digest, token: str) -> str:
+    return f"failures/{key}/{digest_bytes(token.encode(errors='backslashreplace'))}"
+
+
+async def read_failures(store: StagingStore, key: Digest, token: str) -> Sequence[FailedAttempt]:
+    """The failed attempts at the result ``key`` under the retry ``token``, in order.
+
+    Raises:
+        StagingError: an object there is none.
+        StorageError: the store can't be read.
+    """
+    folder = _folder(key, token)
+    found = []
+    for number in await _numbers(store, folder):
+        attempt = await _read(store, f"{folder}/{number}.json")
+        if attempt is not None:
+            found.append(attempt)
+    return found
+
+
+async def record_failure(store: StagingStore, key: Digest, token: str, cause: str) -> int:
+    """Record a failed attempt at the result ``key``; the number that it got.
+
+    Raises:
+        StorageError: the store can't be read or written.
+    """
+    folder = _folder(key, token)
+    numbers = await _numbers(store, folder)
+    number = numbers[-1] + 1 if numbers else 1
+    worker, nonce = worker_name(this_process()), secrets.token_hex(8)
+    while True:
+        failed = FailedAttempt(number, _as_text(cause)[:CAUSE_CHARACTERS], worker, _as_text(token), nonce)
+        path = f"{folder}/{number}.json"
+        reached(FaultPoint.BEFORE_FAILURE)
+        if await store.create(path, canonical_json(asdict(failed)) + b"\n"):
+            return number
+        if await _read(store, path) == failed:  # the object store's answer got lost
+            return number
+        number += 1
+
+
+def _as_text(text: str) -> str:
+    """What UTF-8 can hold: names of files in messages may hold bytes that are none."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+async def _read(store: StagingStore, path: str) -> FailedAttempt | None:
+    content = await store.read(path)
+    if content is None:
+        return None
+    try:
+        return FailedAttempt(**json.loads(content))
+    except (ValueError, TypeError) as error:
+        raise StagingError(
+            f"the failed attempt {path!r} in {store.location!r} can't be read ({error}); delete it"
+        ) from error
+
+
+async def _numbers(store: StagingStore, folder: str) -> list[int]:
+    names = [found.path.rpartition("/")[2].removesuffix(".json") async for found in store.list(folder)]
+    return sorted(int(name) for name in names if name.isdecimal())
