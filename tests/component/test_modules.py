@@ -11,7 +11,7 @@ from tests.support.annotation import read_frames
 from tests.support.module_runs import EVERY_MODULE, demo_model, kind_of, look, run_here, text_of
 from tests.support.openai_server import Reply
 
-from annotationrun_worker.errors import ConfigurationError, IncompleteError, OutputError
+from annotationrun_worker.errors import ConfigurationError, IncompleteError
 
 NOWHERE = "http://127.0.0.1:9/v1"
 """Nobody listens there."""
@@ -178,7 +178,7 @@ def test_kept_rows_are_not_asked_for_again_and_the_rest_builds_on_them(derived, 
 
 def test_new_subtasks_under_old_interjections_are_refused(derived, tmp_path):
     folder, _ = derived
-    with demo_model() as server, pytest.raises(OutputError, match=r"spec\.output\.existingRows: Keep"):
+    with demo_model() as server, pytest.raises(ConfigurationError, match=r"spec\.output\.existingRows: Keep"):
         run_here(tmp_path, server.base_url, {"plan": QUIET_PLAN}, folder / "output", source=SHORT)
 
 

@@ -130,7 +130,11 @@ def a_pipe(source: Path) -> None:
     ("damage", "modules", "error", "match"),
     [
         pytest.param(
-            nothing, PLAN, OutputError, r"interjections.*existingRows", id="subtasks under interjections"
+            nothing,
+            PLAN,
+            ConfigurationError,
+            r"interjections.*existingRows",
+            id="subtasks under interjections",
         ),
         pytest.param(
             truncate_a_data_file, BOTH, DatasetError, "file-001.parquet", id="a truncated data file"
@@ -179,14 +183,16 @@ def test_interjections_that_are_not_in_the_selection_do_not_matter(
 
 
 @pytest.mark.parametrize("model", ["demo-vlm", "another"], ids=["no server", "the wrong model"])
-def test_a_run_that_asks_nothing_leaves_no_staging_folder(
+def test_a_run_that_can_ask_nothing_leaves_its_plan_and_no_more(
     model: str, server: ScriptedServer, tmp_path: Path
 ) -> None:
     endpoint = server.base_url if model == "another" else "http://127.0.0.1:9/v1"
     serving = {"mode": "External", "endpoints": [endpoint]}
     with pytest.raises((ServerNotReadyError, ConfigurationError)):
         run_here(tmp_path, endpoint, PLAN, model={"id": model, "serving": serving}, **THE_FIRST)
-    assert [path.name for path in tmp_path.iterdir()] == ["manifest.yaml"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.yaml", "output.staging"]
+    staged = [path for path in (tmp_path / "output.staging").rglob("*") if path.is_file()]
+    assert [path.parent.name for path in staged] == ["plans"]
 
 
 @pytest.mark.parametrize(

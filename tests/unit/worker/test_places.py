@@ -22,7 +22,7 @@ def test_staging_lies_beside_the_output() -> None:
 
 
 def test_a_staging_folder_beside_source_and_output_is_fine() -> None:
-    assert resolve_places(SPEC, Overrides(staging=Path("/data/staged"))).staging == Path("/data/staged")
+    assert resolve_places(SPEC, Overrides(staging="/data/staged")).staging == Path("/data/staged")
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_a_staging_folder_beside_source_and_output_is_fine() -> None:
 )
 def test_a_staging_folder_that_overlaps_is_refused(staging: str) -> None:
     with pytest.raises(ConfigurationError, match=r"staging folder .* overlap.*--staging or spec\.staging"):
-        resolve_places(SPEC, Overrides(staging=Path(staging)))
+        resolve_places(SPEC, Overrides(staging=staging))
     by_uri = local_run("  modules:", f"  staging: {{uri: 'file://{staging}'}}\n  modules:").spec
     with pytest.raises(ConfigurationError, match="overlap"):
         resolve_places(by_uri, Overrides())
@@ -68,7 +68,7 @@ def test_a_home_folder_is_not_expanded_and_said(old: str, new: str, where: str) 
 
 def test_a_home_folder_for_staging_is_not_expanded_and_said() -> None:
     with pytest.raises(ConfigurationError, match=r"--staging is '~/x'.*write the full path"):
-        resolve_places(SPEC, Overrides(staging=Path("~/x")))
+        resolve_places(SPEC, Overrides(staging="~/x"))
 
 
 def test_the_claims_of_a_manifest_are_those_of_all_its_volumes() -> None:

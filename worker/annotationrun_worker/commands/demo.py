@@ -12,12 +12,13 @@ import typer
 from rich.console import Console
 
 from annotationrun_api.manifest import parse_manifest
-from annotationrun_worker.commands.output import episode_progress, print_run
+from annotationrun_worker.commands.output import episode_progress, finish
 from annotationrun_worker.commands.show import show
 from annotationrun_worker.commands.validate import validate
 from annotationrun_worker.demo.dataset import make_demo_dataset
 from annotationrun_worker.errors import OutputError, ServerNotReadyError, StorageError
-from annotationrun_worker.run.local import LocalRun, run_local
+from annotationrun_worker.run.local import run_local
+from annotationrun_worker.run.opening import LocalRun
 from annotationrun_worker.run.places import Overrides, resolve_places
 from annotationrun_worker.support import check_supported
 
@@ -92,7 +93,7 @@ def demo(
         console.print("annotating ...", highlight=False)
         with episode_progress(console) as progress:
             report = run_local(LocalRun(manifest.spec, resolve_places(manifest.spec, Overrides())), progress)
-    print_run(console, report)
+    finish(console, report, None)
     validate(output)
     show(output)
     show(output, episode=0)

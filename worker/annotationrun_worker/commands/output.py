@@ -1,7 +1,9 @@
 """What the commands print."""
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import (
@@ -13,7 +15,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from annotationrun_worker.errors import StorageError
 from annotationrun_worker.run.annotate import Progress as OnProgress
+from annotationrun_worker.run.events import EpisodeSeen
 from annotationrun_worker.run.local import RunReport
 from annotationrun_worker.run.report import AnnotateReport, describe_failure
 from annotationrun_worker.validate.problem import Problem
@@ -23,8 +27,15 @@ from annotationrun_worker.vlm.client import Usage
 @contextmanager
 def episode_progress(console: Console) -> Iterator[OnProgress]:
     """A bar with the time left on a terminal; a line an episode elsewhere, so that logs stay readable."""
+    done: set[int] = set()
     if not console.is_terminal:
-        yield lambda done, total: console.print(f"{done} of {total} episodes")
+
+        def say(event: EpisodeSeen) -> None:
+            if event.episode not in done and not event.left:
+                done.add(event.episode)
+                console.print(f"{len(done)} of {event.total} episodes")
+
+        yield say
         return
     columns = (
         TextColumn("episodes"),
@@ -35,40 +46,82 @@ def episode_progress(console: Console) -> Iterator[OnProgress]:
     )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("episodes", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+        def draw(event: EpisodeSeen) -> None:
+            if not event.left:
+                done.add(event.episode)
+            bar.update(task, completed=len(done), total=event.total)
+
+        yield draw
 
 
-def print_run(console: Console, report: RunReport) -> None:
+def finish(console: Console, report: RunReport, file: Path | None) -> None:
+    """Print what a run did, write it into ``file``, and raise what is missing.
+
+    Raises:
+        IncompleteError: the run's fault.
+        StorageError: ``file`` can't be written.
+    """
+    if file is not None:
+        try:
+            file.write_text(json.dumps(report.to_value(), indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise StorageError(f"can't write the report to {str(file)!r}: {error}") from error
+    if report.fault is not None:
+        raise report.fault
+    _print_run(console, report)
+
+
+def _print_run(console: Console, report: RunReport) -> None:
     """What a run did, what it could not answer, and where the output lies."""
-    merge, frames = report.merge, report.frames
-    failed = len(report.annotated.failed_episodes)
-    failed_part = f" ({failed} failed, their rows stay as they were)" if failed else ""
-    for failure in report.annotated.failures:
-        console.print(f"failed: {describe_failure(failure)}", markup=False, highlight=False, soft_wrap=True)
-    for episode, hole in report.annotated.holes:
-        console.print(
-            f"hole: episode {episode}, frame {hole.frame}, {hole.camera or 'no camera'}, {hole.kind}: "
-            f"{hole.cause}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+    for line in _faults(report.annotated):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     for note in _notes(report.annotated):
         console.print(note, markup=False, highlight=False, soft_wrap=True)
-    print_problems(console, list(merge.surviving_problems))
-    lines = [
-        f"{report.episodes} episodes{failed_part}, {report.annotated.results_made} results made, "
-        f"{report.annotated.results_reused} reused, {len(report.annotated.holes)} holes",
-        *_usage_lines(report),
-        f"{frames.decoded} frames decoded, {frames.from_cache} from the cache"
-        + (f", {frames.fallback_files} files by the ffmpeg program" if frames.fallback_files else ""),
-        f"{merge.files_written} files and {merge.bytes_written} bytes written, "
-        f"{merge.files_linked} files linked" + (" (the output is up to date)" if merge.unchanged else ""),
-        f"staging: {report.places.staging}",
-        f"output: {report.places.output}",
-    ]
-    for line in lines:
+    if report.merge is not None:
+        print_problems(console, list(report.merge.surviving_problems))
+    for line in (*_count_lines(report), *_merge_lines(report)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _faults(annotated: AnnotateReport) -> Iterator[str]:
+    yield from (f"failed: {describe_failure(failure)}" for failure in annotated.failures)
+    for episode, hole in annotated.holes:
+        yield (
+            f"hole: episode {episode}, frame {hole.frame}, {hole.camera or 'no camera'}, {hole.kind}: "
+            f"{hole.cause}"
+        )
+
+
+def _count_lines(report: RunReport) -> Iterator[str]:
+    annotated, frames = report.annotated, report.frames
+    failed = len(annotated.failed_episodes)
+    failed_part = f" ({failed} failed, their rows stay as they were)" if failed else ""
+    yield (
+        f"{report.episodes} episodes{failed_part}, {annotated.results_made} results made, "
+        f"{annotated.results_reused} reused, {annotated.results_made_twice} made twice, "
+        f"{len(annotated.holes)} holes"
+    )
+    if annotated.worker_deaths:
+        yield f"{annotated.worker_deaths} worker processes died, others went on in their place"
+    if annotated.left:
+        yield f"{len(annotated.left)} results left to other workers"
+    yield from _usage_lines(report)
+    yield f"{frames.decoded} frames decoded, {frames.from_cache} from the cache" + (
+        f", {frames.fallback_files} files by the ffmpeg program" if frames.fallback_files else ""
+    )
+
+
+def _merge_lines(report: RunReport) -> Iterator[str]:
+    places, merge = report.run.places, report.merge
+    if merge is not None:
+        yield (
+            f"{merge.files_written} files and {merge.bytes_written} bytes written, "
+            f"{merge.files_linked} files linked" + (" (the output is up to date)" if merge.unchanged else "")
+        )
+    yield f"staging: {places.staging}"
+    if merge is not None:
+        yield f"output: {places.output}"
 
 
 def _notes(annotated: AnnotateReport) -> Iterator[str]:

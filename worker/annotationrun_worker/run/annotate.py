@@ -1,24 +1,31 @@
 """The annotate step: every (episode, module) of the plan that has no staged result yet gets one.
 
-Episodes run side by side up to the manifest's limit, the longest first; within an episode the modules do, as
-far as they don't build on each other. There is no barrier between episodes. What fails is recorded, and the
-rest goes on as long as the manifest allows it. Then no further episode is begun; those at work are finished,
-as what they get is staged and counts in the next run. What makes every request fail (configuration, a lost
-server, a full disk) stops the step at once.
+Episodes run side by side, the longest first; within an episode the modules do, as far as they don't build on
+each other. There is no barrier between episodes. What other workers hold is left to them, and looked at again
+in the end where the step is to wait for it. What fails is recorded, and the rest goes on as long as the
+manifest allows it. Then no further episode is begun; those at work are finished, as what they get is staged
+and counts in the next run. What makes every request fail (configuration, a lost server, a full disk) stops
+the step at once.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Final
 
 from annotationrun_worker.annotate.context import Hole
 from annotationrun_worker.dataset.records import EpisodeIndex
-from annotationrun_worker.rows import ModuleName
+from annotationrun_worker.rows import ModuleName, ResultName
 from annotationrun_worker.run.episode import EpisodeAnnotator, EpisodeOutcome
-from annotationrun_worker.run.report import AnnotateReport
+from annotationrun_worker.run.events import EpisodeSeen
+from annotationrun_worker.run.load import Load
+from annotationrun_worker.run.report import AnnotateReport, LeftResult
+from annotationrun_worker.run.result_maker import Worker
 from annotationrun_worker.staging.digests import Digest
-from annotationrun_worker.vlm.ask import Asker
+
+LOOK_AGAIN_SECONDS: Final = 1.0
+"""Between two looks at what other workers hold."""
 
 
 def allowed_failures(limit: int | str, episodes: int) -> int:
@@ -28,11 +35,20 @@ def allowed_failures(limit: int | str, episodes: int) -> int:
     return episodes * int(limit.removesuffix("%")) // 100
 
 
-class Progress(Protocol):
-    """Told of each episode that is done."""
+Progress = Callable[[EpisodeSeen], None]
+"""Told of each episode that is done."""
 
-    def __call__(self, done: int, total: int) -> None:
-        """``done`` of ``total`` episodes have all their results, or failed."""
+
+@dataclass(frozen=True, slots=True)
+class StepLimits:
+    """How much the step takes on."""
+
+    episodes: int
+    """Held at once, at most."""
+    requests: int
+    """In flight at once, at most."""
+    failures: int = 0
+    """Episodes that may fail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,50 +56,94 @@ class AnnotateStep:
     """What the step works with."""
 
     annotator: EpisodeAnnotator
-    episode_concurrency: int
+    limits: StepLimits
+    requests_at_once: Callable[[EpisodeIndex], int]
+    """Requests that an episode can have in flight, at most."""
     report: AnnotateReport
-    allowed_failures: int = 0
-    """Episodes that may fail."""
     keys: dict[int, dict[ModuleName, Digest]] = field(default_factory=dict)
     """Result keys by episode and module, of the episodes that have all their results."""
 
     @property
     def has_too_many_failures(self) -> bool:
         """Whether more episodes failed than may."""
-        return len(self.report.failed_episodes) > self.allowed_failures
+        return len(self.report.failed_episodes) > self.limits.failures
 
-    async def run(self, indices: Sequence[EpisodeIndex], asker: Asker, progress: Progress) -> None:
+    async def run(
+        self,
+        indices: Sequence[EpisodeIndex],
+        worker: Worker | None,
+        progress: Progress,
+        *,
+        waits: bool = False,
+    ) -> None:
         """Annotate the episodes ``indices``, in this order as far as work goes side by side.
+
+        Args:
+            indices: of the episodes.
+            worker: makes what is missing; without one what is staged is gathered.
+            progress: told of each episode.
+            waits: for what other workers hold, until they have made it, or it can be taken over.
 
         Raises:
             ConfigurationError, ServerNotReadyError, StorageError: nothing more can be done.
         """
+        total, left = len(indices), list(indices)
+        while left:
+            left = await self._pass(
+                left, worker, lambda index, outcome: progress(_event(index, outcome, total))
+            )
+            if not left or not waits or self.has_too_many_failures:
+                return
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+
+    async def _pass(
+        self,
+        indices: Sequence[EpisodeIndex],
+        worker: Worker | None,
+        seen: Callable[[EpisodeIndex, EpisodeOutcome], None],
+    ) -> list[EpisodeIndex]:
+        """Once over the episodes; gives those that were left, in order."""
+        self.report.left.clear()
         queue = iter(indices)
-        done = 0
+        load = Load(self.limits.requests)
 
         async def work(queue: Iterator[EpisodeIndex]) -> None:
-            nonlocal done
             for index in queue:
-                self._take(index, await self.annotator.annotate(index, asker))
-                done += 1
-                progress(done, len(indices))
+                await load.begin(index, self.requests_at_once(index) if worker else 0)
+                mine = worker and replace(
+                    worker,
+                    asker=replace(
+                        worker.asker, affinity=str(index), on_answered=partial(load.answered, index)
+                    ),
+                )
+                outcome = await self.annotator.annotate(index, mine)
+                load.end(index)
+                self._take(index, outcome)
+                seen(index, outcome)
                 if self.has_too_many_failures:
                     return
 
         try:
             async with asyncio.TaskGroup() as workers:
-                for _ in range(min(self.episode_concurrency, len(indices))):
+                for _ in range(min(self.limits.episodes, len(indices))):
                     workers.create_task(work(queue))
         except ExceptionGroup as group:
             raise _first(group) from group
+        left = {found.episode for found in self.report.left}
+        return [index for index in indices if index in left]
 
     def _take(self, index: EpisodeIndex, outcome: EpisodeOutcome) -> None:
         report = self.report
-        report.episodes_done += 1
         report.results_made += outcome.made
-        report.results_reused += len(outcome.results) - outcome.made
+        report.results_made_twice += outcome.made_twice
         if outcome.failures:
             report.failures += outcome.failures
+        elif outcome.left:
+            report.left += [LeftResult(index, name, it.holder) for name, it in outcome.left.items()]
+            return
+        report.episodes_done += 1
+        report.results_reused += len(outcome.results) - outcome.made
+        if outcome.failures:
             return
         self.keys[index] = {name: result.key for name, result in outcome.results.items()}
         report.holes += [
@@ -91,6 +151,22 @@ class AnnotateStep:
         ]
         if outcome.lacks_subtasks and "interjections" in outcome.results:
             report.speech_only.append(index)
+
+
+def _event(index: EpisodeIndex, outcome: EpisodeOutcome, total: int) -> EpisodeSeen:
+    return EpisodeSeen(
+        episode=index,
+        total=total,
+        failed=bool(outcome.failures),
+        left=bool(outcome.left) and not outcome.failures,
+        made=outcome.made,
+        made_twice=outcome.made_twice,
+    )
+
+
+def results_of(keys: Mapping[int, Mapping[ModuleName, Digest]]) -> dict[Digest, ResultName]:
+    """The module of each result, by its key."""
+    return {key: module for found in keys.values() for module, key in found.items()}
 
 
 def _first(group: ExceptionGroup[Exception]) -> Exception:

@@ -1,143 +1,179 @@
-"""A run on one machine, from the manifest to the annotated folder."""
+"""The steps of a run on one machine, each as one call."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
 
-from annotationrun_api.spec import RunSpec
-from annotationrun_worker.annotate.prompts import make_prompts
-from annotationrun_worker.dataset.episodes import (
-    EpisodeSummary,
-    list_episodes,
-    read_episode,
-    select_episodes,
-)
-from annotationrun_worker.dataset.metadata import read_features, read_info
-from annotationrun_worker.dataset.records import CameraKey, EpisodeIndex, EpisodeRecord, Features
+from annotationrun_api.exit_codes import ExitCode
 from annotationrun_worker.errors import IncompleteError
-from annotationrun_worker.frames.fingerprint import episode_fingerprint
-from annotationrun_worker.frames.provider import (
-    FrameCounts,
-    FrameProvider,
-    FrameSettings,
-    make_frame_provider,
+from annotationrun_worker.frames.provider import FrameCounts
+from annotationrun_worker.merge.folder import MergeResult
+from annotationrun_worker.rows import ResultName
+from annotationrun_worker.run.annotate import AnnotateStep, Progress
+from annotationrun_worker.run.estimate import Estimate, estimate_run
+from annotationrun_worker.run.merge import merge
+from annotationrun_worker.run.opening import (
+    LocalRun,
+    OpenDataset,
+    make_sampling,
+    open_dataset,
+    open_step,
 )
-from annotationrun_worker.merge.folder import MergePlan, MergeResult, merge_to_folder
-from annotationrun_worker.rows import ResultName, StagedRow
-from annotationrun_worker.run.annotate import AnnotateStep, Progress, allowed_failures
-from annotationrun_worker.run.episode import EpisodeAnnotator, EpisodePolicy
-from annotationrun_worker.run.existing_rows import ExistingRows, ExistingRowsReader
-from annotationrun_worker.run.modules import Module, RunModules, enabled_modules
-from annotationrun_worker.run.places import Places
-from annotationrun_worker.run.preflight import check_before_asking
-from annotationrun_worker.run.report import AnnotateReport, failure_text
-from annotationrun_worker.staging.digests import Digest, digest_json
-from annotationrun_worker.staging.results import read_result_now
-from annotationrun_worker.staging.store import StagingStore
+from annotationrun_worker.run.plan import RunPlan, load_plan, make_plan
+from annotationrun_worker.run.report import AnnotateReport, failure_text, missing_text
+from annotationrun_worker.run.result_maker import Worker
+from annotationrun_worker.run.workers import WorkerPool
+from annotationrun_worker.staging.claims import Claims
+from annotationrun_worker.staging.digests import Digest
+from annotationrun_worker.staging.heartbeats import Heartbeat, Liveness
 from annotationrun_worker.vlm.ask import Asker
-from annotationrun_worker.vlm.client import ServerSettings, Usage, VlmClient
-from annotationrun_worker.vlm.request import Sampling
+from annotationrun_worker.vlm.client import ServerSettings, Usage, VlmClient, sum_usages
+
+REPORT_FORMAT: Final = 1
+USAGE_SECONDS: Final = 1.0
+"""Between two times that usage is told."""
 
 
 @dataclass(frozen=True, slots=True)
-class LocalEpisodes:
-    """Episodes of a dataset in a folder."""
+class Listener:
+    """Who is told how a run goes."""
 
-    root: Path
-    info: Mapping[str, Any]
-    summaries: Mapping[EpisodeIndex, EpisodeSummary]
-    modules: RunModules
-    frames: FrameProvider
-    existing: ExistingRowsReader
-
-    def read(self, index: EpisodeIndex) -> EpisodeRecord:
-        """The episode, with the videos that any module looks at."""
-        cameras = sorted({camera for module in self.modules.published for camera in module.cameras})
-        return read_episode(self.root, self.info, self.summaries[index], cameras)
-
-    def fingerprint(self, episode: EpisodeRecord, module: Module[ResultName]) -> Digest:
-        """Digest of timestamps, task and the packets of the cameras that ``module`` looks at."""
-        return Digest(episode_fingerprint(episode, module.cameras, self.frames.packet_digest))
-
-    def existing_rows(self, episode: EpisodeRecord) -> ExistingRows:
-        """What the episode's language columns hold already."""
-        return self.existing.read(episode)
+    on_episode: Progress
+    on_usage: Callable[[Mapping[str, Usage]], None] = lambda usage: None
+    """By kind of question, since the start."""
 
 
 @dataclass(frozen=True, slots=True)
-class LocalRun:
-    """What is run, and where."""
+class PlanReport:
+    """What a run would do."""
 
-    spec: RunSpec
-    places: Places
+    run: LocalRun
+    digest: Digest
+    """Of the staged plan."""
+    plan: RunPlan
+    estimates: Mapping[ResultName, Estimate]
+    """By module, of all episodes, as if nothing were staged."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
     """What a run did."""
 
-    places: Places
+    run: LocalRun
+    plan: Digest
     episodes: int
     annotated: AnnotateReport
     usage: Mapping[str, Usage]
     """By kind of question."""
     frames: FrameCounts
-    merge: MergeResult
+    merge: MergeResult | None = None
+    """``None``: nothing was merged."""
+    fault: IncompleteError | None = None
+    """Why nothing was merged, or not all was annotated."""
+
+    def to_value(self) -> dict[str, Any]:
+        """As it stands in a report file: JSON values."""
+        annotated = self.annotated
+        return {
+            "format": REPORT_FORMAT,
+            "plan": self.plan,
+            "staging": str(self.run.places.staging),
+            "output": str(self.run.places.output),
+            "exitCode": int(ExitCode.OK if self.fault is None else ExitCode.INCOMPLETE),
+            "episodes": self.episodes,
+            **annotated.to_value(),
+            "usage": {kind: asdict(usage) for kind, usage in sorted(self.usage.items())},
+            "merge": None
+            if self.merge is None
+            else {
+                "digest": self.merge.digest,
+                "unchanged": self.merge.unchanged,
+                "filesWritten": self.merge.files_written,
+                "bytesWritten": self.merge.bytes_written,
+            },
+        }
 
 
-def run_local(run: LocalRun, progress: Progress) -> RunReport:
-    """Annotate the dataset of ``run`` and write the annotated one.
+def plan_run(run: LocalRun) -> PlanReport:
+    """Plan ``run``: nothing is asked, nothing is decoded.
 
     Raises:
-        IncompleteError: more episodes failed than the manifest allows; nothing was written to the output,
-            what succeeded is staged.
-        AnnotationRunError: what else stops a run, see ``errors.py``.
+        AnnotationRunError: what would stop the run before its first question.
     """
-    spec, places = run.spec, run.places
-    info = read_info(places.source)
-    features = read_features(info)
-    chosen = select_episodes(list_episodes(places.source, info), spec.source.episode_ranges)
-    summaries = {summary.index: summary for summary in chosen}
-    source_identity = check_before_asking(spec, places, chosen)
-    store = StagingStore(places.staging)
-    prompts = make_prompts(spec.prompts, spec.output_language)
-    report = AnnotateReport()
-    with closing(_open_frames(features, spec)) as frames:
-        modules = enabled_modules(spec, frames, prompts, report.warnings.append)
-        annotator = EpisodeAnnotator(
-            episodes=LocalEpisodes(places.source, info, summaries, modules, frames, ExistingRowsReader()),
-            modules=modules,
-            frames=frames,
-            store=store,
-            prompts=prompts,
-            model=_model_identity(spec),
-            seed=spec.seed,
-            policy=EpisodePolicy(
-                attempts=spec.workers.episode_attempts,
-                max_holes_percent=spec.failure_policy.max_holes_percent,
-                existing_rows=spec.output.existing_rows,
-            ),
-        )
-        allowed = allowed_failures(spec.failure_policy.max_failed_episodes, len(chosen))
-        step = AnnotateStep(annotator, spec.workers.episode_concurrency, report, allowed)
-        longest_first = sorted(summaries, key=lambda index: (-summaries[index].length, index))
-        usage = asyncio.run(_annotate(step, spec, places, longest_first, progress))
-        frame_counts = frames.counts
-    if step.has_too_many_failures:
-        raise IncompleteError(failure_text(report, len(chosen), allowed))
-    merged = merge_to_folder(_merge_plan(step, spec, places, source_identity))
-    return RunReport(places, len(chosen), step.report, usage, frame_counts, merged)
+    dataset = open_dataset(run)
+    estimates = estimate_run(run.spec, dataset.chosen, dataset.features)
+    digest, plan = asyncio.run(make_plan(run, dataset))
+    return PlanReport(run, digest, plan, estimates)
+
+
+def annotate_run(run: LocalRun, plan_digest: Digest | None, listener: Listener) -> RunReport:
+    """Make the results that are missing and nobody else is at; merge nothing.
+
+    Args:
+        run: the run.
+        plan_digest: of its plan, if that is staged already.
+        listener: told how it goes.
+
+    Raises:
+        AnnotationRunError: what stops the step; a fault of single episodes stands in the report.
+    """
+    dataset = open_dataset(run)
+    digest, plan = asyncio.run(_plan(run, dataset, plan_digest))
+    with open_step(run, dataset) as step:
+        usage = asyncio.run(_annotate(step, run, plan, listener, waits=False))
+        frames = step.annotator.basis.frames.counts
+    fault = _too_many_failures(step, plan)
+    return RunReport(run, digest, len(plan.indices), step.report, usage, frames, fault=fault)
+
+
+def merge_run(run: LocalRun, progress: Progress) -> RunReport:
+    """Merge what is staged; nothing is asked.
+
+    Raises:
+        AnnotationRunError: what stops the step; missing episodes stand in the report.
+    """
+    dataset = open_dataset(run)
+    digest, plan = asyncio.run(make_plan(run, dataset))
+    with open_step(run, dataset) as step:
+        asyncio.run(step.run(plan.indices, None, progress))
+        frames = step.annotator.basis.frames.counts
+    return _merged(step, RunReport(run, digest, len(plan.indices), step.report, {}, frames), plan)
+
+
+def run_local(run: LocalRun, progress: Progress, pool: WorkerPool | None = None) -> RunReport:
+    """Annotate the dataset of ``run`` and write the annotated one.
+
+    With a ``pool`` its processes make the results; what they leave is made here.
+
+    Raises:
+        AnnotationRunError: what stops a run; too many failed episodes stand in the report.
+    """
+    dataset = open_dataset(run)
+    digest, plan = asyncio.run(make_plan(run, dataset))
+    by_pool = pool.run(digest, progress) if pool else {}
+    with open_step(run, dataset) as step:
+        here = asyncio.run(_annotate(step, run, plan, Listener(progress), waits=True))
+        frames = step.annotator.basis.frames.counts
+    usage = sum_usages([by_pool, here])
+    if pool:
+        step.report.count_pool(pool.made, pool.made_twice, pool.deaths)
+    return _merged(step, RunReport(run, digest, len(plan.indices), step.report, usage, frames), plan)
+
+
+async def _plan(run: LocalRun, dataset: OpenDataset, digest: Digest | None) -> tuple[Digest, RunPlan]:
+    if digest is None:
+        return await make_plan(run, dataset)
+    return digest, await load_plan(run, digest)
 
 
 async def _annotate(
-    step: AnnotateStep, spec: RunSpec, places: Places, indices: Sequence[EpisodeIndex], progress: Progress
+    step: AnnotateStep, run: LocalRun, plan: RunPlan, listener: Listener, *, waits: bool
 ) -> Mapping[str, Usage]:
+    spec, store = run.spec, step.annotator.basis.store
     client = VlmClient(
         ServerSettings(
-            base_urls=places.endpoints,
+            base_urls=run.places.endpoints,
             model=spec.model.id,
             request_timeout_seconds=spec.model.request_timeout_seconds,
             requests_in_flight=spec.workers.request_concurrency,
@@ -145,58 +181,39 @@ async def _annotate(
             context_tokens=spec.model.context_tokens,
         )
     )
+    telling = asyncio.create_task(_tell_usage(client, listener))
     try:
-        asker = Asker(client, step.annotator.store, _sampling(spec), spec.model.revision)
-        await step.run(indices, asker, progress)
+        async with Heartbeat(store) as heartbeat:
+            asker = Asker(client, store, make_sampling(spec), spec.model.revision)
+            worker = Worker(asker, Claims(store, heartbeat.me, Liveness(store)))
+            await step.run(plan.indices, worker, listener.on_episode, waits=waits)
     finally:
+        telling.cancel()
+        listener.on_usage(client.usage)
         await client.close()
     return dict(client.usage)
 
 
-def _open_frames(features: Features, spec: RunSpec) -> FrameProvider:
-    camera = spec.frames.default_camera
-    return make_frame_provider(
-        features,
-        FrameSettings(
-            backend=spec.frames.backend,
-            default_camera=None if camera is None else CameraKey(camera),
-            cache_bytes=spec.frames.cache_bytes,
-            tolerance_seconds=spec.frames.tolerance_seconds,
-        ),
-    )
+async def _tell_usage(client: VlmClient, listener: Listener) -> None:
+    told = 0
+    while True:
+        await asyncio.sleep(USAGE_SECONDS)
+        requests = sum(usage.requests for usage in client.usage.values())
+        if requests != told:
+            listener.on_usage(client.usage)
+            told = requests
 
 
-def _sampling(spec: RunSpec) -> Sampling:
-    return Sampling(
-        model=spec.model.id,
-        temperature=spec.model.temperature,
-        seed=spec.seed,
-        max_tokens=spec.model.max_output_tokens,
-        chat_template_kwargs=spec.model.chat_template_args,
-        reasoning_effort=spec.model.reasoning_effort,
-    )
+def _merged(step: AnnotateStep, report: RunReport, plan: RunPlan) -> RunReport:
+    fault = _too_many_failures(step, plan)
+    if fault is None and step.report.left:
+        fault = IncompleteError(missing_text(step.report, report.episodes))
+    if fault is not None:
+        return replace(report, fault=fault)
+    return replace(report, merge=asyncio.run(merge(report.run, plan, step)))
 
 
-def _model_identity(spec: RunSpec) -> dict[str, Any]:
-    """What a result depends on of model and sampling; where and how it is served is no part of it."""
-    return {**asdict(_sampling(spec)), "revision": spec.model.revision}
-
-
-def _merge_plan(step: AnnotateStep, spec: RunSpec, places: Places, source_identity: Digest) -> MergePlan:
-    module_of_key = {key: module for keys in step.keys.values() for module, key in keys.items()}
-
-    def read_rows(key: str) -> Sequence[StagedRow]:
-        return read_result_now(step.annotator.store, module_of_key[Digest(key)], Digest(key)).rows
-
-    return MergePlan(
-        source=places.source,
-        output=places.output,
-        results=step.keys,
-        read_rows=read_rows,
-        source_identity=source_identity,
-        existing_rows=spec.output.existing_rows,
-        settings_digests={
-            module.name: digest_json(module.settings) for module in step.annotator.modules.published
-        },
-        failed_episodes=step.report.failed_episodes,
-    )
+def _too_many_failures(step: AnnotateStep, plan: RunPlan) -> IncompleteError | None:
+    if not step.has_too_many_failures:
+        return None
+    return IncompleteError(failure_text(step.report, len(plan.indices), step.limits.failures))

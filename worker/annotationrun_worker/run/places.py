@@ -9,10 +9,11 @@ from urllib.parse import unquote, urlsplit
 from pydantic import TypeAdapter, ValidationError
 
 from annotationrun_api.spec import RunSpec
-from annotationrun_api.spec_types import Endpoint, VolumeClaim
+from annotationrun_api.spec_types import Endpoint, StoreUri, VolumeClaim
 from annotationrun_worker.errors import ConfigurationError
 
 _ENDPOINT: TypeAdapter[str] = TypeAdapter(Endpoint)
+_STORE_URI: TypeAdapter[str] = TypeAdapter(StoreUri)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,8 @@ class Overrides:
     """What the command line says beside the manifest."""
 
     endpoint: str | None = None
-    staging: Path | None = None
+    staging: str | None = None
+    """A folder, or the URI of a folder or object store."""
     volumes: Mapping[str, Path] | None = None
     """Folder by claim name."""
 
@@ -31,16 +33,17 @@ class Places:
 
     source: Path
     output: Path
-    staging: Path
+    staging: Path | str
+    """A folder, or the URI of an object store."""
     endpoints: tuple[str, ...]
     """Base URLs of servers with the same model."""
 
 
-def resolve_places(spec: RunSpec, overrides: Overrides) -> Places:
+def resolve_places(spec: RunSpec, overrides: Overrides, *, asks: bool = True) -> Places:
     """Map the places of a supported ``spec`` (source and output are folders) to this machine.
 
     Relative paths count from the current directory. Without a word on staging it is a folder beside the
-    output.
+    output. Endpoints are looked for only if the command ``asks``.
 
     Raises:
         ConfigurationError: a volume is not mapped, two of the folders overlap, a path begins with ``~``, or
@@ -56,12 +59,13 @@ def resolve_places(spec: RunSpec, overrides: Overrides) -> Places:
         )
     staging = _staging(spec, overrides, output)
     for what, folder in (("source", source), ("output", output)):
-        if _overlap(staging, folder):
+        if isinstance(staging, Path) and _overlap(staging, folder):
             raise ConfigurationError(
                 f"the staging folder {str(staging)!r} and the {what} {str(folder)!r} overlap; choose a "
                 "folder beside them, with --staging or spec.staging (subPath names a folder in a volume)"
             )
-    return Places(source, output, staging, _endpoints(spec, overrides.endpoint))
+    endpoints = _endpoints(spec, overrides.endpoint) if asks else ()
+    return Places(source, output, staging, endpoints)
 
 
 def named_claims(spec: RunSpec) -> list[str]:
@@ -96,11 +100,13 @@ def _folder(path: str | None, volume: VolumeClaim | None, volumes: Mapping[str, 
     return root.joinpath(volume.sub_path or "", (path or "").lstrip("/")).resolve()
 
 
-def _staging(spec: RunSpec, overrides: Overrides, output: Path) -> Path:
+def _staging(spec: RunSpec, overrides: Overrides, output: Path) -> Path | str:
+    if overrides.staging is not None and "://" not in overrides.staging:
+        return _here(Path(overrides.staging), "--staging")
     if overrides.staging is not None:
-        return _here(overrides.staging, "--staging")
+        return _store(_checked_store(overrides.staging))
     if spec.staging.uri is not None:
-        return Path(unquote(urlsplit(spec.staging.uri).path)).resolve()
+        return _store(spec.staging.uri)
     if spec.staging.volume is not None:
         return _folder(None, spec.staging.volume, overrides.volumes or {}, "spec.staging")
     return output.with_name(f"{output.name}.staging")
@@ -115,6 +121,21 @@ def _endpoints(spec: RunSpec, given: str | None) -> tuple[str, ...]:
         "no model server: spec.model.serving.mode is Sidecar, which needs a cluster; give the address of a "
         "running server with --endpoint URL, or set mode External and its endpoints"
     )
+
+
+def _store(uri: str) -> Path | str:
+    parts = urlsplit(uri)
+    return Path(unquote(parts.path)).resolve() if parts.scheme == "file" else uri
+
+
+def _checked_store(uri: str) -> str:
+    try:
+        return _STORE_URI.validate_python(uri)
+    except ValidationError as error:
+        raise ConfigurationError(
+            f"--staging is {uri!r}, expected a folder, or a URI: file:///folder, s3://bucket/prefix, "
+            "gs://bucket/prefix or az://container/prefix"
+        ) from error
 
 
 def _checked_endpoint(url: str) -> str:

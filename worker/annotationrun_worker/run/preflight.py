@@ -28,7 +28,8 @@ def check_before_asking(spec: RunSpec, places: Places, selected: Iterable[Episod
         StorageError: output or staging can't be written.
     """
     check_output(places.source, places.output)
-    _check_staging(places.staging)
+    if isinstance(places.staging, Path):  # of an object store the plan shows it, which is put next
+        _check_staging(places.staging)
     modules: list[ModuleName] = [
         name for name in get_args(ModuleName) if getattr(spec.modules, name) is not None
     ]

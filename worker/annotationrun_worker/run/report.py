@@ -1,6 +1,8 @@
 """What a run did, as values: for the terminal now, for status and reports later."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from annotationrun_worker.annotate.context import Hole
 from annotationrun_worker.dataset.records import EpisodeIndex
@@ -17,6 +19,16 @@ class EpisodeFailure:
     attempts: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class LeftResult:
+    """A result that is missing and was not tried."""
+
+    episode: EpisodeIndex
+    module: str
+    holder: str | None
+    """The worker that is at it; ``None``: nobody is."""
+
+
 @dataclass(slots=True)
 class AnnotateReport:
     """Counts of the annotate step; results are per episode and module."""
@@ -25,7 +37,11 @@ class AnnotateReport:
     """With all their results, or failed."""
     results_made: int = 0
     results_reused: int = 0
+    results_made_twice: int = 0
+    """Made here although another worker had staged them first; theirs count."""
     failures: list[EpisodeFailure] = field(default_factory=list)
+    left: list[LeftResult] = field(default_factory=list)
+    """What other workers hold, or nobody was to make."""
     holes: list[tuple[EpisodeIndex, Hole]] = field(default_factory=list)
     """Questions without a usable answer in episodes that succeeded."""
     speech_only: list[EpisodeIndex] = field(default_factory=list)
@@ -33,10 +49,35 @@ class AnnotateReport:
     warnings: list[str] = field(default_factory=list)
     """What is doubtful of the run as a whole, and went on all the same."""
 
+    worker_deaths: int = 0
+    """Worker processes that died; others took over what they had claimed."""
+
+    def count_pool(self, made: int, made_twice: int, deaths: int) -> None:
+        """Count in what worker processes made: it was staged when this report was begun."""
+        self.results_made += made
+        self.results_reused -= made
+        self.results_made_twice += made_twice
+        self.worker_deaths += deaths
+
     @property
     def failed_episodes(self) -> list[EpisodeIndex]:
         """Those with a failure, in order."""
         return sorted({failure.episode for failure in self.failures})
+
+    def to_value(self) -> dict[str, Any]:
+        """As it stands in a report file: JSON values."""
+        return {
+            "episodesDone": self.episodes_done,
+            "resultsMade": self.results_made,
+            "resultsReused": self.results_reused,
+            "resultsMadeTwice": self.results_made_twice,
+            "workerDeaths": self.worker_deaths,
+            "failures": [asdict(failure) for failure in self.failures],
+            "left": [asdict(found) for found in self.left],
+            "holes": [{"episode": episode, **asdict(hole)} for episode, hole in self.holes],
+            "speechOnlyEpisodes": sorted(self.speech_only),
+            "warnings": self.warnings,
+        }
 
 
 SHOWN_FAILURES = 20
@@ -51,11 +92,6 @@ def describe_failure(failure: EpisodeFailure) -> str:
 
 def failure_text(report: AnnotateReport, episodes: int, allowed: int) -> str:
     """Which of the ``episodes`` failed, and why, where only ``allowed`` may; and what to do."""
-    failures = report.failures
-    lines = [f"  {describe_failure(failure)}" for failure in failures[:SHOWN_FAILURES]]
-    more = len(failures) - SHOWN_FAILURES
-    if more > 0:
-        lines.append(f"  and {more} more")
     left = episodes - report.episodes_done
     stopped = f"; the run stopped with {left} episodes not begun" if left else ""
     return "\n".join(
@@ -63,8 +99,33 @@ def failure_text(report: AnnotateReport, episodes: int, allowed: int) -> str:
             f"{len(report.failed_episodes)} of {episodes} episodes failed, "
             f"spec.failurePolicy.maxFailedEpisodes allows {allowed}{stopped}; nothing was written to the "
             "output, what succeeded is staged, and a rerun asks only for the rest:",
-            *lines,
-            "look at the causes, then run again; if an episode stays unusable, leave it out of "
-            "spec.source.episodes, or raise spec.failurePolicy.maxFailedEpisodes (its rows stay as they are)",
+            *_listed([describe_failure(failure) for failure in report.failures]),
+            "look at the causes, then run again: an episode that was given up "
+            "(spec.workers.episodeAttempts) is tried again under a new spec.retryToken, or --retry-token; if "
+            "it stays unusable, leave it out of spec.source.episodes, or raise "
+            "spec.failurePolicy.maxFailedEpisodes (its rows stay as they are)",
         ]
     )
+
+
+def missing_text(report: AnnotateReport, episodes: int) -> str:
+    """Which of the ``episodes`` lack results that nobody tried to make, and what to do."""
+    lines = [
+        f"episode {found.episode}, {found.module}"
+        + (f": worker {found.holder} is at it" if found.holder else "")
+        for found in report.left
+    ]
+    missing = len({found.episode for found in report.left})
+    return "\n".join(
+        [
+            f"{missing} of {episodes} episodes lack results; nothing was written to the output:",
+            *_listed(lines),
+            "run 'annotationrun annotate' (or 'run') with the same manifest, then merge again",
+        ]
+    )
+
+
+def _listed(lines: Sequence[str]) -> list[str]:
+    shown = [f"  {line}" for line in lines[:SHOWN_FAILURES]]
+    more = len(lines) - SHOWN_FAILURES
+    return [*shown, f"  and {more} more"] if more > 0 else shown

@@ -32,6 +32,8 @@ class Asker:
     attempt: int = 0
     """How often the episode was tried before. Another attempt asks with another seed, and only where no
     earlier one got a usable answer."""
+    on_answered: Callable[[], None] = lambda: None
+    """Called when a question is done with, however it ended."""
     in_flight: SingleFlight[StagedAnswer] = field(default_factory=SingleFlight)
     """Equal questions at once are asked once; shared by the copies that ``replace`` makes."""
 
@@ -50,6 +52,14 @@ class Asker:
             AnswerError: both answers are unusable; nothing is staged.
             RequestFailedError, ConfigurationError: see ``VlmClient.complete``.
         """
+        try:
+            return await self._ask(question, parse)
+        finally:
+            self.on_answered()
+
+    async def _ask(
+        self, question: Question[Answer], parse: Callable[[Answer], Parsed]
+    ) -> tuple[Parsed, Digest]:
         for attempt in range(self.attempt):
             earlier = await read_answer(self.store, self._request(question, attempt).key)
             if earlier is not None:

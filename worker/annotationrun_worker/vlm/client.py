@@ -14,7 +14,7 @@ import asyncio
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard
 
@@ -38,6 +38,14 @@ LENGTH_DOUBLINGS = 2
 _FIRST_SERVER_ERROR = 500
 _PASSING = frozenset({408, 409, 429})
 """HTTP statuses below 500 that say nothing against the request."""
+
+_KEY_ADVICE = "; it wants an API key, and this version sends none: start it without one"
+_ADVICE = {
+    401: _KEY_ADVICE,
+    403: _KEY_ADVICE,
+    404: "; see that the endpoint is given with its path (often /v1)",
+}
+"""What to do, by HTTP status."""
 
 _SCHEMA_COMPLAINT = re.compile(r"response_format|json_schema|structured|guided|grammar", re.IGNORECASE)
 
@@ -65,6 +73,19 @@ class Usage:
     retries: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+
+
+def sum_usages(usages: Iterable[Mapping[str, Usage]]) -> dict[str, Usage]:
+    """The counts of several processes, by kind of question."""
+    total: dict[str, Usage] = {}
+    for found in usages:
+        for kind, usage in found.items():
+            so_far = total.setdefault(kind, Usage())
+            so_far.requests += usage.requests
+            so_far.retries += usage.retries
+            so_far.prompt_tokens += usage.prompt_tokens
+            so_far.completion_tokens += usage.completion_tokens
+    return total
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +267,16 @@ class VlmClient:
             return self._refusal
         return RequestFailedError(
             f"the server at {_url(server)!r} gave no answer in {TRANSPORT_RETRIES + 1} tries: "
-            f"{_remote(error)}"
+            f"{_remote(error)}{self._patience(error)}"
+        )
+
+    def _patience(self, error: openai.APIError) -> str:
+        """What to do about an answer that does not come in time."""
+        if not isinstance(error, openai.APITimeoutError):
+            return ""
+        return (
+            f"; a request may take {self.settings.request_timeout_seconds:g} s "
+            "(spec.model.requestTimeoutSeconds): raise it for a slow server, or look whether it hangs"
         )
 
 
@@ -267,9 +297,14 @@ def _is_refusal(error: openai.APIError) -> TypeGuard[openai.APIStatusError]:
 def _refused(server: AsyncOpenAI, error: openai.APIStatusError) -> ConfigurationError:
     return ConfigurationError(
         f"the server at {_url(server)!r} refuses the request (HTTP {error.status_code}): {_remote(error)}"
+        f"{_ADVICE.get(error.status_code, '')}"
     )
 
 
-def _remote(error: openai.OpenAIError) -> str:
-    cause = f" ({error.__cause__})" if error.__cause__ else ""
-    return cut_remote(f"{error}{cause}")
+def _remote(error: openai.APIError) -> str:
+    """The server's own words, or the network's."""
+    text = str(error).rstrip(".")
+    # the client repeats a message where OpenAI's API has it; other servers put theirs elsewhere
+    is_bare = isinstance(error, openai.APIStatusError) and text == f"Error code: {error.status_code}"
+    more = str((error.body if is_bare else error.__cause__) or "")
+    return cut_remote(f"{text} ({more})" if more else text)

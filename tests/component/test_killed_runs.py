@@ -1,0 +1,171 @@
+"""A run whose process group is killed, at each fault point and at ten seeded moments, then run again.
+
+The output of the second run is, byte for byte, that of a run which was left alone; and both runs together
+asked no more than it did, but for what was in flight at the kill.
+"""
+
+import hashlib
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.support.annotation import REFERENCE, run_command, write_manifest
+from tests.support.openai_server import Reply, scripted_server
+
+from annotationrun_worker.demo.answers import answer
+from annotationrun_worker.demo.chat_request import parse_request
+from annotationrun_worker.fault_points import FaultPoint
+
+IN_FLIGHT = 3
+MODULES = {"plan": {}, "interjections": {"minTimeSeconds": 1.0}, "vqa": {"emissionHz": 0.5}}
+FEWER_MODULES = {"plan": {"emitMemory": False, "taskRephrasings": 0, "describeFirst": False}}
+SPEC = {"source": {"episodes": "1,2"}, "workers": {"requestConcurrency": IN_FLIGHT}}
+
+NEW = [
+    (FaultPoint.AFTER_PLAN, 1),
+    (FaultPoint.BEFORE_CLAIM, 1),
+    (FaultPoint.BEFORE_CLAIM, 3),
+    (FaultPoint.AFTER_CLAIM, 1),
+    (FaultPoint.AFTER_CLAIM, 4),
+    (FaultPoint.BEFORE_ANSWER, 1),
+    (FaultPoint.BEFORE_ANSWER, 9),
+    (FaultPoint.AFTER_ANSWER, 1),
+    (FaultPoint.AFTER_ANSWER, 12),
+    (FaultPoint.BEFORE_RESULT, 1),
+    (FaultPoint.BEFORE_RESULT, 4),
+    (FaultPoint.AFTER_RESULT, 1),
+    (FaultPoint.AFTER_RESULT, 5),
+    (FaultPoint.BEFORE_DATA_FILE, 1),
+    (FaultPoint.BEFORE_METADATA, 1),
+    (FaultPoint.BEFORE_OUTPUT_RENAME, 1),
+    (FaultPoint.AFTER_OUTPUT_RENAME, 1),
+    (FaultPoint.BEFORE_MERGE_RECORD, 1),
+]
+"""While a new output is made: the point, and at which time it is reached."""
+REPLACED = [
+    (FaultPoint.BEFORE_OUTPUT_ASIDE, 1),
+    (FaultPoint.BEFORE_OUTPUT_RENAME, 1),
+    (FaultPoint.AFTER_OUTPUT_RENAME, 1),
+]
+"""While an output that another manifest made is replaced."""
+IN_PLACE = [
+    (FaultPoint.BEFORE_DATA_FILE, 1),
+    (FaultPoint.BEFORE_METADATA, 1),
+    (FaultPoint.MID_JOURNAL, 1),
+    (FaultPoint.AFTER_JOURNAL, 1),
+    (FaultPoint.BEFORE_FILE_RENAME, 1),
+    (FaultPoint.BEFORE_FILE_RENAME, 2),
+    (FaultPoint.AFTER_FILE_RENAMES, 1),
+    (FaultPoint.BEFORE_MERGE_RECORD, 1),
+]
+"""While a dataset is annotated in place."""
+FAILING = [(FaultPoint.BEFORE_FAILURE, 1)]
+"""While a result fails."""
+
+
+def seen(number, body):
+    """What the demo model answers."""
+    return Reply(json.dumps(answer(parse_request(body))))
+
+
+def refuses_boxes(number, body):
+    """A model that makes nothing of questions about single frames."""
+    schema = body["response_format"]["json_schema"]["name"]
+    return Reply("I can't see that.") if schema.startswith("vqa") else seen(number, body)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file, by path."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def killed_at(point: FaultPoint, hit: int, manifest: Path) -> None:
+    """Run `manifest` until the process kills itself there."""
+    command = ["-m", "tests.support.killed_at", point.name, str(hit), "run", "-f", str(manifest)]
+    done = subprocess.run(
+        [sys.executable, *command],
+        start_new_session=True, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == -9, f"{point.value} was not reached {hit} times: {done.stdout}{done.stderr}"
+
+
+def run_whole(manifest: Path) -> None:
+    done = run_command("run", "-f", manifest)
+    assert done.returncode == 0, done.stderr
+    left = [path.name for path in manifest.parent.iterdir() if path.name.startswith(".")]
+    assert not left, "nothing of a killed merge stays beside the output"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Hashes of the output, and the number of requests, of a run that was left alone."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with scripted_server(seen, models=("demo-vlm",)) as server:
+        run_whole(write_manifest(folder, REFERENCE, server.base_url, MODULES, **SPEC))
+        return hashes(folder / "output"), len(server.bodies)
+
+
+def test_every_fault_point_of_the_code_is_tried():
+    tried = {point for point, _ in (*NEW, *REPLACED, *IN_PLACE, *FAILING)}
+    assert tried == set(FaultPoint)
+
+
+@pytest.mark.parametrize(("point", "hit"), NEW, ids=[f"{point.name}-{hit}" for point, hit in NEW])
+def test_killed_while_a_new_output_is_made(tmp_path, undisturbed, point, hit):
+    expected, requests = undisturbed
+    with scripted_server(seen, models=("demo-vlm",)) as server:
+        manifest = write_manifest(tmp_path, REFERENCE, server.base_url, MODULES, **SPEC)
+        killed_at(point, hit, manifest)
+        run_whole(manifest)
+        assert hashes(tmp_path / "output") == expected
+        assert len(server.bodies) <= requests + IN_FLIGHT
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_killed_from_outside_at_a_seeded_moment(tmp_path, undisturbed, seed):
+    """Between 10 and 90 % of the answers, while the model is at one of them."""
+    expected, requests = undisturbed
+    moment = random.Random(seed).randint(requests // 10, requests * 9 // 10)
+    process = None
+
+    def kills(number, body):
+        if number == moment:
+            process.kill()
+            process.wait()
+        return seen(number, body)
+
+    with scripted_server(kills, models=("demo-vlm",)) as server:
+        manifest = write_manifest(tmp_path, REFERENCE, server.base_url, MODULES, **SPEC)
+        command = [sys.executable, "-m", "annotationrun_worker", "run", "-f", str(manifest)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        assert process.wait(timeout=300) == -9
+        run_whole(manifest)
+        assert hashes(tmp_path / "output") == expected
+        assert len(server.bodies) <= requests + IN_FLIGHT
+
+
+@pytest.mark.parametrize(("point", "hit"), REPLACED, ids=[point.name for point, _ in REPLACED])
+def test_killed_while_an_older_output_is_replaced(tmp_path, undisturbed, point, hit):
+    with scripted_server(seen, models=("demo-vlm",)) as server:
+        run_whole(write_manifest(tmp_path, REFERENCE, server.base_url, FEWER_MODULES, **SPEC))
+        manifest = write_manifest(tmp_path, REFERENCE, server.base_url, MODULES, **SPEC)
+        killed_at(point, hit, manifest)
+        run_whole(manifest)
+        assert hashes(tmp_path / "output") == undisturbed[0]
+
+
+def test_killed_while_a_failure_is_noted(tmp_path, undisturbed):
+    ((point, hit),) = FAILING
+    with scripted_server(refuses_boxes, models=("demo-vlm",)) as server:
+        manifest = write_manifest(tmp_path, REFERENCE, server.base_url, MODULES, **SPEC)
+        killed_at(point, hit, manifest)
+        server.script = seen
+        run_whole(manifest)
+        assert hashes(tmp_path / "output") == undisturbed[0]

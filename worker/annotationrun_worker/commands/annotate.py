@@ -1,0 +1,59 @@
+"""``annotationrun annotate``: the worker's step alone."""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from annotationrun_worker.commands.options import (
+    EndpointOption,
+    LimitOption,
+    Manifest,
+    ReportOption,
+    RetryTokenOption,
+    RunOptions,
+    StagingOption,
+    VolumeOption,
+)
+from annotationrun_worker.commands.output import episode_progress, finish
+from annotationrun_worker.run.events import EpisodeSeen, encode_event
+from annotationrun_worker.run.local import Listener, annotate_run
+from annotationrun_worker.staging.digests import Digest
+from annotationrun_worker.vlm.client import Usage
+
+
+def annotate(
+    manifest: Manifest,
+    endpoint: EndpointOption = None,
+    volume: VolumeOption = None,
+    staging: StagingOption = None,
+    limit: LimitOption = None,
+    retry_token: RetryTokenOption = None,
+    plan: Annotated[
+        str | None, typer.Option(help="Digest of the staged plan; without it the run is planned first.")
+    ] = None,
+    events: Annotated[
+        bool, typer.Option("--events", help="Tell how it goes as one JSON object a line, for programs.")
+    ] = False,
+    report: ReportOption = None,
+) -> None:
+    """Make the results that are missing; write nothing to the output.
+
+    Leaves to other workers what they are at, and ends as soon as there is nothing left that it may take,
+    though others may still be at work.
+    """
+    options = RunOptions(manifest, endpoint, tuple(volume or ()), staging, limit, retry_token)
+    local, digest = options.load(), None if plan is None else Digest(plan)
+    if events:
+        done = annotate_run(local, digest, Listener(_tell, _tell))
+        finish(Console(stderr=True, quiet=True), done, report)
+        return
+    console = Console()
+    with episode_progress(console) as progress:
+        done = annotate_run(local, digest, Listener(progress))
+    finish(console, done, report)
+
+
+def _tell(event: EpisodeSeen | Mapping[str, Usage]) -> None:
+    typer.echo(encode_event(event))

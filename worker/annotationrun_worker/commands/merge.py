@@ -1,0 +1,35 @@
+"""``annotationrun merge``: the merge step alone."""
+
+from rich.console import Console
+
+from annotationrun_worker.commands.options import (
+    LimitOption,
+    Manifest,
+    ReportOption,
+    RetryTokenOption,
+    RunOptions,
+    StagingOption,
+    VolumeOption,
+)
+from annotationrun_worker.commands.output import episode_progress, finish
+from annotationrun_worker.run.local import merge_run
+
+
+def merge(
+    manifest: Manifest,
+    volume: VolumeOption = None,
+    staging: StagingOption = None,
+    limit: LimitOption = None,
+    retry_token: RetryTokenOption = None,
+    report: ReportOption = None,
+) -> None:
+    """Write the annotated dataset from what is staged; nothing is asked.
+
+    Exits 5 if results are missing: 'annotationrun annotate' makes them.
+    """
+    options = RunOptions(manifest, None, tuple(volume or ()), staging, limit, retry_token)
+    console = Console()
+    local = options.load(asks=False)
+    with episode_progress(console) as progress:
+        done = merge_run(local, progress)
+    finish(console, done, report)

@@ -1,0 +1,117 @@
+"""Options that several commands share, and the run that they name."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from annotationrun_api.manifest import load_manifest
+from annotationrun_worker.run.opening import LocalRun
+from annotationrun_worker.run.places import Overrides, named_claims, resolve_places
+from annotationrun_worker.support import check_supported
+
+Manifest = Annotated[Path, typer.Option("-f", "--file", help="The AnnotationRun manifest (YAML).")]
+EndpointOption = Annotated[
+    str | None,
+    typer.Option("--endpoint", help="Base URL of an OpenAI-compatible server, as http://127.0.0.1:8000/v1."),
+]
+VolumeOption = Annotated[
+    list[str] | None,
+    typer.Option("--volume", help="CLAIM=FOLDER: the folder that a volume of the manifest is here."),
+]
+StagingOption = Annotated[
+    str | None,
+    typer.Option(
+        "--staging",
+        help="Folder or URI (s3://, gs://, az://) for answers and results; default: beside the output.",
+    ),
+]
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", min=1, help="Only the first N of the selected episodes.")
+]
+RetryTokenOption = Annotated[
+    str | None,
+    typer.Option(
+        "--retry-token", help="Takes the place of spec.retryToken: a new one tries given up episodes again."
+    ),
+]
+ReportOption = Annotated[
+    Path | None,
+    typer.Option("--report", help="Write what was done, what failed and what is missing here (JSON)."),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What the command line says of a run."""
+
+    manifest: Path
+    endpoint: str | None = None
+    volumes: tuple[str, ...] = ()
+    staging: str | None = None
+    limit: int | None = None
+    retry_token: str | None = None
+
+    def arguments(self) -> list[str]:
+        """The same as words of a command line."""
+        words = ["--file", str(self.manifest)]
+        for name, value in (
+            ("--endpoint", self.endpoint),
+            ("--staging", self.staging),
+            ("--limit", self.limit),
+            ("--retry-token", self.retry_token),
+            *(("--volume", volume) for volume in self.volumes),
+        ):
+            words += [] if value is None else [name, str(value)]
+        return words
+
+    def load(self, *, asks: bool = True) -> LocalRun:
+        """The run, its places found on this machine.
+
+        Args:
+            asks: the command needs a model server.
+
+        Raises:
+            ManifestError, UnsupportedError, ConfigurationError: manifest or places are wrong.
+            typer.BadParameter: an option is.
+        """
+        manifest = load_manifest(self.manifest)
+        check_supported(manifest, endpoint_given=self.endpoint is not None or not asks)
+        spec = manifest.spec
+        if self.retry_token is not None:
+            if len(self.retry_token) > _TOKEN_CHARACTERS:
+                raise typer.BadParameter(
+                    f"got {len(self.retry_token)} characters, expected up to {_TOKEN_CHARACTERS}",
+                    param_hint="--retry-token",
+                )
+            spec = spec.model_copy(update={"retry_token": self.retry_token})
+        volumes = parse_volumes(self.volumes, named_claims(spec))
+        overrides = Overrides(endpoint=self.endpoint, staging=self.staging, volumes=volumes)
+        return LocalRun(spec, resolve_places(spec, overrides, asks=asks), self.limit)
+
+
+_TOKEN_CHARACTERS = 64  # as in the manifest
+
+
+def parse_volumes(given: tuple[str, ...], claims: list[str]) -> dict[str, Path]:
+    """``claim=folder`` texts as a mapping; ``claims`` are those that the manifest names.
+
+    Raises:
+        typer.BadParameter: a text is not of that form, its folder is missing, or the manifest does not name
+            its claim.
+    """
+    volumes = {}
+    for text in given:
+        claim, equals, folder = text.partition("=")
+        if not (claim and equals and folder):
+            raise typer.BadParameter(f"got {text!r}, expected CLAIM=FOLDER", param_hint="--volume")
+        if claim not in claims:
+            named = ", ".join(map(repr, claims)) or "none"
+            raise typer.BadParameter(
+                f"the manifest names no claim {claim!r}; those it names: {named}", param_hint="--volume"
+            )
+        if not Path(folder).is_dir():
+            raise typer.BadParameter(f"{folder!r} is not a folder", param_hint="--volume")
+        volumes[claim] = Path(folder)
+    return volumes

@@ -1,0 +1,75 @@
+"""``annotationrun plan``: what a run would do, before anything is spent."""
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from annotationrun_worker.commands.options import (
+    LimitOption,
+    Manifest,
+    RunOptions,
+    StagingOption,
+    VolumeOption,
+)
+from annotationrun_worker.run.estimate import Estimate
+from annotationrun_worker.run.local import PlanReport, plan_run
+
+
+def plan(
+    manifest: Manifest,
+    volume: VolumeOption = None,
+    staging: StagingOption = None,
+    limit: LimitOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Tell what a run would do, before anything is spent.
+
+    That is episodes, requests, images and tokens, estimated as if nothing were staged.
+
+    Finds whatever would stop the run before its first question: a broken dataset, an output that can't be
+    written. Nothing is asked or decoded; the plan is staged.
+    """
+    options = RunOptions(manifest, None, tuple(volume or ()), staging, limit)
+    report = plan_run(options.load(asks=False))
+    if as_json:
+        typer.echo(json.dumps(_value(report), indent=2))
+        return
+    _print(Console(), report)
+
+
+def _total(report: PlanReport) -> Estimate:
+    return sum(report.estimates.values(), Estimate(0, 0, 0, 0))
+
+
+def _frames(report: PlanReport) -> int:
+    return sum(length for _, length in report.plan.episodes)
+
+
+def _value(report: PlanReport) -> dict[str, object]:
+    return {
+        "plan": report.digest,
+        "episodes": len(report.plan.episodes),
+        "frames": _frames(report),
+        "modules": {name: asdict(estimate) for name, estimate in report.estimates.items()},
+        "total": asdict(_total(report)),
+    }
+
+
+def _print(console: Console, report: PlanReport) -> None:
+    console.print(
+        f"{len(report.plan.episodes)} episodes, {_frames(report)} frames; if nothing were staged, about:",
+        highlight=False,
+    )
+    table = Table("module", box=None)
+    for title in ("requests", "images", "prompt tokens", "answer tokens"):
+        table.add_column(title, justify="right")
+    for name, estimate in (*report.estimates.items(), ("in all", _total(report))):
+        counts = (estimate.requests, estimate.images, estimate.prompt_tokens, estimate.answer_tokens)
+        table.add_row(name, *(f"{count:,}" for count in counts))
+    console.print(table)
+    for line in (f"plan: {report.digest}", f"staging: {report.run.places.staging}"):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,175 @@
+"""A run, opened: its dataset looked at, its staging store named, its modules resolved."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from annotationrun_api.spec import RunSpec
+from annotationrun_worker.annotate.prompts import make_prompts
+from annotationrun_worker.dataset.episodes import (
+    EpisodeSummary,
+    list_episodes,
+    read_episode,
+    select_episodes,
+)
+from annotationrun_worker.dataset.metadata import read_features, read_info
+from annotationrun_worker.dataset.records import CameraKey, EpisodeIndex, EpisodeRecord, Features
+from annotationrun_worker.frames.fingerprint import episode_fingerprint
+from annotationrun_worker.frames.provider import FrameProvider, FrameSettings, make_frame_provider
+from annotationrun_worker.rows import ResultName
+from annotationrun_worker.run.annotate import AnnotateStep, StepLimits, allowed_failures
+from annotationrun_worker.run.episode import EpisodeAnnotator
+from annotationrun_worker.run.estimate import requests_at_once
+from annotationrun_worker.run.existing_rows import ExistingRows, ExistingRowsReader
+from annotationrun_worker.run.modules import Module, RunModules, enabled_modules
+from annotationrun_worker.run.places import Places
+from annotationrun_worker.run.report import AnnotateReport
+from annotationrun_worker.run.result_maker import EpisodePolicy, ResultBasis
+from annotationrun_worker.staging.digests import Digest
+from annotationrun_worker.staging.store import StagingStore, open_store
+from annotationrun_worker.vlm.request import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class LocalRun:
+    """What is run, and where."""
+
+    spec: RunSpec
+    places: Places
+    limit: int | None = None
+    """Only so many of the selected episodes, the first ones; ``None``: all."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalEpisodes:
+    """Episodes of a dataset in a folder."""
+
+    root: Path
+    info: Mapping[str, Any]
+    summaries: Mapping[EpisodeIndex, EpisodeSummary]
+    modules: RunModules
+    frames: FrameProvider
+    existing: ExistingRowsReader
+
+    def read(self, index: EpisodeIndex) -> EpisodeRecord:
+        """The episode, with the videos that any module looks at."""
+        cameras = sorted({camera for module in self.modules.published for camera in module.cameras})
+        return read_episode(self.root, self.info, self.summaries[index], cameras)
+
+    def fingerprint(self, episode: EpisodeRecord, module: Module[ResultName]) -> Digest:
+        """Digest of timestamps, task and the packets of the cameras that ``module`` looks at."""
+        return Digest(episode_fingerprint(episode, module.cameras, self.frames.packet_digest))
+
+    def existing_rows(self, episode: EpisodeRecord) -> ExistingRows:
+        """What the episode's language columns hold already."""
+        return self.existing.read(episode)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenDataset:
+    """The metadata of a run's dataset."""
+
+    info: Mapping[str, Any]
+    features: Features
+    chosen: Sequence[EpisodeSummary]
+    """The selected episodes, in order of index."""
+
+    @property
+    def fps(self) -> float:
+        """Frames a second."""
+        return float(self.info["fps"])
+
+    @property
+    def longest_first(self) -> list[EpisodeSummary]:
+        """The selected episodes in the order of work."""
+        return sorted(self.chosen, key=lambda episode: (-episode.length, episode.index))
+
+
+def open_dataset(run: LocalRun) -> OpenDataset:
+    """Read the metadata of the dataset of ``run``.
+
+    Raises:
+        DatasetError: it is no LeRobot v3.0 dataset, or lacks a selected episode.
+    """
+    info = read_info(run.places.source)
+    episodes = list_episodes(run.places.source, info)
+    chosen = select_episodes(episodes, run.spec.source.episode_ranges)
+    return OpenDataset(info, read_features(info), chosen[: run.limit])
+
+
+@contextmanager
+def open_step(run: LocalRun, dataset: OpenDataset) -> Iterator[AnnotateStep]:
+    """The annotate step of ``run``, its decoders open within the context.
+
+    Raises:
+        NoCamerasError, UnknownCameraError: the frames that the run needs are not there.
+        ConfigurationError: the settings can't give right labels.
+    """
+    spec, report = run.spec, AnnotateReport()
+    prompts = make_prompts(spec.prompts, spec.output_language)
+    summaries = {summary.index: summary for summary in dataset.chosen}
+    with closing(_open_frames(dataset.features, spec)) as frames:
+        modules = enabled_modules(spec, frames, prompts, report.warnings.append)
+        basis = ResultBasis(
+            episodes=LocalEpisodes(
+                run.places.source, dataset.info, summaries, modules, frames, ExistingRowsReader()
+            ),
+            frames=frames,
+            store=open_staging(run),
+            prompts=prompts,
+            model=model_identity(spec),
+            seed=spec.seed,
+            policy=EpisodePolicy(
+                attempts=spec.workers.episode_attempts,
+                max_holes_percent=spec.failure_policy.max_holes_percent,
+                existing_rows=spec.output.existing_rows,
+                retry_token=spec.retry_token,
+            ),
+        )
+        limits = StepLimits(
+            episodes=spec.workers.episode_concurrency,
+            requests=spec.workers.request_concurrency,
+            failures=allowed_failures(spec.failure_policy.max_failed_episodes, len(dataset.chosen)),
+        )
+
+        def at_once(index: EpisodeIndex) -> int:
+            return requests_at_once(spec, summaries[index], dataset.fps, dataset.features)
+
+        yield AnnotateStep(EpisodeAnnotator(basis, modules), limits, at_once, report)
+
+
+def open_staging(run: LocalRun) -> StagingStore:
+    """The staging store of ``run``; nothing is read or written yet."""
+    return open_store(run.places.staging)
+
+
+def model_identity(spec: RunSpec) -> dict[str, Any]:
+    """What a result depends on of model and sampling; where and how it is served is no part of it."""
+    return {**asdict(make_sampling(spec)), "revision": spec.model.revision}
+
+
+def make_sampling(spec: RunSpec) -> Sampling:
+    """How the model is asked."""
+    return Sampling(
+        model=spec.model.id,
+        temperature=spec.model.temperature,
+        seed=spec.seed,
+        max_tokens=spec.model.max_output_tokens,
+        chat_template_kwargs=spec.model.chat_template_args,
+        reasoning_effort=spec.model.reasoning_effort,
+    )
+
+
+def _open_frames(features: Features, spec: RunSpec) -> FrameProvider:
+    camera = spec.frames.default_camera
+    return make_frame_provider(
+        features,
+        FrameSettings(
+            backend=spec.frames.backend,
+            default_camera=None if camera is None else CameraKey(camera),
+            cache_bytes=spec.frames.cache_bytes,
+            tolerance_seconds=spec.frames.tolerance_seconds,
+        ),
+    )

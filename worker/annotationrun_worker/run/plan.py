@@ -1,0 +1,92 @@
+"""The plan of a run: which episodes, in which order, of which source; ``plans/<digest>.json``.
+
+It depends on the manifest and the dataset alone, so that whoever plans the same run makes the same plan. What
+is staged already shows when its turn comes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from annotationrun_worker.dataset.records import EpisodeIndex
+from annotationrun_worker.errors import ConfigurationError, StagingError
+from annotationrun_worker.fault_points import FaultPoint, reached
+from annotationrun_worker.run.opening import LocalRun, OpenDataset, open_staging
+from annotationrun_worker.run.preflight import check_before_asking
+from annotationrun_worker.staging.digests import Digest, digest_json
+from annotationrun_worker.staging.plans import read_plan, stage_plan
+
+PLAN_FORMAT = 1
+
+_IN_PLAN = {"source", "output", "model", "modules", "prompts", "seed", "output_language", "frames"}
+"""Fields of the spec that a plan is made for; another value of any makes another plan."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """What is to be done."""
+
+    source_identity: Digest
+    settings: Digest
+    """Of the manifest's fields that the plan is made for."""
+    episodes: Sequence[tuple[EpisodeIndex, int]]
+    """Index and number of frames, in the order of work: the longest first."""
+
+    @property
+    def indices(self) -> list[EpisodeIndex]:
+        """The episodes in the order of work."""
+        return [index for index, _ in self.episodes]
+
+    def to_value(self) -> dict[str, Any]:
+        """As it is staged."""
+        return {
+            "format": PLAN_FORMAT,
+            "source": self.source_identity,
+            "settings": self.settings,
+            "episodes": [[int(index), length] for index, length in self.episodes],
+        }
+
+
+def settings_digest(run: LocalRun) -> Digest:
+    """Of what a plan is made for."""
+    spec = run.spec.model_dump(mode="json", by_alias=True, include=_IN_PLAN)
+    return digest_json({"spec": spec, "limit": run.limit})
+
+
+async def make_plan(run: LocalRun, dataset: OpenDataset) -> tuple[Digest, RunPlan]:
+    """Look whether all can be read and written, and stage the plan; its digest, and the plan.
+
+    Raises:
+        OutputError, DatasetError, StorageError: see ``check_before_asking``.
+    """
+    plan = RunPlan(
+        source_identity=check_before_asking(run.spec, run.places, dataset.chosen),
+        settings=settings_digest(run),
+        episodes=[(episode.index, episode.length) for episode in dataset.longest_first],
+    )
+    digest = await stage_plan(open_staging(run), plan.to_value())
+    reached(FaultPoint.AFTER_PLAN)
+    return digest, plan
+
+
+async def load_plan(run: LocalRun, digest: Digest) -> RunPlan:
+    """The staged plan ``digest``.
+
+    Raises:
+        StagingError: there is none, or it is of another format.
+        ConfigurationError: it was made for another manifest.
+    """
+    store = open_staging(run)
+    value = await read_plan(store, digest)
+    if value is None:
+        raise StagingError(f"{store.location!r} holds no plan {digest}; make it with 'annotationrun plan'")
+    if value.get("format") != PLAN_FORMAT:
+        raise StagingError(
+            f"the plan {digest} has format {value.get('format')!r}, expected {PLAN_FORMAT}; plan again"
+        )
+    if value["settings"] != settings_digest(run):
+        raise ConfigurationError(
+            f"the plan {digest} was made for another manifest or --limit; plan again, or leave out --plan"
+        )
+    episodes = [(EpisodeIndex(index), length) for index, length in value["episodes"]]
+    return RunPlan(Digest(value["source"]), Digest(value["settings"]), episodes)
