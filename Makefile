@@ -42,13 +42,15 @@ ffmpeg:
 test: $(READY) ffmpeg  ## Everything that must hold, with a table of counts and seconds
 	$(BIN)/python tests/suites.py
 
-SUITES := lint types unit component frames-exact mutants interop docs
-component frames-exact interop mutants: ffmpeg
+SUITES := lint types unit component faults scale frames-exact mutants interop docs
+component faults frames-exact interop mutants: ffmpeg
 .PHONY: $(SUITES)
 lint:  ## ruff and the import contracts
 types:  ## mypy, strict
 unit:  ## Tests of pure code, and of the layout
 component:  ## Tests with real decoding, real HTTP, real parquet
+faults:  ## Runs and workers that are killed, at each named point of the code and at seeded moments
+scale:  ## 10,000 episodes: seconds and memory of each step
 frames-exact:  ## Every frame of the reference dataset against the code in its pixels
 mutants:  ## Faults put in on purpose: the tests must find each
 interop:  ## LeRobot itself loads what we wrote, and rejects what was damaged (5.8 GB under ~/.cache)

@@ -3,15 +3,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from annotationrun_api.spec import RunSpec
 from annotationrun_worker.annotate.prompts import make_prompts
 from annotationrun_worker.dataset.episodes import (
+    EpisodeReader,
     EpisodeSummary,
     list_episodes,
-    read_episode,
     select_episodes,
 )
 from annotationrun_worker.dataset.metadata import read_features, read_info
@@ -46,8 +45,7 @@ class LocalRun:
 class LocalEpisodes:
     """Episodes of a dataset in a folder."""
 
-    root: Path
-    info: Mapping[str, Any]
+    reader: EpisodeReader
     summaries: Mapping[EpisodeIndex, EpisodeSummary]
     modules: RunModules
     frames: FrameProvider
@@ -56,7 +54,7 @@ class LocalEpisodes:
     def read(self, index: EpisodeIndex) -> EpisodeRecord:
         """The episode, with the videos that any module looks at."""
         cameras = sorted({camera for module in self.modules.published for camera in module.cameras})
-        return read_episode(self.root, self.info, self.summaries[index], cameras)
+        return self.reader.read(self.summaries[index], cameras)
 
     def fingerprint(self, episode: EpisodeRecord, module: Module[ResultName]) -> Digest:
         """Digest of timestamps, task and the packets of the cameras that ``module`` looks at."""
@@ -114,7 +112,11 @@ def open_step(run: LocalRun, dataset: OpenDataset) -> Iterator[AnnotateStep]:
         modules = enabled_modules(spec, frames, prompts, report.warnings.append)
         basis = ResultBasis(
             episodes=LocalEpisodes(
-                run.places.source, dataset.info, summaries, modules, frames, ExistingRowsReader()
+                EpisodeReader(run.places.source, dataset.info),
+                summaries,
+                modules,
+                frames,
+                ExistingRowsReader(),
             ),
             frames=frames,
             store=open_staging(run),

@@ -21,7 +21,7 @@ from annotationrun_worker.run.keys import ResultIdentity
 from annotationrun_worker.run.modules import Module
 from annotationrun_worker.staging.claims import Claims
 from annotationrun_worker.staging.digests import Digest
-from annotationrun_worker.staging.failures import read_failures, record_failure
+from annotationrun_worker.staging.failures import count_failures, read_failures, record_failure
 from annotationrun_worker.staging.results import ModuleResult, read_result, stage_result
 from annotationrun_worker.staging.store import StagingStore
 from annotationrun_worker.vlm.ask import Asker
@@ -138,7 +138,9 @@ class ResultMaker:
         staged = await read_result(store, module.name, key)  # its maker may have ended just before the claim
         if staged is not None:
             return Made(staged, is_new=False)
-        asker = replace(self.worker.asker, attempt=len(failed))
+        # under a new token too another seed is asked with: the old ones gave nothing
+        earlier = await count_failures(store, key) if failed or basis.policy.retry_token else 0
+        asker = replace(self.worker.asker, attempt=earlier)
         await module.check(asker)
         context = EpisodeContext(
             episode=self.episode,

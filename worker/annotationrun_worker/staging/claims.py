@@ -77,14 +77,17 @@ class Claims:
         Raises:
             StorageError: the store can't be listed or written.
         """
-        number = self._mine.pop(key, None)
+        number = self._mine.get(key)
         if number is None:
             return
-        chain = await self._numbers(key)
-        if chain and chain[-1] > number:
-            return
-        for one in chain:  # the last one last: until then it holds
-            await self._store.delete(f"{_folder(key)}/{one}")
+        try:
+            chain = await self._numbers(key)
+            if chain and chain[-1] > number:
+                return
+            for one in chain:  # the last one last: until then it holds
+                await self._store.delete(f"{_folder(key)}/{one}")
+        finally:
+            del self._mine[key]
 
     async def _last(self, key: Digest) -> tuple[int, WorkerId | None]:
         """Number and worker of the last holder; -1 and ``None`` without one."""

@@ -55,6 +55,15 @@ async def read_failures(store: StagingStore, key: Digest, token: str) -> Sequenc
     return found
 
 
+async def count_failures(store: StagingStore, key: Digest) -> int:
+    """How often the result ``key`` failed, under any retry token.
+
+    Raises:
+        StorageError: the store can't be read.
+    """
+    return len([found async for found in store.list(f"failures/{key}")])
+
+
 async def record_failure(store: StagingStore, key: Digest, token: str, cause: str) -> int:
     """Record a failed attempt at the result ``key``; the number that it got.
 
