@@ -18,7 +18,7 @@ from tests.support.annotated_dataset import (
 )
 from tests.support.staged_results import Results, merge_plan, staged_results
 
-from annotationrun_worker.errors import OutputError
+from annotationrun_worker.errors import ConfigurationError, OutputError
 from annotationrun_worker.merge.folder import merge_to_folder
 from annotationrun_worker.rows import StagedRow, say_call
 from annotationrun_worker.validate.dataset import validate_dataset
@@ -144,7 +144,7 @@ def test_new_subtasks_under_interjections_that_stay_are_refused(
     by_hand: Path, results: Results, tmp_path: Path
 ) -> None:
     plan_alone = {"0/plan": results["0/plan"]}
-    with pytest.raises(OutputError, match=r"episode 0 has interjections.*output\.existingRows"):
+    with pytest.raises(ConfigurationError, match=r"episode 0 has interjections.*output\.existingRows"):
         merge_to_folder(merge_plan(by_hand, tmp_path / "out", plan_alone))
     assert list(tmp_path.iterdir()) == []
 

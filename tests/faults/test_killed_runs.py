@@ -7,6 +7,7 @@ asked no more than it did, but for what was in flight at the kill.
 import hashlib
 import json
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -159,6 +160,38 @@ def test_killed_while_an_older_output_is_replaced(tmp_path, undisturbed, point, 
         killed_at(point, hit, manifest)
         run_whole(manifest)
         assert hashes(tmp_path / "output") == undisturbed[0]
+
+
+def in_place(folder: Path, endpoint: str) -> Path:
+    """The manifest that annotates a copy of the dataset where it is."""
+    dataset = folder / "output"
+    shutil.copytree(REFERENCE, dataset)
+    spec = {**SPEC, "output": {"path": str(dataset), "overwrite": True}}
+    return write_manifest(folder, dataset, endpoint, MODULES, **spec)
+
+
+@pytest.fixture(scope="module")
+def undisturbed_in_place(tmp_path_factory):
+    """Hashes of a dataset that was annotated in place, and left alone."""
+    folder = tmp_path_factory.mktemp("undisturbed-in-place")
+    with scripted_server(seen, models=("demo-vlm",)) as server:
+        manifest = in_place(folder, server.base_url)
+        run_whole(manifest)
+        changed = hashes(folder / "output")
+        asked = len(server.bodies)
+        run_whole(manifest)
+        assert hashes(folder / "output") == changed, "the same manifest changes nothing"
+        assert len(server.bodies) == asked
+        return changed
+
+
+@pytest.mark.parametrize(("point", "hit"), IN_PLACE, ids=[f"{point.name}-{hit}" for point, hit in IN_PLACE])
+def test_killed_while_a_dataset_is_annotated_in_place(tmp_path, undisturbed_in_place, point, hit):
+    with scripted_server(seen, models=("demo-vlm",)) as server:
+        manifest = in_place(tmp_path, server.base_url)
+        killed_at(point, hit, manifest)
+        run_whole(manifest)
+        assert hashes(tmp_path / "output") == undisturbed_in_place
 
 
 def test_killed_while_a_failure_is_noted(tmp_path, undisturbed):

@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.support.annotated_dataset import Row, data_paths, read_language
 
 from annotationrun_worker.merge.folder import MergePlan
-from annotationrun_worker.merge.record import folder_identity
+from annotationrun_worker.merge.record import source_identity
 from annotationrun_worker.rows import ModuleName, StagedRow, module_of
 
 Results = dict[str, list[StagedRow]]
@@ -57,6 +57,6 @@ def merge_plan(source: Path, output: Path, results: Results, **changes: object) 
         "output": output,
         "results": keys_by_episode(results),
         "read_rows": results.__getitem__,
-        "source_identity": folder_identity(source),
+        "source_identity": source_identity(source, output),
     }
     return MergePlan(**(values | changes))  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from annotationrun_worker.errors import DatasetError
-from annotationrun_worker.merge.metadata import edit_info, edit_stats
+from annotationrun_worker.merge.metadata import drop_from_info, edit_info, edit_stats
 from annotationrun_worker.rows import say_tool
 
 LANGUAGE = {"dtype": "language", "shape": [1], "names": None}
@@ -55,6 +55,20 @@ def test_replaced_features_go_and_a_second_edit_changes_nothing() -> None:
     once = edit_info(text)
     assert json.loads(once)["features"] == {"language_persistent": LANGUAGE, "language_events": LANGUAGE}
     assert edit_info(once) == once
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        pytest.param({"fps": 30, "features": {"action": {"dtype": "float32"}}}, id="no tools"),
+        pytest.param({"tools": [{"function": {"name": "wave"}}], "features": {}}, id="another tool"),
+        pytest.param(
+            {"tools": [{"function": {"name": "say", "mine": 1}}], "features": {}}, id="their own say"
+        ),
+    ],
+)
+def test_dropping_undoes_the_edit(info: dict[str, object]) -> None:
+    assert json.loads(drop_from_info(edit_info(json.dumps(info).encode()))) == info
 
 
 def test_info_is_written_as_lerobot_writes_it() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from annotationrun_worker.errors import DatasetError, OutputError
+from annotationrun_worker.errors import ConfigurationError, DatasetError
 from annotationrun_worker.merge.columns import EpisodeLanguage, LanguageRow
 from annotationrun_worker.merge.existing import AnnotatedEpisode
 from annotationrun_worker.merge.replacement import ExistingRows, ModuleRows, all_rows, replace_rows
@@ -88,7 +88,7 @@ def test_staged_events_land_on_their_frame() -> None:
 
 
 def test_new_subtasks_under_old_interjections_are_refused_with_the_setting_named() -> None:
-    with pytest.raises(OutputError, match=r"episode 4 .*output\.existingRows: Keep"):
+    with pytest.raises(ConfigurationError, match=r"episode 4 .*output\.existingRows: Keep"):
         replace_rows(episode(("subtask", "interjection")), {"plan": [new("subtask")]})
 
 

@@ -28,10 +28,14 @@ from annotationrun_worker.vlm.client import Usage
 def episode_progress(console: Console) -> Iterator[OnProgress]:
     """A bar with the time left on a terminal; a line an episode elsewhere, so that logs stay readable."""
     done: set[int] = set()
+    left: set[int] = set()
     if not console.is_terminal:
 
         def say(event: EpisodeSeen) -> None:
-            if event.episode not in done and not event.left:
+            if event.left and event.episode not in left:
+                left.add(event.episode)
+                console.print(f"episode {event.episode}: results are missing, or another worker's to make")
+            elif not event.left and event.episode not in done:
                 done.add(event.episode)
                 console.print(f"{len(done)} of {event.total} episodes")
 

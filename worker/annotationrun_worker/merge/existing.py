@@ -105,25 +105,28 @@ def read_annotated(path: Path) -> Iterator[AnnotatedEpisode]:
     """
     try:
         with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            missing = [name for name in FRAME_COLUMNS if name not in names]
-            if missing:
-                raise DatasetError(
-                    f"{path}: the columns {missing} are missing; expected a file of LeRobot v3.0"
-                )
-            check_fields(file.schema_arrow, path)
-            columns = [*FRAME_COLUMNS, *(name for name in LANGUAGE_COLUMNS if name in names)]
-            gatherer: EpisodeGatherer | None = None
-            for piece in iterate_pieces(file, path, columns):
-                if gatherer is not None and gatherer.episode != piece.episode:
-                    yield gatherer.finish()
-                    gatherer = None
-                gatherer = gatherer or EpisodeGatherer(piece.episode, path)
-                gatherer.add(piece)
-            if gatherer is not None:
-                yield gatherer.finish()
+            yield from annotated_episodes(file, path)
     except READ_ERRORS as error:
         raise DatasetError(f"{path} can't be read as parquet: {error}") from error
+
+
+def annotated_episodes(file: pq.ParquetFile, path: Path) -> Iterator[AnnotatedEpisode]:
+    """``read_annotated`` of a file that is open; raises ``READ_ERRORS`` too."""
+    names = file.schema_arrow.names
+    missing = [name for name in FRAME_COLUMNS if name not in names]
+    if missing:
+        raise DatasetError(f"{path}: the columns {missing} are missing; expected a file of LeRobot v3.0")
+    check_fields(file.schema_arrow, path)
+    columns = [*FRAME_COLUMNS, *(name for name in LANGUAGE_COLUMNS if name in names)]
+    gatherer: EpisodeGatherer | None = None
+    for piece in iterate_pieces(file, path, columns):
+        if gatherer is not None and gatherer.episode != piece.episode:
+            yield gatherer.finish()
+            gatherer = None
+        gatherer = gatherer or EpisodeGatherer(piece.episode, path)
+        gatherer.add(piece)
+    if gatherer is not None:
+        yield gatherer.finish()
 
 
 def check_fields(schema: pa.Schema, path: Path) -> None:

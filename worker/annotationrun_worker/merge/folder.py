@@ -1,33 +1,22 @@
-"""Merge staged rows and a source dataset into a new folder.
+"""Merge staged rows and a source dataset: into a new folder, or in place.
 
-Built beside the output, validated there, then renamed: a merge that fails or is killed leaves the output as
-it was. Every episode and file of the source is in the output, annotated or not.
+A merge that fails leaves the output as it was; one that is killed leaves it so, or is completed by the next.
+Every episode and file of the source is in the output, annotated or not.
 """
 
-import errno
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from annotationrun_worker.errors import DatasetError, OutputError, StorageError
+from annotationrun_worker.errors import OutputError
+from annotationrun_worker.merge.apply import apply_change
+from annotationrun_worker.merge.change import DatasetChange
 from annotationrun_worker.merge.columns import EpisodeLanguage
 from annotationrun_worker.merge.existing import AnnotatedEpisode
 from annotationrun_worker.merge.metadata import edit_info, edit_stats
-from annotationrun_worker.merge.output_place import check_places, record_in_place
-from annotationrun_worker.merge.placement import (
-    copy_file,
-    link_file,
-    output_lock,
-    partial_folder,
-    put_in_place,
-    recover,
-    write_file,
-)
-from annotationrun_worker.merge.record import MergeRecord, mark_files, merge_digest
+from annotationrun_worker.merge.record import MergeRecord, merge_digest
 from annotationrun_worker.merge.replacement import ExistingRows, replace_rows
-from annotationrun_worker.merge.rewrite import rewrite_data_file
-from annotationrun_worker.merge.source_files import LARGE_FOLDERS, RECORD_NAME, source_files
 from annotationrun_worker.rows import ModuleName, StagedRow, module_of
 from annotationrun_worker.staging.digests import Digest
 from annotationrun_worker.validate.dataset import validate_dataset
@@ -52,12 +41,14 @@ class MergePlan:
     read_rows: Callable[[str], Sequence[StagedRow]]
     """The rows of a result, by its key."""
     source_identity: str
-    """Commit SHA of the source, or its ``folder_identity``."""
+    """Commit SHA of the source, or its ``source_identity`` towards ``output``."""
     existing_rows: ExistingRows = "Replace"
     settings_digests: Mapping[str, str] = field(default_factory=dict)
     """By module; recorded in the output."""
     failed_episodes: Sequence[int] = ()
     """Selected episodes without results, which the manifest lets go; recorded in the output."""
+    overwrite: bool = False
+    """The output may be the source, which is then changed in place."""
 
     @property
     def digest(self) -> Digest:
@@ -84,131 +75,82 @@ class MergeResult:
     """What the validator says of rows that were there before and stay, and all warnings."""
 
 
-@dataclass(slots=True)
-class _Tally:
-    files_written: int = 0
-    bytes_written: int = 0
-    files_linked: int = 0
-    replaced: set[tuple[int, ModuleName]] = field(default_factory=set)
-    """(episode, module) whose rows come from this merge."""
-    episodes: set[int] = field(default_factory=set)
-
-    def wrote(self, path: Path) -> None:
-        self.files_written += 1
-        self.bytes_written += path.stat().st_size
-
-
 def merge_to_folder(plan: MergePlan) -> MergeResult:
     """Write the merged dataset to ``plan.output``, or find that it is there already.
 
-    An output that an earlier merge made, and nobody changed since, is replaced. While another merge writes
-    to it, this one waits.
+    An output that an earlier merge made, and nobody changed since, is replaced; a dataset that is source and
+    output at once is changed in place. While another merge writes to it, this one waits.
 
     Raises:
         OutputError: the output can't be there, holds something else, or would not be valid.
         DatasetError: the source can't be read.
         StagingError: a staged row does not fit its episode.
-        StorageError: the output can't be written; it is as it was before.
+        StorageError: the output can't be written; it is as it was before, or the next merge completes it.
     """
-    source, output = plan.source.resolve(), plan.output.resolve()
-    try:
-        check_places(source, output)
-        with output_lock(output):
-            recover(output)
-            record = record_in_place(output)
-            if record is not None and record.merge_digest == plan.digest:
-                return MergeResult(plan.digest, unchanged=True)
-            with partial_folder(output) as partial:
-                tally = _build(plan, source, partial)
-                surviving = _check_valid(partial, output, tally)
-                record_in_place(output)  # once more: somebody may have put files there meanwhile
-                put_in_place(partial, output)
-    except OSError as error:
-        if _is_of_source(error, source, output):
-            raise DatasetError(f"can't read the source: {error}") from error
-        raise StorageError(
-            f"can't write the merged dataset to {output}: {error}; it is as it was before; check space and "
-            "permissions, then run again"
-        ) from error
+    replaced: set[tuple[int, ModuleName]] = set()
+
+    def language_of(episode: AnnotatedEpisode) -> EpisodeLanguage:
+        staged = {module: plan.read_rows(key) for module, key in plan.results.get(episode.index, {}).items()}
+        language, modules = replace_rows(episode, staged, plan.existing_rows)
+        replaced.update((episode.index, module) for module in modules)
+        return language
+
+    record = MergeRecord(plan.digest, plan.settings_digests, {}, tuple(sorted(plan.failed_episodes)))
+    written = apply_change(
+        DatasetChange(
+            source=plan.source,
+            output=plan.output,
+            language_of=language_of,
+            edits=_EDITED,
+            record=record,
+            source_identity=plan.source_identity,
+            check=lambda folder: check_valid(folder, plan.output, replaced),
+            episodes=plan.results.keys(),
+        ),
+        overwrite=plan.overwrite,
+    )
     return MergeResult(
         digest=plan.digest,
-        unchanged=False,
-        files_written=tally.files_written,
-        bytes_written=tally.bytes_written,
-        files_linked=tally.files_linked,
-        surviving_problems=surviving,
+        unchanged=written.is_unchanged,
+        files_written=written.files_written,
+        bytes_written=written.bytes_written,
+        files_linked=written.files_linked,
+        surviving_problems=written.problems,
     )
 
 
-def _is_of_source(error: OSError, source: Path, output: Path) -> bool:
-    """Whether reading failed: no full disk, and a file of the source or of the cache that it links to."""
-    if error.filename is None or error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
-        return False
-    path = Path(error.filename)
-    return path.is_relative_to(source) or not path.is_relative_to(output.parent)
+def check_valid(
+    folder: Path,
+    output: Path,
+    replaced: Collection[tuple[int, ModuleName]],
+    rules_left_out: Collection[str] = (),
+) -> tuple[Problem, ...]:
+    """Validate what was built in ``folder``; only rows that were there before may have errors, as they had.
 
+    Args:
+        folder: what was built.
+        output: the place that it is for.
+        replaced: (episode, module) of the rows that are new.
+        rules_left_out: names of rules that don't hold for it.
 
-def _build(plan: MergePlan, source: Path, partial: Path) -> _Tally:
-    tally = _Tally()
-    for relative, path in source_files(source):
-        target = partial / relative
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder = relative.split("/", 1)[0]
-        if folder == "data" and target.suffix == ".parquet":
-            rewrite_data_file(path, target, lambda episode: _language_of(plan, episode, tally))
-            tally.wrote(target)
-        elif relative in _EDITED:
-            write_file(target, _EDITED[relative](path.read_bytes()))
-            tally.wrote(target)
-        elif folder in LARGE_FOLDERS and link_file(path, target) != "copied":
-            tally.files_linked += 1
-        elif folder in LARGE_FOLDERS:
-            tally.wrote(target)
-        else:
-            copy_file(path, target)
-            tally.wrote(target)
-    lost = sorted(plan.results.keys() - tally.episodes)
-    if lost:
-        raise DatasetError(f"{source}: there are results for the episodes {lost}, which no data file holds")
-    record = MergeRecord(
-        plan.digest,
-        plan.settings_digests,
-        mark_files(partial),
-        tuple(sorted(plan.failed_episodes)),
-    )
-    write_file(partial / RECORD_NAME, record.to_bytes())
-    tally.wrote(partial / RECORD_NAME)
-    return tally
-
-
-def _language_of(plan: MergePlan, episode: AnnotatedEpisode, tally: _Tally) -> EpisodeLanguage:
-    if episode.index in tally.episodes:
-        raise DatasetError(f"{plan.source}: episode {episode.index} is in two data files; expected one")
-    tally.episodes.add(episode.index)
-    keys = plan.results.get(episode.index, {})
-    staged = {module: plan.read_rows(key) for module, key in keys.items()}
-    language, replaced = replace_rows(episode, staged, plan.existing_rows)
-    tally.replaced |= {(episode.index, module) for module in replaced}
-    return language
-
-
-def _check_valid(partial: Path, output: Path, tally: _Tally) -> tuple[Problem, ...]:
-    """Validate what was built; only rows that survive from the source may have errors, as they had before."""
-    problems = validate_dataset(partial)
-    ours = [problem for problem in problems if problem.severity == "error" and not _survives(problem, tally)]
+    Raises:
+        OutputError: it is not valid.
+    """
+    problems = [p for p in validate_dataset(folder) if p.rule not in rules_left_out]
+    ours = [p for p in problems if p.severity == "error" and not _survives(p, replaced)]
     if ours:
         shown = "\n".join(f"  {problem}" for problem in ours[:_SHOWN_PROBLEMS])
-        shown = shown.replace(str(partial), str(output))
+        shown = shown.replace(str(folder), str(output))
         raise OutputError(
             f"the merged dataset would not be valid ({len(ours)} errors); {output} is as it was:\n{shown}"
         )
     return tuple(problems)
 
 
-def _survives(problem: Problem, tally: _Tally) -> bool:
+def _survives(problem: Problem, replaced: Collection[tuple[int, ModuleName]]) -> bool:
     if problem.episode is None or problem.style is None:
         return False
     module = module_of(None if problem.style == "speech" else problem.style)
     if module is None:
         return problem.style in {"motion", "trace"}
-    return (problem.episode, module) not in tally.replaced
+    return (problem.episode, module) not in replaced

@@ -35,6 +35,26 @@ def edit_info(text: bytes) -> bytes:
     return _write(info)
 
 
+def drop_from_info(text: bytes) -> bytes:
+    """Undo ``edit_info``: the language features go, and the `say` tool if it is the one that we added.
+
+    Raises:
+        DatasetError: not a JSON object, or ``features`` is not of its type.
+    """
+    info = _parse(text, "meta/info.json")
+    features = info.get("features")
+    if not isinstance(features, dict):
+        raise DatasetError(f"meta/info.json: features is {features!r}, expected an object")
+    for name in (*REPLACED_COLUMNS, *LANGUAGE_COLUMNS):
+        features.pop(name, None)
+    tools = info.get("tools")
+    if isinstance(tools, list) and say_tool() in tools:
+        info["tools"] = [tool for tool in tools if tool != say_tool()]
+        if not info["tools"]:
+            del info["tools"]
+    return _write(info)
+
+
 def edit_stats(text: bytes) -> bytes:
     """Drop the replaced columns from ``meta/stats.json``: LeRobot's collate fails on them.
 

@@ -3,17 +3,24 @@
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from annotationrun_worker.dataset.freed_memory import return_freed_memory
 from annotationrun_worker.errors import DatasetError, OutputError, StorageError
 from annotationrun_worker.merge.existing import data_files
+from annotationrun_worker.merge.in_place import finish, in_place_lock, recover_in_place
+from annotationrun_worker.merge.journal import check_inside
 from annotationrun_worker.merge.placement import output_lock, probe_writable, recover
 from annotationrun_worker.merge.record import MergeRecord, changed_file, read_record
 from annotationrun_worker.merge.replacement import ExistingRows, replaced_modules
 from annotationrun_worker.merge.rewrite import sound_episodes
+from annotationrun_worker.merge.source_files import RECORD_NAME
 from annotationrun_worker.rows import ModuleName
 
 
-def check_output(source: Path, output: Path) -> None:
+def check_output(source: Path, output: Path, *, overwrite: bool = False) -> None:
     """Find out before any work whether a merge will be able to write ``output``.
+
+    A merge that was killed is completed, or what it left is thrown away. ``overwrite`` allows that the output
+    is the source, which is then changed in place.
 
     Raises:
         OutputError: the output can't be there, or holds something that must not be lost.
@@ -22,12 +29,20 @@ def check_output(source: Path, output: Path) -> None:
     """
     source, output = source.resolve(), output.resolve()
     try:
-        check_places(source, output)
+        check_places(source, output, overwrite=overwrite)
+        if source == output:
+            with in_place_lock(source):
+                finish(source)
+                for path in data_files(source):
+                    check_inside(source, path.relative_to(source).as_posix())
+                check_inside(source, RECORD_NAME)
+            return
+        recover_in_place(source)
         probe_writable(output.parent)
         if output.parent.exists():
             with output_lock(output):
                 recover(output)
-                record_in_place(output)
+                record_of_output(output)
     except OSError as error:
         raise StorageError(
             f"the output {output} can't be written: {error}; check space and permissions, or name another "
@@ -35,18 +50,23 @@ def check_output(source: Path, output: Path) -> None:
         ) from error
 
 
-def check_places(source: Path, output: Path) -> None:
-    """See that source and output are two places, and the output one that can be renamed.
+def check_places(source: Path, output: Path, *, overwrite: bool) -> None:
+    """See that source and output are two places and the output one that can be renamed; or one, if allowed.
 
     Raises:
         OutputError, DatasetError: see ``check_output``.
     """
     if not source.is_dir():
         raise DatasetError(f"the source {source} is no folder; expected a LeRobot v3.0 dataset")
-    if output == source or output.is_relative_to(source) or source.is_relative_to(output):
+    if output == source:
+        if overwrite:
+            return
         raise OutputError(
-            f"source {source} and output {output} are one folder, or one is in the other; name another output"
+            f"the output {output} is the source; name another output, or set spec.output.overwrite: true to "
+            "change the dataset in place"
         )
+    if output.is_relative_to(source) or source.is_relative_to(output):
+        raise OutputError(f"of source {source} and output {output} one is in the other; name another output")
     if output.is_mount():
         raise OutputError(
             f"the output {output} is where a volume is mounted, and can't be renamed; name a folder in it"
@@ -55,7 +75,7 @@ def check_places(source: Path, output: Path) -> None:
         raise OutputError(f"the output {output} is a file; name another output")
 
 
-def record_in_place(output: Path) -> MergeRecord | None:
+def record_of_output(output: Path) -> MergeRecord | None:
     """The record of the merge that made ``output``; ``None`` where there is nothing.
 
     Raises:
@@ -67,7 +87,13 @@ def record_in_place(output: Path) -> MergeRecord | None:
     record = read_record(output)
     if record is None:
         raise OutputError(
-            f"the output {output} holds files that no merge made; move them, or name another output"
+            f"the output {output} holds files that no merge made; move them, or name another output (to "
+            "change a dataset in place, make it source and output, with spec.output.overwrite: true)"
+        )
+    if record.source_identity is not None:
+        raise OutputError(
+            f"the output {output} is a dataset that was changed in place, which is never replaced; move it, "
+            "or name another output"
         )
     changed = changed_file(output, record)
     if changed is not None:
@@ -89,9 +115,10 @@ def check_rewritable(
         existing_rows: what happens to the rows that they own.
 
     Raises:
-        OutputError: subtasks would change under interjections that stay.
+        ConfigurationError: subtasks would change under interjections that stay.
         DatasetError: a data file can't be read, or its language columns can't be rewritten.
     """
     for path in data_files(source):
         for episode in sound_episodes(path):
             replaced_modules(episode, selected.get(episode.index, ()), existing_rows)
+        return_freed_memory()

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
+from annotationrun_worker.fault_points import FaultPoint, reached
+
 _COPY_BYTES: Final = 1024 * 1024
 """Read at once when files are copied."""
 
@@ -24,17 +26,20 @@ _FICLONE: Final = 0x40049409
 """Linux ioctl (linux/fs.h): share the blocks of another file, copied on write (btrfs, xfs)."""
 
 
-@contextlib.contextmanager
-def output_lock(output: Path) -> Iterator[None]:
-    """Hold the place of ``output`` alone; waits until whoever holds it has done.
+def output_lock(output: Path) -> contextlib.AbstractContextManager[None]:
+    """Hold the place of ``output`` alone: see ``file_lock``; the file lies beside the output."""
+    return file_lock(output.with_name(f".{output.name}.lock"))
 
-    The lock is a file beside the output, which goes with it. On a file system without locks nothing is held.
+
+@contextlib.contextmanager
+def file_lock(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path`` alone; waits until whoever holds it has done.
+
+    The file goes with the lock. On a file system without locks nothing is held.
 
     Raises:
         OSError: the file can't be made.
     """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    path = output.with_name(f".{output.name}.lock")
     descriptor = _locked(path)
     try:
         yield
@@ -45,7 +50,11 @@ def output_lock(output: Path) -> Iterator[None]:
 
 def _locked(path: Path) -> int:
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:  # whoever held it has just removed the folder too
+            continue
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -106,17 +115,20 @@ def put_in_place(partial: Path, output: Path) -> None:
     Raises:
         OSError: nothing was changed.
     """
-    _sync_folders(partial)
+    sync_folders(partial)
     replaced = _beside(output, "replaced")
     if output.exists():
+        reached(FaultPoint.BEFORE_OUTPUT_ASIDE)
         output.rename(replaced)
+    reached(FaultPoint.BEFORE_OUTPUT_RENAME)
     try:
         partial.rename(output)
     except OSError:
         if replaced.exists():
             replaced.rename(output)
         raise
-    _sync_folder(output.parent)
+    sync_folder(output.parent)
+    reached(FaultPoint.AFTER_OUTPUT_RENAME)
     _delete_replaced(output)
 
 
@@ -227,12 +239,22 @@ def _remove_if_dead(leftover: Path) -> None:
         os.close(descriptor)
 
 
-def _sync_folders(root: Path) -> None:
+def sync_folders(root: Path) -> None:
+    """Make the names of everything below ``root`` durable; the content of files is not touched.
+
+    Raises:
+        OSError: a folder can't be read.
+    """
     for folder, _, _ in os.walk(root):
-        _sync_folder(Path(folder))
+        sync_folder(Path(folder))
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` durable, as they are now.
+
+    Raises:
+        OSError: it can't be read.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

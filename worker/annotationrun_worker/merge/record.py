@@ -15,7 +15,7 @@ from annotationrun_worker.merge.source_files import LARGE_FOLDERS, RECORD_NAME, 
 from annotationrun_worker.rows import ModuleName
 from annotationrun_worker.staging.digests import Digest, digest_json
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 """Of the merged dataset: another number makes other bytes, so it is part of the merge digest."""
 
 FileMark = str | int
@@ -33,6 +33,9 @@ class MergeRecord:
     """Each other file of the folder, by path relative to it."""
     failed_episodes: Sequence[int] = ()
     """Selected episodes without a result, in order: what the manifest let go."""
+    source_identity: str | None = None
+    """Of a dataset that is changed in place: the ``folder_identity`` that it had before, so that our own
+    writing is no new source. ``None``: a merge made the folder, and may replace it."""
 
     def to_bytes(self) -> bytes:
         """As it stands in the file."""
@@ -41,6 +44,7 @@ class MergeRecord:
             "mergeDigest": self.merge_digest,
             "settings": dict(self.settings_digests),
             "failedEpisodes": list(self.failed_episodes),
+            "sourceIdentity": self.source_identity,
             "files": dict(self.files),
         }
         return (json.dumps(value, indent=4, sort_keys=True, ensure_ascii=False) + "\n").encode()
@@ -61,7 +65,11 @@ def read_record(root: Path) -> MergeRecord | None:
         if value["formatVersion"] != FORMAT_VERSION:
             raise ValueError(f"format version {value['formatVersion']!r}, expected {FORMAT_VERSION}")
         record = MergeRecord(
-            value["mergeDigest"], value["settings"], value["files"], tuple(value["failedEpisodes"])
+            value["mergeDigest"],
+            value["settings"],
+            value["files"],
+            tuple(value["failedEpisodes"]),
+            value["sourceIdentity"],
         )
         if record.to_bytes() != path.read_bytes():
             raise ValueError("not the bytes that a merge writes")
@@ -73,13 +81,51 @@ def read_record(root: Path) -> MergeRecord | None:
     return record
 
 
+def known_record(root: Path) -> MergeRecord | None:
+    """The record of the dataset ``root``; ``None`` also if it is of another version of the format.
+
+    Raises:
+        OutputError: ``meta/annotationrun.json`` is not what a merge writes.
+        DatasetError: it can't be read.
+    """
+    path = root / RECORD_NAME
+    try:
+        return None if _is_of_another_version(path) else read_record(root)
+    except OSError as error:
+        raise DatasetError(f"{path} can't be read: {error}") from error
+
+
+def _is_of_another_version(path: Path) -> bool:
+    try:
+        value = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return False
+    return isinstance(value, dict) and value.get("formatVersion", FORMAT_VERSION) != FORMAT_VERSION
+
+
+def record_of_changed(root: Path, marks: Mapping[str, FileMark]) -> MergeRecord | None:
+    """The record of a dataset that is changed in place, if it still says what is there.
+
+    ``None`` where it does not: then the folder is a source like any other.
+
+    Args:
+        root: the dataset.
+        marks: its ``source_marks``.
+
+    Raises:
+        OutputError, DatasetError: see ``known_record``.
+    """
+    record = known_record(root)
+    return record if record is not None and record.files == marks else None
+
+
 def mark_files(root: Path) -> dict[str, FileMark]:
     """The marks of all files that a merge wrote to ``root``.
 
     Raises:
         OSError: one can't be read.
     """
-    return {relative: _mark(relative, path) for relative, path in sorted(entries_of(root).items())}
+    return {relative: mark_file(relative, path) for relative, path in sorted(entries_of(root).items())}
 
 
 def changed_file(root: Path, record: MergeRecord) -> str | None:
@@ -100,10 +146,15 @@ def changed_file(root: Path, record: MergeRecord) -> str | None:
 def _differs(relative: str, path: Path, record: MergeRecord) -> bool:
     if path.is_symlink() or not path.is_file():
         return True  # no merge writes links, empty folders or pipes
-    return _mark(relative, path) != record.files[relative]
+    return mark_file(relative, path) != record.files[relative]
 
 
-def _mark(relative: str, path: Path) -> FileMark:
+def mark_file(relative: str, path: Path) -> FileMark:
+    """What stands for the content of the file ``path``, which is ``relative`` in its dataset.
+
+    Raises:
+        OSError: it can't be read.
+    """
     if relative.split("/", 1)[0] in LARGE_FOLDERS:
         return path.stat().st_size
     with path.open("rb") as file:
@@ -117,7 +168,7 @@ def merge_digest(
 
     Args:
         results: the key of each result that goes in, by episode and module.
-        source_identity: commit SHA of the source, or its ``folder_identity``.
+        source_identity: commit SHA of the source, or its ``source_identity``.
         publishing: settings of the output that change its content.
     """
     return digest_json(
@@ -130,13 +181,41 @@ def merge_digest(
     )
 
 
+def source_identity(source: Path, output: Path) -> Digest:
+    """What stands for the content of ``source`` in the digest of a merge into ``output``.
+
+    Of a dataset that is changed in place it is the identity that it had before the first change, as long as
+    nobody but us has changed it since.
+
+    Raises:
+        DatasetError: see ``source_marks``.
+        OutputError: see ``record_of_changed``.
+    """
+    source = source.resolve()
+    marks = source_marks(source)
+    if source == output.resolve():
+        record = record_of_changed(source, marks)
+        if record is not None and record.source_identity is not None:
+            return Digest(record.source_identity)
+    return digest_json(marks)
+
+
 def folder_identity(source: Path) -> Digest:
     """SHA-256 that stands for a source folder: bytes of all files, of videos and images their sizes.
+
+    Raises:
+        DatasetError: see ``source_marks``.
+    """
+    return digest_json(source_marks(source))
+
+
+def source_marks(source: Path) -> dict[str, FileMark]:
+    """The marks of all files of a dataset, without our record and hidden folders.
 
     Raises:
         DatasetError: the folder holds something that is no file, or a file can't be read.
     """
     try:
-        return digest_json({name: _mark(name, path) for name, path in source_files(source)})
+        return {name: mark_file(name, path) for name, path in source_files(source)}
     except OSError as error:
         raise DatasetError(f"can't read the source: {error}; check permissions") from error

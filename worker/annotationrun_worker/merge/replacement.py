@@ -1,12 +1,12 @@
 """Which rows of an episode go, which come, which survive. Pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from annotationrun_worker.errors import DatasetError, OutputError, StagingError
+from annotationrun_worker.errors import ConfigurationError, DatasetError, StagingError
 from annotationrun_worker.merge.columns import (
     EpisodeLanguage,
     LanguageRow,
@@ -43,21 +43,34 @@ def replaced_modules(
     """Which of ``modules`` replace the rows that they own in the episode, once they have results for it.
 
     Raises:
-        OutputError, DatasetError: see ``replace_rows``; both can be known before there are results.
+        ConfigurationError, DatasetError: see ``replace_rows``; both can be known before there are results.
     """
     present = modules_of(episode.language)
     replaced = frozenset(module for module in modules if existing_rows == "Replace" or module not in present)
     if "plan" in replaced and {"plan", "interjections"} <= present and "interjections" not in replaced:
-        raise OutputError(
+        raise ConfigurationError(
             f"episode {episode.index} has interjections that belong to its present subtasks, which the plan "
             "module would replace; enable the module interjections too, or set spec.output.existingRows: Keep"
         )
-    for row in all_rows(episode.language):
-        if row.role is None and module_of(row.style) not in replaced:
-            raise DatasetError(
-                f"episode {episode.index}: a row of style {row.style!r} has no role; repair it"
-            )
+    _check_roles(episode, replaced)
     return replaced
+
+
+def drop_rows(episode: AnnotatedEpisode, modules: Collection[ModuleName]) -> EpisodeLanguage:
+    """The rows of the episode without those that ``modules`` own.
+
+    Raises:
+        ConfigurationError: interjections would stay whose subtasks go.
+        DatasetError: a surviving row has no role.
+    """
+    present = modules_of(episode.language)
+    if "plan" in modules and "interjections" not in modules and {"plan", "interjections"} <= present:
+        raise ConfigurationError(
+            f"episode {episode.index} has interjections that belong to its subtasks, which the module plan "
+            "owns; drop the module interjections too"
+        )
+    _check_roles(episode, modules)
+    return _without(episode.language, modules)
 
 
 def replace_rows(
@@ -72,7 +85,7 @@ def replace_rows(
 
     Raises:
         StagingError: a row of another module's style, or of a frame that the episode does not have.
-        OutputError: subtasks would change under interjections that stay.
+        ConfigurationError: subtasks would change under interjections that stay.
         DatasetError: a surviving row has no role.
     """
     replaced = replaced_modules(episode, staged, existing_rows)
@@ -80,14 +93,9 @@ def replace_rows(
     for module, row in rows:
         _check(module, row, episode)
 
-    def survives(row: LanguageRow) -> bool:
-        return module_of(row.style) not in replaced
-
-    persistent = [row for row in episode.language.persistent if survives(row)]
-    events = {
-        frame: [row for row in at_frame if survives(row)]
-        for frame, at_frame in episode.language.events.items()
-    }
+    kept = _without(episode.language, replaced)
+    persistent = list(kept.persistent)
+    events = {frame: list(at_frame) for frame, at_frame in kept.events.items()}
     for _, row in rows:
         if row.style in PERSISTENT_STYLES:
             persistent.append(_language_row(row, episode.timestamps_seconds))
@@ -98,6 +106,25 @@ def replace_rows(
         events={frame: sort_events(events[frame]) for frame in sorted(events) if events[frame]},
     )
     return language, replaced
+
+
+def _without(language: EpisodeLanguage, modules: Collection[ModuleName]) -> EpisodeLanguage:
+    def survive(rows: Iterable[LanguageRow]) -> tuple[LanguageRow, ...]:
+        return tuple(row for row in rows if module_of(row.style) not in modules)
+
+    events = {frame: survive(rows) for frame, rows in language.events.items()}
+    return EpisodeLanguage(
+        persistent=sort_persistent(survive(language.persistent)),
+        events={frame: sort_events(events[frame]) for frame in sorted(events) if events[frame]},
+    )
+
+
+def _check_roles(episode: AnnotatedEpisode, gone: Collection[ModuleName]) -> None:
+    for row in all_rows(episode.language):
+        if row.role is None and module_of(row.style) not in gone:
+            raise DatasetError(
+                f"episode {episode.index}: a row of style {row.style!r} has no role; repair it"
+            )
 
 
 def _check(module: ModuleName, row: StagedRow, episode: AnnotatedEpisode) -> None:

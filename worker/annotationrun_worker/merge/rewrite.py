@@ -4,7 +4,8 @@ Twice over the file, an episode at a time: once for the rows that are there, onc
 episode's rows.
 """
 
-import contextlib
+import io
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from annotationrun_worker.dataset.freed_memory import return_freed_memory
 from annotationrun_worker.errors import DatasetError
 from annotationrun_worker.merge.columns import (
     EVENTS_COLUMN,
@@ -30,12 +32,15 @@ from annotationrun_worker.merge.columns import (
 from annotationrun_worker.merge.existing import (
     READ_ERRORS,
     AnnotatedEpisode,
+    annotated_episodes,
     iterate_pieces,
-    read_annotated,
 )
 
 HUGGINGFACE_KEY: Final = b"huggingface"
 """Parquet metadata of the ``datasets`` library: a stale one breaks the reader; LeRobot drops it too."""
+
+_WRITER: Final = f"parquet-cpp-arrow version {pa.__version__}"
+"""What pyarrow notes in a file; another version may write other bytes."""
 
 LanguageOf = Callable[[AnnotatedEpisode], EpisodeLanguage]
 """From an episode as it is to the language rows that it shall have."""
@@ -52,62 +57,123 @@ class RewrittenFile:
     event_rows: int
 
 
-def rewrite_data_file(source: Path, target: Path, language_of: LanguageOf) -> RewrittenFile:
+_LEVELS_A_BATCH: Final = 1
+"""The writer looks whether a page is full only after so many values: by default 1024, which are hundreds of
+megabytes of pictures. One at a time costs no time worth speaking of, and where pages end then depends on the
+values alone, not on the pieces in which they were read: a file of ours that is written again is the same."""
+
+
+def rewrite_data_file(
+    source: Path, target: Path, language_of: LanguageOf, *, has_language: bool = True
+) -> RewrittenFile:
     """Write ``target`` from ``source``; equal input gives equal bytes.
+
+    Without ``has_language`` the language columns are left out, whatever ``language_of`` gives.
 
     Raises:
         DatasetError: ``source`` can't be read, an episode's rows lie apart, its frames are not 0..n-1, or its
             persistent rows are not the same on each frame.
         OSError: ``target`` can't be written.
     """
+    schema = target_schema(_schema_of(source), has_language=has_language)
+    # not ParquetWriter(path): errors of the disk shall come as OSError of this file
+    with target.open("xb") as out:
+        with pq.ParquetWriter(
+            out,
+            schema,
+            compression="snappy",
+            use_dictionary=dictionary_columns(schema),
+            write_statistics=True,
+            write_batch_size=_LEVELS_A_BATCH,
+        ) as writer:
+            rewritten = _write_episodes(source, writer, language_of)
+            # the source's footer is gone; the writer needs twice its own to close a file of many row groups
+            return_freed_memory()
+        out.flush()
+        os.fsync(out.fileno())
+    del writer
+    return_freed_memory()
+    return rewritten
+
+
+def _write_episodes(source: Path, writer: pq.ParquetWriter, language_of: LanguageOf) -> RewrittenFile:
+    """A row group for each episode; all that was read is freed at the end."""
     episodes: list[int] = []
     persistent_rows = event_rows = 0
-    with contextlib.ExitStack() as stack:
-        file, tables = _open(source)
-        stack.enter_context(file)
-        schema = target_schema(file.schema_arrow)
-        # not ParquetWriter(path): errors of the disk shall come as OSError of this file
-        out = stack.enter_context(target.open("xb"))
-        writer = stack.enter_context(
-            pq.ParquetWriter(out, schema, compression="snappy", use_dictionary=True, write_statistics=True)
-        )
-        for episode, table in zip(sound_episodes(source), tables, strict=True):
+    with _open(source) as file:
+        # one open file for both, as the footer of a file of many row groups is large
+        tables = _episode_tables(file, source)
+        for episode, table in zip(_sound_episodes(file, source), tables, strict=True):
             language = language_of(episode)
-            writer.write_table(with_language(table, language, schema), row_group_size=max(1, table.num_rows))
+            new = with_language(table, language, writer.schema)
+            writer.write_table(new, row_group_size=max(1, table.num_rows))
             episodes.append(episode.index)
             persistent_rows += len(language.persistent)
             event_rows += sum(len(rows) for rows in language.events.values())
-        writer.close()
-        out.flush()
-        os.fsync(out.fileno())
     return RewrittenFile(tuple(episodes), persistent_rows, event_rows)
 
 
-def target_schema(source: pa.Schema) -> pa.Schema:
+def is_as_rewritten(source: Path, language_of: LanguageOf, *, has_language: bool = True) -> bool:
+    """Whether ``rewrite_data_file`` would give the bytes that are there, of a file that it wrote itself.
+
+    Raises:
+        DatasetError: see ``rewrite_data_file``.
+    """
+    with _open(source) as file:
+        names = file.schema_arrow.names
+        target = target_schema(file.schema_arrow, has_language=has_language)
+        if file.metadata.created_by != _WRITER or names != target.names:
+            return False
+        return all(language_of(episode) == episode.language for episode in _sound_episodes(file, source))
+
+
+def dictionary_columns(schema: pa.Schema) -> list[str]:
+    """The columns to be written with a dictionary, as parquet names their leaves: all but bytes (pictures).
+
+    No two pictures are the same, and a dictionary page holds a thousand of them that are read for one.
+    """
+    empty = io.BytesIO()
+    with pq.ParquetWriter(empty, schema):
+        pass  # the leaves of a schema are known to a file alone
+    leaves = pq.ParquetFile(empty).schema
+    columns = [leaves.column(place) for place in range(len(leaves))]
+    return [
+        column.path
+        for column in columns
+        if column.physical_type != "BYTE_ARRAY" or column.logical_type.type != "NONE"
+    ]
+
+
+def target_schema(source: pa.Schema, *, has_language: bool = True) -> pa.Schema:
     """Other columns as they are and in order, the replaced ones gone, the language columns last."""
     gone = {*REPLACED_COLUMNS, *LANGUAGE_COLUMNS}
     kept = [field for field in source if field.name not in gone]
     metadata = {key: value for key, value in (source.metadata or {}).items() if key != HUGGINGFACE_KEY}
     language = [pa.field(PERSISTENT_COLUMN, PERSISTENT_TYPE), pa.field(EVENTS_COLUMN, EVENTS_TYPE)]
-    return pa.schema([*kept, *language], metadata=metadata or None)
+    return pa.schema([*kept, *(language if has_language else [])], metadata=metadata or None)
 
 
 def with_language(table: pa.Table, language: EpisodeLanguage, schema: pa.Schema) -> pa.Table:
-    """Append the language columns of one episode to its other columns."""
+    """Append the language columns of one episode, if ``schema`` has them, to its other columns."""
     arrays = [table.column(field.name) for field in schema if field.name not in LANGUAGE_COLUMNS]
-    arrays += [
-        persistent_array(language.persistent, table.num_rows),
-        events_array(language.events, table.num_rows),
-    ]
+    if EVENTS_COLUMN in schema.names:
+        arrays += [
+            persistent_array(language.persistent, table.num_rows),
+            events_array(language.events, table.num_rows),
+        ]
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _open(source: Path) -> tuple[pq.ParquetFile, Iterator[pa.Table]]:
+def _open(source: Path) -> pq.ParquetFile:
     try:
-        file = pq.ParquetFile(source)
+        return pq.ParquetFile(source)
     except READ_ERRORS as error:
         raise DatasetError(f"{source} can't be read as parquet: {error}") from error
-    return file, _episode_tables(file, source)
+
+
+def _schema_of(source: Path) -> pa.Schema:
+    with _open(source) as file:
+        return file.schema_arrow
 
 
 def _episode_tables(file: pq.ParquetFile, source: Path) -> Iterator[pa.Table]:
@@ -135,29 +201,37 @@ def sound_episodes(source: Path) -> Iterator[AnnotatedEpisode]:
     Raises:
         DatasetError: see ``rewrite_data_file``.
     """
-    _check_blocks(source)
-    for episode in read_annotated(source):
-        where = f"{source}, episode {episode.index}"
-        wrong = np.flatnonzero(episode.frame_indices != np.arange(len(episode.frame_indices)))
-        if len(wrong):
-            row = int(wrong[0])
-            raise DatasetError(
-                f"{where}, row {row}: frame_index is {episode.frame_indices[row]}, expected {row}"
-            )
-        if episode.differs_at is not None:
-            raise DatasetError(
-                f"{where}, frame {episode.differs_at}: {PERSISTENT_COLUMN!r} differs from frame 0, so it "
-                "is not clear which rows are right; repair or drop the column first"
-            )
-        yield episode
+    with _open(source) as file:
+        yield from _sound_episodes(file, source)
 
 
-def _check_blocks(source: Path) -> None:
+def _sound_episodes(file: pq.ParquetFile, source: Path) -> Iterator[AnnotatedEpisode]:
+    _check_blocks(file, source)
+    try:
+        yield from map(_checked, annotated_episodes(file, source), itertools.repeat(source))
+    except READ_ERRORS as error:
+        raise DatasetError(f"{source} can't be read as parquet: {error}") from error
+
+
+def _checked(episode: AnnotatedEpisode, source: Path) -> AnnotatedEpisode:
+    where = f"{source}, episode {episode.index}"
+    wrong = np.flatnonzero(episode.frame_indices != np.arange(len(episode.frame_indices)))
+    if len(wrong):
+        row = int(wrong[0])
+        raise DatasetError(f"{where}, row {row}: frame_index is {episode.frame_indices[row]}, expected {row}")
+    if episode.differs_at is not None:
+        raise DatasetError(
+            f"{where}, frame {episode.differs_at}: {PERSISTENT_COLUMN!r} differs from frame 0, so it "
+            "is not clear which rows are right; repair or drop the column first"
+        )
+    return episode
+
+
+def _check_blocks(file: pq.ParquetFile, source: Path) -> None:
     """Each episode's rows have to be one block: else half an episode would be taken for the whole."""
     try:
-        episodes = pq.read_table(source, columns=["episode_index"], partitioning=None)[
-            "episode_index"
-        ].to_numpy()
+        table = file.read(columns=["episode_index"], use_threads=False)
+        episodes = table["episode_index"].to_numpy()
     except (*READ_ERRORS, KeyError) as error:
         raise DatasetError(f"{source} can't be read as parquet: {error}") from error
     starts = np.concatenate([episodes[:1], episodes[1:][np.diff(episodes) != 0]])

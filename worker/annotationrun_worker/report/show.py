@@ -13,6 +13,7 @@ from annotationrun_worker.dataset.metadata import read_info
 from annotationrun_worker.errors import DatasetError
 from annotationrun_worker.merge.columns import LANGUAGE_COLUMNS, EpisodeLanguage, LanguageRow
 from annotationrun_worker.merge.existing import AnnotatedEpisode, data_files, read_annotated
+from annotationrun_worker.merge.journal import has_journal
 from annotationrun_worker.merge.replacement import all_rows
 
 SPEECH: Final = "speech"
@@ -111,6 +112,11 @@ def timeline(root: Path, episode: int) -> str:
 
 
 def _read_annotated_info(root: Path) -> Mapping[str, Any]:
+    if has_journal(root):
+        raise DatasetError(
+            f"{root}: a merge in place is not complete, some files are old and some new; run the command "
+            "that changed it again, which completes it"
+        )
     info = read_info(root)
     missing = [name for name in LANGUAGE_COLUMNS if name not in info["features"]]
     if missing:

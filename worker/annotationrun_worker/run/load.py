@@ -8,11 +8,8 @@ server twice over (once in flight, once being looked at meanwhile).
 import asyncio
 from dataclasses import dataclass, field
 
-from annotationrun_worker.annotate.showing import FRAMES_AT_ONCE
 from annotationrun_worker.dataset.records import EpisodeIndex
-
-AHEAD = 2
-"""Requests that the episodes at hand should be good for, as a multiple of those in flight."""
+from annotationrun_worker.vlm.client import AT_HAND
 
 
 @dataclass(slots=True)
@@ -27,14 +24,10 @@ class Load:
 
     async def begin(self, episode: EpisodeIndex, requests_at_once: int) -> None:
         """Wait until another episode is wanted, and count ``episode`` in."""
-        while self._at_hand() >= AHEAD * self.requests_in_flight:
+        while sum(self._expected.values()) >= AT_HAND * self.requests_in_flight:
             self._changed.clear()
             await self._changed.wait()
         self._expected[episode] = max(1, requests_at_once)
-
-    def _at_hand(self) -> int:
-        """Requests that could be made now; an episode looks at so many frames before it asks."""
-        return sum(min(count, FRAMES_AT_ONCE) for count in self._expected.values())
 
     def answered(self, episode: EpisodeIndex) -> None:
         """One question of ``episode`` is done with; while it is at work at least one more may come."""

@@ -210,7 +210,7 @@ def _merged(step: AnnotateStep, report: RunReport, plan: RunPlan) -> RunReport:
         fault = IncompleteError(missing_text(step.report, report.episodes))
     if fault is not None:
         return replace(report, fault=fault)
-    return replace(report, merge=asyncio.run(merge(report.run, plan, step)))
+    return replace(report, merge=merge(report.run, plan, step))
 
 
 def _too_many_failures(step: AnnotateStep, plan: RunPlan) -> IncompleteError | None:

@@ -8,37 +8,27 @@ from annotationrun_worker.fault_points import FaultPoint, reached
 from annotationrun_worker.merge.folder import MergePlan, MergeResult, merge_to_folder
 from annotationrun_worker.rows import StagedRow
 from annotationrun_worker.run.annotate import AnnotateStep, results_of
+from annotationrun_worker.run.merge_lock import merge_lock
 from annotationrun_worker.run.opening import LocalRun
 from annotationrun_worker.run.plan import RunPlan
-from annotationrun_worker.staging.claims import Claims
 from annotationrun_worker.staging.digests import Digest, digest_json
-from annotationrun_worker.staging.heartbeats import Heartbeat, Liveness
 from annotationrun_worker.staging.plans import stage_merge
 from annotationrun_worker.staging.results import read_result_now
 from annotationrun_worker.staging.store import StagingStore
 
-LOOK_AGAIN_SECONDS: Final = 1.0
 MERGE_FORMAT: Final = 1
 
 
-async def merge(run: LocalRun, plan: RunPlan, step: AnnotateStep) -> MergeResult:
+def merge(run: LocalRun, plan: RunPlan, step: AnnotateStep) -> MergeResult:
     """Merge the results that ``step`` found, alone among those that share the staging store.
 
     Raises:
         OutputError, DatasetError, StagingError, StorageError: see ``merge_to_folder``.
     """
-    store = step.annotator.basis.store
-    merge_plan = _merge_plan(run, plan, step)
-    async with Heartbeat(store) as heartbeat:
-        claims = Claims(store, heartbeat.me, Liveness(store))
-        place = digest_json({"merge_into": str(run.places.output)})
-        while await claims.take(place) is not None:
-            await asyncio.sleep(LOOK_AGAIN_SECONDS)
-        try:
-            merged = await asyncio.to_thread(merge_to_folder, merge_plan)
-        finally:
-            await claims.release(place)
-    await _note(store, merge_plan)
+    store, merge_plan = step.annotator.basis.store, _merge_plan(run, plan, step)
+    with merge_lock(store, str(run.places.output)):
+        merged = merge_to_folder(merge_plan)
+        asyncio.run(_note(store, merge_plan))
     return merged
 
 
@@ -70,4 +60,5 @@ def _merge_plan(run: LocalRun, plan: RunPlan, step: AnnotateStep) -> MergePlan:
             module.name: digest_json(module.settings) for module in step.annotator.modules.published
         },
         failed_episodes=step.report.failed_episodes,
+        overwrite=run.spec.output.overwrite,
     )

@@ -52,10 +52,10 @@ def resolve_places(spec: RunSpec, overrides: Overrides, *, asks: bool = True) ->
     volumes = overrides.volumes or {}
     source = _folder(spec.source.path, spec.source.volume, volumes, "spec.source")
     output = _folder(spec.output.path, spec.output.volume, volumes, "spec.output")
-    if _overlap(source, output):
+    if _overlap(source, output) and not (source == output and spec.output.overwrite):
         raise ConfigurationError(
             f"spec.output.path {str(output)!r} and spec.source.path {str(source)!r} overlap; "
-            "name an output folder outside the source"
+            "name an output folder outside the source, or the source itself with spec.output.overwrite: true"
         )
     staging = _staging(spec, overrides, output)
     for what, folder in (("source", source), ("output", output)):

@@ -9,7 +9,7 @@ from annotationrun_worker.dataset.episodes import EpisodeSummary
 from annotationrun_worker.errors import StorageError
 from annotationrun_worker.merge.output_place import check_output, check_rewritable
 from annotationrun_worker.merge.placement import probe_writable
-from annotationrun_worker.merge.record import folder_identity
+from annotationrun_worker.merge.record import source_identity
 from annotationrun_worker.rows import ModuleName
 from annotationrun_worker.run.places import Places
 from annotationrun_worker.staging.digests import Digest
@@ -19,7 +19,7 @@ def check_before_asking(spec: RunSpec, places: Places, selected: Iterable[Episod
     """See that output and staging can be written, and that the data files can take new rows.
 
     Returns:
-        The source's ``folder_identity``.
+        The source's ``source_identity`` towards the output.
 
     Raises:
         OutputError: the output can't be there, holds something that must not be lost, or would have subtasks
@@ -27,7 +27,7 @@ def check_before_asking(spec: RunSpec, places: Places, selected: Iterable[Episod
         DatasetError: the source can't be read, or not be rewritten.
         StorageError: output or staging can't be written.
     """
-    check_output(places.source, places.output)
+    check_output(places.source, places.output, overwrite=spec.output.overwrite)
     if isinstance(places.staging, Path):  # of an object store the plan shows it, which is put next
         _check_staging(places.staging)
     modules: list[ModuleName] = [
@@ -36,7 +36,7 @@ def check_before_asking(spec: RunSpec, places: Places, selected: Iterable[Episod
     check_rewritable(
         places.source, {int(episode.index): modules for episode in selected}, spec.output.existing_rows
     )
-    return folder_identity(places.source)
+    return source_identity(places.source, places.output)
 
 
 def _check_staging(staging: Path) -> None:

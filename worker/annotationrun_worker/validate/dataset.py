@@ -9,9 +9,11 @@ from typing import Any
 
 from annotationrun_api.errors import AnnotationRunError
 from annotationrun_worker.dataset.episodes import EpisodeSummary, list_episodes
+from annotationrun_worker.dataset.freed_memory import return_freed_memory
 from annotationrun_worker.dataset.metadata import read_features, read_info
 from annotationrun_worker.errors import DatasetError
 from annotationrun_worker.merge.existing import data_files, read_annotated
+from annotationrun_worker.merge.journal import has_journal
 from annotationrun_worker.merge.metadata import tool_name
 from annotationrun_worker.validate.episode_rules import DatasetFacts, episode_problems
 from annotationrun_worker.validate.files import info_problems, schema_problems, side_file_problems
@@ -29,7 +31,7 @@ def validate_dataset(root: Path) -> list[Problem]:
         facts = _facts(info)
     except AnnotationRunError as error:
         return [Problem("info", str(error))]
-    problems = [*info_problems(info), *side_file_problems(root)]
+    problems = [*_unfinished(root), *info_problems(info), *side_file_problems(root)]
     try:
         summaries = list_episodes(root, info)
     except AnnotationRunError as error:
@@ -37,8 +39,18 @@ def validate_dataset(root: Path) -> list[Problem]:
         summaries = []
     problems += _missing_files(summaries)
     problems += schema_problems(root, data_files(root))
+    return_freed_memory()
     problems += _data_problems(root, {int(summary.index): summary for summary in summaries}, facts)
     return problems
+
+
+def _unfinished(root: Path) -> Iterator[Problem]:
+    if has_journal(root):
+        yield Problem(
+            "unfinished",
+            f"{root}: a merge in place is not complete, some files are old and some new; run the command "
+            "that changed it again, which completes it",
+        )
 
 
 def _facts(info: Mapping[str, Any]) -> DatasetFacts:
@@ -76,6 +88,7 @@ def _data_problems(
             yield from _file_problems(path, summaries, facts, found)
         except DatasetError as error:
             yield Problem("unreadable", str(error))
+        return_freed_memory()
     for index in sorted(summaries.keys() - found):
         yield Problem("episode-rows", "the episode has no rows in the data files", episode=index)
 
