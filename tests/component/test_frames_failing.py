@@ -100,25 +100,6 @@ def test_a_file_that_is_no_video_is_named_with_its_episode_and_camera(video, mad
     assert (made.counts.asked, made.counts.failed, made.counts.decoded) == (1, 1, 0)
 
 
-def test_a_file_of_another_user_is_said_to_be_unreadable_and_why(tmp_path):
-    """Needs root: the decoder runs as another user, as a worker's container does."""
-    video = Path(shutil.copy(reference_episode(4).videos[FRONT].path, tmp_path / "private.mp4"))
-    video.chmod(0o600)
-    program = (
-        "import os, sys; from pathlib import Path\n"
-        "from annotationrun_worker.dataset.layout import check_readable\n"
-        "os.setuid(65534)\n"
-        "check_readable(Path(sys.argv[1]), 'episode 4')\n"
-    )
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o755)
-    done = _run_python(program, str(video))
-    assert "DatasetError: episode 4: this user may not read" in done.stderr
-    assert "mode 0600, owner uid 0" in done.stderr
-    assert "chmod a+r" in done.stderr
-
-
 @pytest.mark.parametrize("content", ["zeros", "ones", "noise"])
 def test_a_damaged_packet_fails_its_frames_and_no_others(video, made, content):
     position, size = packet_places(video)[100]

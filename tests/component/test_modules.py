@@ -18,7 +18,7 @@ NOWHERE = "http://127.0.0.1:9/v1"
 SHORT = {"episodes": "1"}
 OWN = {"episodes": "0"}
 COUNTS = {"questionTypes": ["count"]}
-QUIET_PLAN = {"deriveTask": "Off", "taskRephrasings": 0, "emitMemory": False}
+QUIET_PLAN = {"deriveTask": "Never", "taskRephrasings": 0, "emitMemory": False}
 
 
 def contents(rows, style):

@@ -32,7 +32,7 @@ from annotationrun_worker.errors import (
     StorageError,
 )
 
-PLAN = {"plan": {"taskRephrasings": 0, "emitMemory": False, "deriveTask": "Off"}}
+PLAN = {"plan": {"taskRephrasings": 0, "emitMemory": False, "deriveTask": "Never"}}
 BOTH = {**PLAN, "interjections": {}}
 THE_FIRST = {"source": {"episodes": "0"}}
 

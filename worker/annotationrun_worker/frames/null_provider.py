@@ -81,4 +81,7 @@ class NullFrameProvider:
 
 def _raise_no_cameras(episode: EpisodeRecord | None = None) -> NoReturn:
     whose = "" if episode is None else f"frames of episode {episode.index} were asked for, but "
-    raise NoCamerasError(f"{whose}the dataset has no camera; switch off the modules that must see")
+    raise NoCamerasError(
+        f"{whose}the dataset has no camera: meta/info.json names no feature of dtype 'video' or 'image' "
+        "beside depth, and every module looks at frames; name another dataset in spec.source"
+    )

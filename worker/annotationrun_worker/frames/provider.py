@@ -319,10 +319,12 @@ def make_frame_provider(features: Features, settings: FrameSettings) -> FramePro
         UnknownCameraError: ``settings.default_camera`` is not a camera of the dataset.
         ConfigurationError: there is no backend of that name.
     """
+    camera = settings.default_camera
+    if camera is not None and camera not in features.cameras:
+        raise UnknownCameraError(
+            f"spec.frames.defaultCamera is {camera!r}, but the dataset's cameras are "
+            f"{list(map(str, features.cameras))}; name one of these, or leave it out for the first"
+        )
     if features.cameras:
         return VideoFrameProvider(features, settings, make_decoder(settings.backend))
-    if settings.default_camera is not None:
-        raise UnknownCameraError(
-            f"frames.defaultCamera is {settings.default_camera!r}, but the dataset has no camera"
-        )
     return NullFrameProvider()

@@ -56,6 +56,13 @@ class VideoFile:
             self._container.close()
             raise RefusedError("open", "holds no video stream")
         self._stream: VideoStream = self._container.streams.video[0]
+        if self._stream.codec_context is None:  # PyAV's stubs don't tell
+            self._container.close()
+            raise RefusedError(
+                "open",
+                "this FFmpeg has no decoder for the video's codec; see it with ffprobe, and convert it "
+                "(to AV1 or H.264)",
+            )
         self._codec_name = self._stream.codec_context.codec.canonical_name
         self._extradata = bytes(self._stream.codec_context.extradata or b"")
         self._stream.codec_context.options = DECODER_OPTIONS | OPTIONS_OF_DECODERS.get(

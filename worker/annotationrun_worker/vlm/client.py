@@ -16,7 +16,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeGuard
+from typing import Any, Final, Literal, TypeGuard
 
 import openai
 from openai import AsyncOpenAI
@@ -35,6 +35,8 @@ from annotationrun_worker.vlm.responses import ChatResponse, ModelList, cut_remo
 TRANSPORT_RETRIES = 5
 """Tries after the first of one request; the client waits 0.5 s, doubling to 8 s, between them."""
 LENGTH_DOUBLINGS = 2
+AT_HAND: Final = 2
+"""Requests that a worker should have ready, as a multiple of its bound: once in flight, once to follow."""
 _FIRST_SERVER_ERROR = 500
 _PASSING = frozenset({408, 409, 429})
 """HTTP statuses below 500 that say nothing against the request."""
@@ -49,7 +51,7 @@ _ADVICE = {
 
 _SCHEMA_COMPLAINT = re.compile(r"response_format|json_schema|structured|guided|grammar", re.IGNORECASE)
 
-StructuredOutputs = Literal["Auto", "Required", "Off"]
+StructuredOutputs = Literal["Auto", "Required", "Never"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ class VlmClient:
         self._in_flight = asyncio.Semaphore(settings.requests_in_flight)
         self._has_answered = False
         self._refusal: ConfigurationError | None = None
-        self._schema_refused = settings.structured_outputs == "Off"
+        self._schema_refused = settings.structured_outputs == "Never"
         self._servers = [
             AsyncOpenAI(
                 base_url=base_url,
@@ -124,6 +126,11 @@ class VlmClient:
             )
             for base_url in settings.base_urls
         ]
+
+    @property
+    def requests_at_hand(self) -> int:
+        """As many as keep the bound on requests in flight reached, while more are made ready."""
+        return AT_HAND * self.settings.requests_in_flight
 
     async def close(self) -> None:
         """Close the connections."""
