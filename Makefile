@@ -63,6 +63,11 @@ bench-pipeline: $(READY) ffmpeg  ## Our pipeline beside LeRobot's own, in one ru
 	mkdir -p out
 	$(BIN)/python -m tests.benchmarks.pipeline --json out/bench-pipeline.json
 
+.PHONY: bench-balance
+bench-balance: $(READY) ffmpeg  ## Four workers on episodes of very different lengths: makespan against its lower bound
+	mkdir -p out
+	$(BIN)/python -m tests.benchmarks.balance --json out/bench-balance.json
+
 .PHONY: frames-stress
 frames-stress: $(READY) ffmpeg  ## 16 threads on one provider, a minute for each backend
 	$(BIN)/python -m tests.component.frames_stress --seconds 60

@@ -59,8 +59,11 @@ def parse_manifest(text: str, name: str) -> AnnotationRun:
     """
     root, unreadable = read_yaml(text, name)
     run, problems = _check(root)
+    # What is wrong with a value that could not be read for what it is would say the same thing twice.
+    seen = {(problem.line, problem.column) for problem in unreadable}
+    about_values = {problem for problem in problems if (problem.line, problem.column) not in seen}
     problems = sorted(
-        {*unreadable, *problems}, key=lambda problem: (problem.line, problem.column, problem.path)
+        {*unreadable, *about_values}, key=lambda problem: (problem.line, problem.column, problem.path)
     )
     if problems or run is None:
         raise ManifestError(name, problems)

@@ -1,11 +1,13 @@
 """How a run is carried out: frames, workers, and what it may lose."""
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue
 
-from annotationrun_api.spec_types import Expect, ObjectName, ResourceName, Resources, SpecModel
+from annotationrun_api.schema_marks import IntOrString
+from annotationrun_api.spec_types import Expect, ObjectName, ResourceName, Resources, Rule, SpecModel
 
 _LIMIT_EXPECTED = 'a whole number of episodes from 0 on, or a share from "0%" to "100%"'
 _PERCENT = re.compile(r"(100|[1-9]?[0-9])%")
@@ -18,6 +20,14 @@ def _check_episode_limit(value: object) -> object:
     if type(value) is int and 0 <= value <= _MAX_EPISODES:  # a bool is an int to Python
         return value
     raise ValueError(_LIMIT_EXPECTED)
+
+
+LabelValue = Annotated[
+    str,
+    Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"),
+    Expect("a label's value: up to 63 letters, digits, '-', '_' and '.', a letter or digit at both ends"),
+]
+LabelMap = dict[ResourceName, LabelValue]
 
 
 class FramesSpec(SpecModel):
@@ -48,8 +58,45 @@ class FramesSpec(SpecModel):
     )
 
 
+def _value_with_exists(values: Mapping[str, object]) -> str | None:
+    return "value with operator Exists" if values["operator"] == "Exists" and values["value"] else None
+
+
+def _equal_without_key(values: Mapping[str, object]) -> str | None:
+    return "operator Equal without key" if values["operator"] == "Equal" and values["key"] is None else None
+
+
+def _seconds_without_no_execute(values: Mapping[str, object]) -> str | None:
+    without = values["tolerationSeconds"] is not None and values["effect"] != "NoExecute"
+    return "tolerationSeconds without effect NoExecute" if without else None
+
+
 class Toleration(SpecModel):
     """A toleration of a pod, as in Kubernetes."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "value",
+            _value_with_exists,
+            "value only with operator Equal",
+            "set operator: Equal, or remove value",
+            "self.operator != 'Exists' || !has(self.value) || self.value == ''",
+        ),
+        Rule(
+            "key",
+            _equal_without_key,
+            "a key, or operator Exists, which tolerates every key",
+            "add key, or set operator: Exists",
+            "self.operator != 'Equal' || has(self.key)",
+        ),
+        Rule(
+            "tolerationSeconds",
+            _seconds_without_no_execute,
+            "tolerationSeconds only with effect NoExecute",
+            "set effect: NoExecute, or remove tolerationSeconds",
+            "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+        ),
+    )
 
     key: ResourceName | None = Field(
         default=None, description="key: the taint's key. Default null: every key."
@@ -57,7 +104,7 @@ class Toleration(SpecModel):
     operator: Literal["Exists", "Equal"] = Field(
         default="Equal", description="operator: Exists or Equal. Default Equal."
     )
-    value: Annotated[str, Field(max_length=63)] | None = Field(
+    value: LabelValue | None = Field(
         default=None, description="value: the taint's value, with operator Equal. Default null: empty."
     )
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
@@ -75,9 +122,6 @@ class PullSecret(SpecModel):
     """A Secret with the credentials of an image registry."""
 
     name: ObjectName = Field(description="name: the Secret. Required.")
-
-
-LabelMap = dict[ResourceName, Annotated[str, Field(max_length=63)]]
 
 
 class PodOverlay(SpecModel):
@@ -157,7 +201,10 @@ class FailurePolicy(SpecModel):
     """What may be missing in a dataset that is still published."""
 
     max_failed_episodes: Annotated[
-        int | str, BeforeValidator(_check_episode_limit), Expect(_LIMIT_EXPECTED)
+        int | str,
+        BeforeValidator(_check_episode_limit),
+        IntOrString(minimum=0, maximum=_MAX_EPISODES, pattern=f"^{_PERCENT.pattern}$", characters=4),
+        Expect(_LIMIT_EXPECTED),
     ] = Field(
         default=0,
         description='maxFailedEpisodes: episodes, or a share of them such as "5%", that may fail.'

@@ -48,12 +48,14 @@ class ServingSpec(SpecModel):
             _external_without_endpoints,
             "at least one base URL in endpoints when mode is External",
             "add endpoints, such as [http://localhost:8000/v1]",
+            "self.mode != 'External' || (has(self.endpoints) && size(self.endpoints) > 0)",
         ),
         Rule(
             "endpoints",
             _sidecar_with_endpoints,
             "endpoints only with mode External",
             "set mode: External, or remove endpoints",
+            "self.mode != 'Sidecar' || !has(self.endpoints) || size(self.endpoints) == 0",
         ),
     )
 
@@ -115,6 +117,7 @@ class ModelSpec(SpecModel):
             _output_fills_context,
             "maxOutputTokens smaller than contextTokens",
             "lower maxOutputTokens, or raise contextTokens if the model has more",
+            "self.maxOutputTokens < self.contextTokens",
         ),
     )
 
@@ -151,11 +154,11 @@ class ModelSpec(SpecModel):
         le=86_400,
         description="requestTimeoutSeconds: seconds that one request may take. Default 300.",
     )
-    structured_outputs: Literal["Auto", "Required", "Off"] = Field(
+    structured_outputs: Literal["Auto", "Required", "Never"] = Field(
         default="Auto",
         description="structuredOutputs: send JSON schemas; Auto falls back to text where a server"
         " refuses them,"
-        " Required fails there, Off never sends them. Default Auto.",
+        " Required fails there, Never sends none. Default Auto.",
     )
     coordinate_scale: Literal["Auto", "Pixels", "Thousandths"] = Field(
         default="Auto",

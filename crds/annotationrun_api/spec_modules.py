@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
+from annotationrun_api.schema_marks import Cel
 from annotationrun_api.spec_types import Expect, Rule, SpecModel
 
 QuestionType = Literal["bbox", "keypoint", "count", "attribute", "spatial"]
@@ -118,9 +119,9 @@ class PlanModule(SpecModel):
     emit_memory: bool = Field(
         default=True, description="emitMemory: write memory rows at later subtask starts. Default true."
     )
-    derive_task: Literal["Off", "IfShort", "Always"] = Field(
+    derive_task: Literal["Never", "IfShort", "Always"] = Field(
         default="IfShort",
-        description="deriveTask: ask the model for the task: Off, IfShort (empty, a placeholder, or"
+        description="deriveTask: ask the model for the task: Never, IfShort (empty, a placeholder, or"
         " fewer than"
         " deriveTaskMinWords words) or Always. Default IfShort.",
     )
@@ -179,6 +180,7 @@ class VqaModule(SpecModel):
     question_types: Annotated[
         tuple[QuestionType, ...],
         AfterValidator(_check_distinct),
+        Cel("self.all(type, self.exists_one(other, other == type))"),
         Expect(f"a list of 1 to 5 question types out of {', '.join(_QUESTION_TYPES)}, each once"),
     ] = Field(
         default=_QUESTION_TYPES,
@@ -205,6 +207,7 @@ class ModulesSpec(SpecModel):
             _nothing_enabled,
             "at least one of plan, interjections, vqa",
             "name a module; 'vqa: {}' switches it on with defaults, 'vqa:' alone is null and leaves it off",
+            "has(self.plan) || has(self.interjections) || has(self.vqa)",
         ),
     )
 

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
+from annotationrun_api.schema_marks import Cel, SchemaPattern
 from annotationrun_api.spec_types import (
     Expect,
     FolderPath,
@@ -23,6 +24,11 @@ from annotationrun_api.spec_types import (
 
 _EPISODES_EXPECTED = 'episode numbers and ranges in quotes such as "0-99,120" (both ends belong to a range)'
 _EPISODES_PART = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
+_EPISODES_PATTERN = r"^\s*[0-9]{1,9}(-[0-9]{1,9})?\s*(,\s*[0-9]{1,9}(-[0-9]{1,9})?\s*)*$"
+_EPISODES_ASCEND = (
+    "self.split(',').all(part, !part.contains('-') || !part.trim().matches('^[0-9]{1,9}-[0-9]{1,9}$')"
+    " || int(part.trim().split('-')[0]) <= int(part.trim().split('-')[1]))"
+)
 
 
 def parse_episodes(text: str) -> tuple[range, ...]:
@@ -59,10 +65,8 @@ def _check_episodes(text: str) -> str:
 class FollowSpec(SpecModel):
     """Whether later commits to the source start the run again."""
 
-    mode: Literal["Off", "Poll"] = Field(
-        default="Off",
-        description="mode: Off, or Poll to look for new commits. Default Off. Quote it for tools"
-        " that read YAML 1.1.",
+    mode: Literal["Never", "Poll"] = Field(
+        default="Never", description="mode: Never, or Poll to look for new commits. Default Never."
     )
     interval_seconds: int = Field(
         default=3600,
@@ -97,6 +101,8 @@ class SourceSpec(SpecModel):
             str,
             Field(min_length=1, max_length=16_384),
             AfterValidator(_check_episodes),
+            SchemaPattern(_EPISODES_PATTERN),
+            Cel(_EPISODES_ASCEND),
             Expect(_EPISODES_EXPECTED),
         ]
         | None
@@ -106,7 +112,7 @@ class SourceSpec(SpecModel):
         " null: all.",
     )
     follow: FollowSpec = Field(
-        default_factory=FollowSpec, description="follow: annotate later commits too. Default {mode: Off}."
+        default_factory=FollowSpec, description="follow: annotate later commits too. Default {mode: Never}."
     )
     token_secret_ref: SecretKeyRef | None = Field(
         default=None, description="tokenSecretRef: Hub token to read repoID. Default null: anonymous."
@@ -124,9 +130,9 @@ class OutputSpec(SpecModel):
     rules: ClassVar[tuple[Rule, ...]] = (
         exactly_one("repoID", "path"),
         only_with("volume", "path"),
-        only_with("overwrite", "path"),
-        only_with("private", "repoID"),
-        only_with("pullRequest", "repoID"),
+        only_with("overwrite", "path", is_flag=True),
+        only_with("private", "repoID", is_flag=True),
+        only_with("pullRequest", "repoID", is_flag=True),
     )
 
     repo_id: RepoId | None = Field(

@@ -4,15 +4,15 @@ A field's constraints (bounds, pattern) are for the machine and for the generate
 is what a person reads when the value is refused.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Self
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
+
+from annotationrun_api.schema_marks import Cel, IntOrString
 
 BROKEN_RULE = "broken_rule"
 """Type of the pydantic error that a broken `Rule` raises."""
@@ -45,6 +45,8 @@ class Rule:
     check: Callable[[Mapping[str, object]], str | None]
     expected: str
     next_step: str
+    cel: str
+    """The same rule in CEL, over the mapping as ``self``; a null is absent there, defaults are filled in."""
 
 
 def exactly_one(first: str, second: str) -> Rule:
@@ -54,7 +56,13 @@ def exactly_one(first: str, second: str) -> Rule:
         given = sum(values[name] is not None for name in (first, second))
         return {0: f"neither {first} nor {second}", 2: f"both {first} and {second}"}.get(given)
 
-    return Rule(second, check, f"exactly one of {first}, {second}", f"set {first} or {second}, not both")
+    return Rule(
+        second,
+        check,
+        f"exactly one of {first}, {second}",
+        f"set {first} or {second}, not both",
+        f"has(self.{first}) != has(self.{second})",
+    )
 
 
 def at_most_one(first: str, second: str) -> Rule:
@@ -64,17 +72,30 @@ def at_most_one(first: str, second: str) -> Rule:
         both = values[first] is not None and values[second] is not None
         return f"both {first} and {second}" if both else None
 
-    return Rule(second, check, f"at most one of {first}, {second}", f"remove {first} or {second}")
+    return Rule(
+        second,
+        check,
+        f"at most one of {first}, {second}",
+        f"remove {first} or {second}",
+        f"!(has(self.{first}) && has(self.{second}))",
+    )
 
 
-def only_with(field: str, other: str) -> Rule:
-    """The rule that a field other than null or false needs another one that is set."""
+def only_with(field: str, other: str, *, is_flag: bool = False) -> Rule:
+    """The rule that a field other than null, or a flag that is true, needs another field that is set."""
 
     def check(values: Mapping[str, object]) -> str | None:
         given = values[field] is not None and values[field] is not False
         return f"{field} without {other}" if given and values[other] is None else None
 
-    return Rule(field, check, f"{field} only together with {other}", f"set {other}, or remove {field}")
+    given = f"has(self.{field}) && self.{field}" if is_flag else f"has(self.{field})"
+    return Rule(
+        field,
+        check,
+        f"{field} only together with {other}",
+        f"set {other}, or remove {field}",
+        f"!({given}) || has(self.{other})",
+    )
 
 
 class SpecModel(BaseModel):
@@ -107,31 +128,10 @@ class SpecModel(BaseModel):
         return self
 
 
-_NOT_IN_URL = re.compile(r"[\s\x00-\x1f\x7f]")
-
-
-def _check_endpoint(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        is_plain = not (parts.username or parts.password or parts.query or parts.fragment)
-        is_url = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-        is_url = is_url and not _NOT_IN_URL.search(url)  # urlsplit drops line ends and tabs
-    except ValueError:  # a port that is no number, or half an IPv6 address
-        is_plain = is_url = False
-    if not (is_url and is_plain):
-        raise ValueError(
-            "a base URL such as http://localhost:8000/v1: http or https, no user, password or query"
-        )
-    return url
-
-
-_STORE_PATTERN = re.compile(r"file:///\S.*|(s3|gs|az)://[A-Za-z0-9][A-Za-z0-9._-]*(/[^?#@]*)?")
-
-
-def _check_store_uri(uri: str) -> str:
-    if not _STORE_PATTERN.fullmatch(uri):
-        raise ValueError("file:///folder, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix")
-    return uri
+_PORT = (
+    "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"  # up to 65535
+)
+_ENDPOINT = rf"^https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:{_PORT})?(/[^\s?#]*)?$"
 
 
 def _check_sub_path(path: str) -> str:
@@ -170,24 +170,28 @@ SubPath = Annotated[
     str,
     Field(min_length=1, max_length=1024),
     AfterValidator(_check_sub_path),
+    Cel("!self.startsWith('/') && !('/' + self + '/').contains('/../')"),
     Expect("a path inside the volume: relative, without '..'"),
 ]
 Endpoint = Annotated[
     str,
-    Field(max_length=2048),
-    AfterValidator(_check_endpoint),
-    Expect("a base URL such as http://localhost:8000/v1"),
+    Field(max_length=2048, pattern=_ENDPOINT),
+    Expect("a base URL such as http://localhost:8000/v1: http or https, no user, password or query"),
 ]
 StoreUri = Annotated[
     str,
-    Field(max_length=2048),
-    AfterValidator(_check_store_uri),
+    Field(
+        max_length=2048,
+        pattern=r"^(file:///\S.*|(s3|gs|az)://[A-Za-z0-9][A-Za-z0-9._-]*(/[^?#@]*)?)$",
+    ),
     Expect("file:///folder, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"),
 ]
+_QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
 Quantity = Annotated[
     str,
     BeforeValidator(_integer_as_text),
-    Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"),
+    Field(max_length=32, pattern=_QUANTITY),
+    IntOrString(minimum=0, maximum=(1 << 63) - 1, pattern=_QUANTITY, characters=32),
     Expect("a Kubernetes quantity such as 16Gi, 500m or 4"),
 ]
 ResourceName = Annotated[

@@ -1,9 +1,9 @@
 """YAML text as values that know their line.
 
-The scalars are those of YAML 1.2's core schema (https://yaml.org/spec/1.2.2/#103-core-schema): ``Off``,
-``no`` and ``12:30`` are texts, only ``true`` and ``false`` are booleans. PyYAML's own resolver is that of
-YAML 1.1, where ``Off`` is false. Infinity and NaN stay text: no setting takes them. Sizes are bounded before
-they cost anything.
+The scalars are those of YAML 1.2's core schema (https://yaml.org/spec/1.2.2/#103-core-schema): only
+``true`` and ``false`` are booleans, ``12:30`` is a text. What kubectl reads otherwise, such as ``no``, is a
+problem (see `annotationrun_api.yaml_dialects`). Infinity and NaN stay text: no setting takes them. Sizes are
+bounded before they cost anything.
 """
 
 import math
@@ -15,6 +15,7 @@ from typing import NamedTuple
 import yaml
 
 from annotationrun_api.errors import ManifestError, ManifestProblem
+from annotationrun_api.yaml_dialects import kubectl_reads
 
 MAX_BYTES = 1 << 20  # what a Kubernetes API server takes at most is of this order
 MAX_VALUES = 10_000  # counted with aliases written out, so that a few lines can't become gigabytes
@@ -111,7 +112,7 @@ def read_yaml(text: str, name: str) -> tuple[Node, tuple[ManifestProblem, ...]]:
     """Read the one document of a text; `name` is for the error.
 
     Returns the value and the problems that leave it readable: duplicate keys (the first one stays), keys that
-    are no text, tags, control characters.
+    are no text, tags, control characters, scalars that kubectl reads otherwise.
 
     Raises:
         ManifestError: not YAML, empty, several documents, too big or too deep.
@@ -195,6 +196,7 @@ class _Converter:
         return Node(position, None)
 
     def _scalar(self, node: yaml.ScalarNode, position: Position, path: str) -> Scalar:
+        self._note_dialect(node, position, path)
         try:
             value = _SCALARS[node.tag](node.value)
         except ValueError:  # an explicit tag over a text that is none: !!int abc
@@ -226,11 +228,18 @@ class _Converter:
                 self._note(position, key_path, earlier, "each key once", "remove one of them")
                 continue
             first[key] = position
+            self._note_dialect(key_node, position, key_path)
             if not _is_clean(key):
                 self._note(
                     position, path, f"the key {key!r}", "printable text", "remove the control characters"
                 )
             yield key, Entry(position, value)
+
+    def _note_dialect(self, node: yaml.ScalarNode, position: Position, path: str) -> None:
+        if node.style is None and (read := kubectl_reads(node.value)) is not None:
+            got = f"{node.value!r} without quotes, which kubectl reads as {read}"
+            next_step = "put it in quotes if it is a text, else write true, false or a decimal number"
+            self._note(position, path, got, "what means the same to every reader of YAML", next_step)
 
     def _note(self, position: Position, path: str, got: str, expected: str, next_step: str) -> None:
         self.problems.append(ManifestProblem(*position, path, got, expected, next_step))

@@ -28,6 +28,7 @@ class ProcessFigures:
             counted in each; sampled.
         largest_process_mebibytes: the peak of the largest of its processes.
         stdout: what it printed.
+        started_seconds: when it was started, on the monotonic clock.
     """
 
     wall_seconds: float
@@ -35,6 +36,7 @@ class ProcessFigures:
     peak_rss_mebibytes: float
     largest_process_mebibytes: float
     stdout: str
+    started_seconds: float
 
 
 def run_measured(command: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> ProcessFigures:
@@ -77,6 +79,7 @@ def run_measured(command: Sequence[str], cwd: Path, environment: Mapping[str, st
         peak_rss_mebibytes=peak_bytes / _MIB,
         largest_process_mebibytes=usage.ru_maxrss / 1024,  # of Linux in KiB
         stdout=printed.read_text(errors="replace"),
+        started_seconds=started,
     )
 
 

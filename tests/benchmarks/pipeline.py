@@ -40,7 +40,7 @@ _SWITCHES: dict[str, tuple[object, str]] = {
     "spec.modules.interjections": (None, "--interjections.enabled=false"),
     "spec.modules.plan.taskRephrasings": (0, "--plan.n_task_rephrasings=0"),
     "spec.modules.plan.emitMemory": (False, "--plan.emit_memory=false"),
-    "spec.modules.plan.deriveTask": ("Off", "--plan.derive_task_from_video=off"),
+    "spec.modules.plan.deriveTask": ("Never", "--plan.derive_task_from_video=off"),
 }
 """What may be missing in ours: its value when off, and LeRobot's option for the same."""
 _FRAMES = re.compile(r"(\d+) frames decoded")

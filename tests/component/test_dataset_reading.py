@@ -14,7 +14,7 @@ from tests.support.video_assets import REFERENCE
 from annotationrun_worker.dataset.episodes import list_episodes, read_episode, select_episodes
 from annotationrun_worker.dataset.metadata import read_features, read_info
 from annotationrun_worker.dataset.records import CameraKey
-from annotationrun_worker.errors import DatasetError, UnknownCameraError
+from annotationrun_worker.errors import ConfigurationError, DatasetError, UnknownCameraError
 
 FRONT, WRIST = CameraKey("observation.images.front"), CameraKey("observation.images.wrist")
 EPISODES = "meta/episodes/chunk-000/file-000.parquet"
@@ -119,7 +119,7 @@ def test_episodes_are_selected_by_range(ranges, expected):
 def test_a_selected_episode_that_does_not_exist_is_an_error_that_lists_those_that_do():
     summaries = list_episodes(REFERENCE, read_info(REFERENCE))
     del summaries[3]
-    with pytest.raises(DatasetError, match=r"episode 3 was selected, .* the episodes 0-2, 4-5"):
+    with pytest.raises(ConfigurationError, match=r"episode 3 was selected, .* the episodes 0-2, 4-5"):
         select_episodes(summaries, [range(2, 10**9)])
 
 

@@ -312,7 +312,7 @@ def test_w17_requests_are_reproducible(bodies, everything, tmp_path):
 def test_f3_a_model_that_never_answers_json_is_an_error_and_nothing_is_written(tmp_path):
     """F3: 496 requests, exit 0, six rows, and no count of what was dropped."""
     run, said, server = run_with(
-        lambda n, b: Reply("As an AI, I see a robot."), tmp_path, {"plan": {"deriveTask": "Off"}},
+        lambda n, b: Reply("As an AI, I see a robot."), tmp_path, {"plan": {"deriveTask": "Never"}},
         ExitCode.INCOMPLETE, source={"episodes": "0"}, workers={"episodeAttempts": 1},
     )  # fmt: skip
     assert "1 of 1 episodes failed" in said

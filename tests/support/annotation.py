@@ -19,7 +19,7 @@ REFERENCE = Path(__file__).parents[1] / "data" / "lerobot_v3"
 CAMERAS = ("observation.images.front", "observation.images.wrist")
 
 THIN_MODULES: dict[str, Any] = {
-    "plan": {"taskRephrasings": 0, "emitMemory": False, "deriveTask": "Off"},
+    "plan": {"taskRephrasings": 0, "emitMemory": False, "deriveTask": "Never"},
     "vqa": {},
 }
 

@@ -23,7 +23,7 @@ spec:
       mode: External
       endpoints: [http://127.0.0.1:8000/v1]
   modules:
-    plan: {emitMemory: false, deriveTask: Off, taskRephrasings: 0}
+    plan: {emitMemory: false, deriveTask: Never, taskRephrasings: 0}
     vqa: {}
 """
 """Supported as a whole by the local runner; tests count on its lines."""

@@ -131,6 +131,9 @@ class Counts:
     """Of the requests' bodies."""
     images: int = 0
     most_in_flight: int = 0
+    first_request_seconds: float | None = None
+    """When it had arrived, on the monotonic clock."""
+    last_answer_seconds: float | None = None
     refused: list[str] = field(default_factory=list)
     """Why requests were not answered."""
 
@@ -171,11 +174,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.in_flight += 1
             counts.most_in_flight = max(counts.most_in_flight, self.server.in_flight)
             counts.bytes_received += len(raw)
+            if counts.first_request_seconds is None:
+                counts.first_request_seconds = arrived
             counts.images += raw.count(b'"image_url"') // 2
         status, content = self._complete(json.loads(raw))
         time.sleep(max(0.0, arrived + self.server.latency_seconds - time.monotonic()))
         with lock:
             self.server.in_flight -= 1
+            counts.last_answer_seconds = time.monotonic()
         self._send(status, content)
 
     def _complete(self, body: dict[str, Any]) -> tuple[int, Mapping[str, Any]]:

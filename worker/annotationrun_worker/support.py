@@ -20,6 +20,7 @@ SUPPORTED = frozenset(
         "spec.source.episodes",
         "spec.output.path",
         "spec.output.volume",
+        "spec.output.overwrite",
         "spec.output.existingRows",
         "spec.model.id",
         "spec.model.revision",
@@ -66,9 +67,11 @@ SUPPORTED = frozenset(
         "spec.workers.episodeConcurrency",
         "spec.workers.requestConcurrency",
         "spec.workers.episodeAttempts",
+        "spec.staging.uri",
         "spec.staging.volume",
         "spec.failurePolicy.maxFailedEpisodes",
         "spec.failurePolicy.maxHolesPercent",
+        "spec.retryToken",
     }
 )
 """Fields that are carried out, whatever their value."""
@@ -86,7 +89,6 @@ CLUSTER_ONLY = frozenset(
         "spec.workers.parallelism",
         "spec.workers.resources",
         "spec.workers.pod",
-        "spec.retryToken",
         "spec.ttlSecondsAfterFinished",
         "spec.activeDeadlineSeconds",
         "spec.startDeadlineSeconds",
@@ -96,7 +98,7 @@ CLUSTER_ONLY = frozenset(
 """Fields that say something about pods and Jobs, and so nothing about one machine.
 
 The same manifest serves a cluster and one machine, so they are accepted here and change nothing: who runs the
-command starts it again instead of setting `retryToken`, and stops it instead of setting a deadline.
+command stops it instead of setting a deadline.
 """
 
 WITHOUT_EFFECT = frozenset(
@@ -128,25 +130,19 @@ def _is(*values: object) -> Callable[[object], bool]:
     return lambda value: value in values
 
 
-def _is_file_uri(value: object) -> bool:
-    return value is None or (isinstance(value, str) and value.startswith("file://"))
-
-
 _SHOWN_CHARACTERS = 80  # of a value: enough to find it by
 _LEAVE_OUT = "leave it out"
 _LIMITS = (
     Limit("spec.source.repoID", _is(None), "download the dataset and set path to its folder"),
-    Limit("spec.source.follow.mode", _is("Off"), _LEAVE_OUT),
+    Limit("spec.source.follow.mode", _is("Never"), _LEAVE_OUT),
     Limit("spec.source.tokenSecretRef", _is(None), _LEAVE_OUT),
     Limit("spec.output.repoID", _is(None), "set path to a new folder"),
-    Limit("spec.output.overwrite", _is(False), "leave it out and set path to a new folder"),
     Limit("spec.output.tokenSecretRef", _is(None), _LEAVE_OUT),
     Limit(
         "spec.model.serving.apiKeySecretRef",
         _is(None),
         "leave it out; a Secret can't be read without a cluster",
     ),
-    Limit("spec.staging.uri", _is_file_uri, "set it to a file:// folder, or leave it out"),
     Limit("spec.staging.credentialsSecretRef", _is(None), _LEAVE_OUT),
     Limit("spec.suspend", _is(False), "set it to false, or leave it out"),
 )

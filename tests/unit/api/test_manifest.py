@@ -92,19 +92,19 @@ def _error(text: str) -> ManifestError:
         pytest.param(
             "    vqa: {}",
             "    vqa: {emissionHz: .nan}",
-            ["got: '.nan'", "expected: a number from 0.001 up to 240"],
+            ["got: '.nan' without quotes, which kubectl reads as a number that JSON does not have"],
             id="not-a-number is no number",
         ),
         pytest.param(
             "emitMemory: false",
             "emitMemory: no",
-            ["got: 'no'", "expected: true or false", "next: write false"],
-            id="no is a text in YAML 1.2",
+            ["got: 'no' without quotes, which kubectl reads as false", "else write true, false"],
+            id="no is a text to YAML 1.2 and a boolean to kubectl",
         ),
         pytest.param(
-            "deriveTask: Off",
-            "deriveTask: never",
-            ["expected: one of Off, IfShort, Always", "write one of these, exactly"],
+            "deriveTask: Never",
+            "deriveTask: Sometimes",
+            ["expected: one of Never, IfShort, Always", "write one of these, exactly"],
             id="a choice that is none",
         ),
         pytest.param(
@@ -177,7 +177,7 @@ def _error(text: str) -> ManifestError:
             id="an answer as long as the context",
         ),
         pytest.param(
-            "  modules:\n    plan: {emitMemory: false, deriveTask: Off, taskRephrasings: 0}\n    vqa: {}",
+            "  modules:\n    plan: {emitMemory: false, deriveTask: Never, taskRephrasings: 0}\n    vqa: {}",
             "  modules:\n    plan: null\n    vqa:",
             ["m.yaml:15:5: spec.modules.plan", "got: no module", "'vqa:' alone is null and leaves it off"],
             id="no module is on",
@@ -393,14 +393,33 @@ def test_a_secret_is_not_shown(old, new):
     assert "quietly" not in str(_error(edited(old, new)))
 
 
-@pytest.mark.parametrize("word", ["Off", '"Off"', "'Off'"])
-def test_off_is_a_word_and_not_a_boolean(word):
-    assert local_run("deriveTask: Off", f"deriveTask: {word}").spec.modules.plan.derive_task == "Off"
-
-
 @pytest.mark.parametrize(
-    ("written", "seed"), [("7", 7), ("0x10", 16), ("0o17", 15), ("017", 17), ("+3", 3)], ids=str
+    "word",
+    ["y", "N", "yes", "No", "on", "Off", "OFF", "017", "-08", "0b11", "-0x1F", "1_000", "1_0.5", ".inf"],
 )
+def test_a_scalar_that_kubectl_reads_otherwise_has_to_be_in_quotes(word):
+    error = _error(edited("  modules:", f"  outputLanguage: {word}\n  modules:"))
+
+    assert [problem.path for problem in error.problems] == ["spec.outputLanguage"]
+    assert f"{word!r} without quotes, which kubectl reads as " in error.problems[0].got
+    run = local_run("  modules:", f"  outputLanguage: '{word}'\n  modules:")
+    assert run.spec.output_language == word
+
+
+def test_a_key_that_kubectl_reads_otherwise_has_to_be_in_quotes():
+    error = _error(edited("{name: blocks}", "{name: blocks, labels: {on: shelf, 'off': shelf}}"))
+
+    assert [problem.path for problem in error.problems] == ["metadata.labels.on"]
+    assert "'on' without quotes, which kubectl reads as true" in error.problems[0].got
+
+
+@pytest.mark.parametrize("word", ["Never", "12:30", "2024-01-01", "=", "_1", "yES", "0o8", "1_000_x", "e3"])
+def test_a_text_that_kubectl_reads_as_a_text_needs_no_quotes(word):
+    run = local_run("  modules:", f"  outputLanguage: {word}\n  modules:")
+    assert run.spec.output_language == word
+
+
+@pytest.mark.parametrize(("written", "seed"), [("7", 7), ("0x10", 16), ("0o17", 15), ("+3", 3)], ids=str)
 def test_whole_numbers_are_those_of_yaml_1_2(written, seed):
     assert local_run("  modules:", f"  seed: {written}\n  modules:").spec.seed == seed
 

@@ -25,7 +25,7 @@ def test_the_canonical_manifest_is_valid():
     run = load_manifest(CANONICAL)
 
     assert run.metadata.name == "so101-relabel"
-    assert run.spec.source.follow.mode == "Off"
+    assert run.spec.source.follow.mode == "Never"
     assert run.spec.modules.plan == PlanModule()
     assert run.spec.modules.interjections == InterjectionsModule()
     assert run.spec.modules.vqa == VqaModule()

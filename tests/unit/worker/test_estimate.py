@@ -105,7 +105,7 @@ def test_interjections_are_counted_by_assumed_boundaries(settings, expected, oth
     [
         pytest.param({}, TASK, {"plan"}, id="the dataset's task serves"),
         pytest.param({}, "Stack", {"task", "plan"}, id="a short one is derived"),
-        pytest.param({"deriveTask": "Off"}, "Stack", {"plan"}, id="off"),
+        pytest.param({"deriveTask": "Never"}, "Stack", {"plan"}, id="off"),
         pytest.param({"deriveTask": "Always"}, TASK, {"task", "plan"}, id="always"),
     ],
 )
@@ -117,7 +117,7 @@ def test_a_task_counts_where_it_would_be_derived(settings, task, names):
 
 
 def test_without_a_task_that_is_derived_or_given_no_variants_are_asked_for():
-    asked = {"plan": BARE_PLAN | {"taskRephrasings": 10, "deriveTask": "Off"}}
+    asked = {"plan": BARE_PLAN | {"taskRephrasings": 10, "deriveTask": "Never"}}
     assert counts(asked, 4, "plan", task=" ") == (1, 1)
     assert counts(asked, 4, "plan", task=TASK) == (2, 1)
 

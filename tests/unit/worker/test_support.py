@@ -63,12 +63,6 @@ def test_the_local_manifest_is_supported():
             id="a push",
         ),
         pytest.param(
-            "blocks-annotated",
-            "out\n    overwrite: true",
-            "spec.output.overwrite=true is not supported yet; leave it out and set path to a new folder",
-            id="in place",
-        ),
-        pytest.param(
             "mode: External\n      endpoints: [http://127.0.0.1:8000/v1]",
             "mode: Sidecar",
             "spec.model.serving.mode=Sidecar (the default) is not supported yet; give --endpoint",
@@ -79,12 +73,6 @@ def test_the_local_manifest_is_supported():
             "mode: External\n      apiKeySecretRef: {name: a, key: b}",
             "spec.model.serving.apiKeySecretRef={...} is not",
             id="an API key",
-        ),
-        pytest.param(
-            "  modules:",
-            "  staging: {uri: 's3://bucket/x'}\n  modules:",
-            "spec.staging.uri=s3://bucket/x is not supported yet; set it to a file:// folder",
-            id="an object store",
         ),
         pytest.param("  modules:", "  suspend: true\n  modules:", "spec.suspend=true is not", id="suspended"),
     ],
@@ -104,7 +92,7 @@ def test_a_setting_that_is_not_carried_out_is_refused(old, new, line):
         pytest.param("    vqa: {}", "    vqa: {framesPerTick: 3, cameras: Default}", id="another vqa"),
         pytest.param("    vqa: {}", "    interjections: {}", id="interjections"),
         pytest.param(
-            "plan: {emitMemory: false, deriveTask: Off, taskRephrasings: 0}",
+            "plan: {emitMemory: false, deriveTask: Never, taskRephrasings: 0}",
             "plan: {taskAxes: {}}",
             id="plan with its defaults, and axes",
         ),
@@ -122,6 +110,9 @@ def test_a_setting_that_is_not_carried_out_is_refused(old, new, line):
         pytest.param("blocks-annotated", "out\n    existingRows: Keep", id="kept rows"),
         pytest.param("  modules:", "  frames: {backend: pyav}\n  modules:", id="the backend by name"),
         pytest.param("  modules:", "  staging: {uri: 'file:///s'}\n  modules:", id="a staging folder"),
+        pytest.param("  modules:", "  staging: {uri: 's3://bucket/x'}\n  modules:", id="an object store"),
+        pytest.param("  modules:", "  retryToken: again\n  modules:", id="a retry token"),
+        pytest.param("blocks-annotated", "blocks\n    overwrite: true", id="in place"),
         pytest.param(
             "  modules:",
             "  queueName: q\n  ttlSecondsAfterFinished: 0\n  workers: {parallelism: 4}\n  modules:",

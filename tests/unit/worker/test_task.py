@@ -33,7 +33,7 @@ def test_short_tasks_and_placeholders_are_derived(task, derives):
 @pytest.mark.parametrize(
     ("settings", "task", "derives"),
     [
-        pytest.param({"deriveTask": "Off"}, "", False, id="off, even without a task"),
+        pytest.param({"deriveTask": "Never"}, "", False, id="off, even without a task"),
         pytest.param({"deriveTask": "Always"}, "Put the red cup on the tray", True, id="always"),
         pytest.param({"deriveTaskMinWords": 0}, "Stack", False, id="no word is too few"),
         pytest.param({"deriveTaskMinWords": 0}, "todo", True, id="no word is too few: a placeholder"),

@@ -39,7 +39,7 @@ def is_short(task: str, min_words: int) -> bool:
 def has_to_derive(task: str, settings: PlanModule) -> bool:
     """Whether the model is asked for the task (``deriveTask``)."""
     match settings.derive_task:
-        case "Off":
+        case "Never":
             return False
         case "Always":
             return True

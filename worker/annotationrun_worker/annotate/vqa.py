@@ -1,8 +1,9 @@
 """The vqa module: one question and its answer for each anchored frame and camera."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from annotationrun_worker.annotate.context import EpisodeContext, Hole
 from annotationrun_worker.annotate.coordinate_scale import COORDINATES
 from annotationrun_worker.annotate.sampling import vqa_frames
 from annotationrun_worker.annotate.showing import FRAME_JPEG_QUALITY, FRAMES_AT_ONCE
-from annotationrun_worker.annotate.together import finish_all
+from annotationrun_worker.annotate.together import finish_batches
 from annotationrun_worker.annotate.vqa_answers import (
     ANSWER_TYPES,
     CoordinateScale,
@@ -42,19 +43,22 @@ async def annotate_vqa(
     """Rows of the vqa module, and the questions that stayed without a usable answer.
 
     Raises:
-        FrameDecodeError: a frame could not be decoded; no question was asked about it.
+        FrameDecodeError: a frame could not be decoded; no question was asked about it, nor about later ones.
     """
     frames = vqa_frames(context.episode.timestamps_seconds, settings.emission_hz, settings.frames_per_tick)
     types = draw_question_types(context, frames, settings.question_types)
-    outcomes: list[list[StagedRow] | Hole] = []
-    for start in range(0, len(frames), FRAMES_AT_ONCE):
-        chunk = frames[start : start + FRAMES_AT_ONCE]
-        for camera in cameras:
-            pictures = await context.look(chunk, camera, _encode)
-            outcomes += await finish_all(
-                _ask_pair(context, types[frame], frame, camera, picture, scale)
-                for frame, picture in zip(chunk, pictures, strict=True)
-            )
+
+    async def questions() -> AsyncIterator[list[Coroutine[Any, Any, list[StagedRow] | Hole]]]:
+        for start in range(0, len(frames), FRAMES_AT_ONCE):
+            chunk = frames[start : start + FRAMES_AT_ONCE]
+            for camera in cameras:
+                pictures = await context.look(chunk, camera, _encode)
+                yield [
+                    _ask_pair(context, types[frame], frame, camera, picture, scale)
+                    for frame, picture in zip(chunk, pictures, strict=True)
+                ]
+
+    outcomes = await finish_batches(questions(), context.asker.client.requests_at_hand)
     rows = [row for outcome in outcomes if not isinstance(outcome, Hole) for row in outcome]
     return rows, [outcome for outcome in outcomes if isinstance(outcome, Hole)]
 

@@ -1,21 +1,22 @@
-"""Episodes: what ``meta/episodes`` says of them, and the timestamps of their rows in the data files."""
+"""Episodes: what ``meta/episodes`` says of them, and the episodes themselves, read one by one."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
+from annotationrun_worker.dataset.data_rows import DataFileCache
+from annotationrun_worker.dataset.freed_memory import return_freed_memory
 from annotationrun_worker.dataset.image_rows import find_image_spans
 from annotationrun_worker.dataset.layout import EPISODES_FOLDER, check_readable, data_file, video_file
 from annotationrun_worker.dataset.metadata import read_features
 from annotationrun_worker.dataset.records import CameraKey, EpisodeIndex, EpisodeRecord, Features, VideoSpan
-from annotationrun_worker.errors import DatasetError, UnknownCameraError
+from annotationrun_worker.errors import ConfigurationError, DatasetError, UnknownCameraError
 
 TASK_SEPARATOR = "; "
 """Joins the tasks of an episode that has several."""
@@ -30,7 +31,8 @@ _PLAIN_COLUMNS = (
     "dataset_to_index",
 )
 _VIDEO_FIELDS = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
-_ROW_COLUMNS = ("timestamp", "frame_index", "episode_index")
+_BATCH_ROWS = 1000
+"""Rows of ``meta/episodes`` that are Python objects at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +69,13 @@ def list_episodes(root: Path, info: Mapping[str, Any]) -> list[EpisodeSummary]:
     features = read_features(info)
     by_index: dict[EpisodeIndex, EpisodeSummary] = {}
     video_cameras = [camera for camera in features.cameras if camera not in features.image_cameras]
+    files = _Files(root, info)
     for path, row in _metadata_rows(root, video_cameras):
-        summary = _summary(root, info, row, features, path)
+        summary = _summary(files, row, features, path)
         if summary.index in by_index:
             raise DatasetError(f"{path}: episode {summary.index} is there twice in meta/episodes")
         by_index[summary.index] = summary
+    return_freed_memory()
     expected = info.get("total_episodes", len(by_index))
     if expected != len(by_index):
         raise DatasetError(
@@ -87,7 +91,7 @@ def select_episodes(
     """Return the episodes whose index lies in one of ``ranges``, in order of index; all of them for ``None``.
 
     Raises:
-        DatasetError: a range names an episode that does not exist; the text lists those that do.
+        ConfigurationError: a range names an episode that does not exist; the text lists those that do.
     """
     ordered = sorted(summaries, key=lambda summary: summary.index)
     if ranges is None:
@@ -96,49 +100,67 @@ def select_episodes(
     for chosen in ranges:
         missing = next((index for index in chosen if index not in existing), None)
         if missing is not None:
-            raise DatasetError(
+            raise ConfigurationError(
                 f"episode {missing} was selected, but the dataset has the episodes "
-                f"{as_ranges(sorted(existing))}; correct source.episodes"
+                f"{as_ranges(sorted(existing))}; correct spec.source.episodes"
             )
     wanted = {index for chosen in ranges for index in chosen}
     return [summary for summary in ordered if summary.index in wanted]
 
 
+class EpisodeReader:
+    """Reads episodes of one dataset, in any order; safe for any number of threads.
+
+    A data file is read once, not once an episode, and stays in a bounded cache: see ``DataFileCache``.
+    """
+
+    def __init__(self, root: Path, info: Mapping[str, Any]) -> None:
+        """Nothing is read yet."""
+        self._root = root
+        self._fps = float(info["fps"])
+        self._files = DataFileCache()
+
+    def read(self, summary: EpisodeSummary, cameras: Sequence[CameraKey]) -> EpisodeRecord:
+        """Read the timestamps of one episode, and check that the pictures of ``cameras`` can be read.
+
+        Of the data file only three columns are read. With no cameras given no video file is touched;
+        ``videos`` and ``images`` of the result hold the given ones, in the order of ``info.json``.
+
+        Raises:
+            DatasetError: a file is missing or unreadable, or the rows are not what ``meta/episodes`` says:
+                another number, frame_index not 0..n-1, timestamps that are not finite or not strictly
+                increasing.
+            UnknownCameraError: a camera that the dataset does not have.
+        """
+        known = [*summary.videos, *summary.image_cameras]
+        unknown = [camera for camera in cameras if camera not in known]
+        if unknown:
+            raise UnknownCameraError(
+                f"the dataset at {str(self._root)!r} has no camera {unknown[0]!r}; its cameras are {known}"
+            )
+        rows = self._files.rows_of(summary.data_path, f"the rows of episode {summary.index}")
+        timestamps = rows.timestamps_of(summary.index, summary.length)
+        videos = {camera: span for camera, span in summary.videos.items() if camera in cameras}
+        for camera, span in videos.items():
+            check_readable(span.path, f"episode {summary.index}, camera {camera!r}")
+        wanted_images = [camera for camera in summary.image_cameras if camera in cameras]
+        return EpisodeRecord(
+            index=summary.index,
+            task=summary.task,
+            timestamps_seconds=timestamps,
+            fps=self._fps,
+            data_path=summary.data_path,
+            dataset_from_index=summary.dataset_from_index,
+            videos=videos,
+            images=find_image_spans(self._root, rows, summary.index, wanted_images),
+        )
+
+
 def read_episode(
     root: Path, info: Mapping[str, Any], summary: EpisodeSummary, cameras: Sequence[CameraKey]
 ) -> EpisodeRecord:
-    """Read the timestamps of one episode, and check that the pictures of ``cameras`` can be read.
-
-    Of the data file only three columns of the row groups that hold the episode are read (and the column
-    ``episode_index`` for cameras that are stored in the rows). With no cameras given no video file is
-    touched; ``videos`` and ``images`` of the result hold the given ones, in the order of ``info.json``.
-
-    Raises:
-        DatasetError: a file is missing or unreadable, or the rows are not what ``meta/episodes`` says:
-            another number, frame_index not 0..n-1, timestamps that are not finite or not strictly increasing.
-        UnknownCameraError: a camera that the dataset does not have.
-    """
-    known = [*summary.videos, *summary.image_cameras]
-    unknown = [camera for camera in cameras if camera not in known]
-    if unknown:
-        raise UnknownCameraError(
-            f"the dataset at {str(root)!r} has no camera {unknown[0]!r}; its cameras are {known}"
-        )
-    timestamps = _read_timestamps(summary)
-    videos = {camera: span for camera, span in summary.videos.items() if camera in cameras}
-    for camera, span in videos.items():
-        check_readable(span.path, f"episode {summary.index}, camera {camera!r}")
-    wanted_images = [camera for camera in summary.image_cameras if camera in cameras]
-    return EpisodeRecord(
-        index=summary.index,
-        task=summary.task,
-        timestamps_seconds=timestamps,
-        fps=float(info["fps"]),
-        data_path=summary.data_path,
-        dataset_from_index=summary.dataset_from_index,
-        videos=videos,
-        images=find_image_spans(root, summary.data_path, summary.index, wanted_images),
-    )
+    """Read a single episode: see ``EpisodeReader``, which is for several."""
+    return EpisodeReader(root, info).read(summary, cameras)
 
 
 def _metadata_rows(root: Path, cameras: Sequence[CameraKey]) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -150,26 +172,34 @@ def _metadata_rows(root: Path, cameras: Sequence[CameraKey]) -> Iterator[tuple[P
     video_columns = [f"videos/{camera}/{field}" for camera in cameras for field in _VIDEO_FIELDS]
     for path in files:
         check_readable(path, "the list of episodes")
-        table = _read_table(path, [*_PLAIN_COLUMNS, *video_columns], filters=None)
-        for row in table.to_pylist():
+        for row in _read_rows(path, [*_PLAIN_COLUMNS, *video_columns]):
             yield path, row
 
 
-def _read_table(path: Path, columns: Sequence[str], filters: list[tuple[str, str, int]] | None) -> pa.Table:
+def _read_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     try:
-        present = set(pq.read_schema(path).names)
-        missing = [column for column in columns if column not in present]
-        if missing:
-            raise DatasetError(f"{path}: the columns {missing} are missing; expected a file of LeRobot v3.0")
-        # partitioning=None: a parent folder called `a=b` would else turn up as a column
-        return pq.read_table(path, columns=list(columns), filters=filters, partitioning=None)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OSError) as error:
+        with pq.ParquetFile(path) as file:
+            present = set(file.schema_arrow.names)
+            missing = [column for column in columns if column not in present]
+            if missing:
+                raise DatasetError(
+                    f"{path}: the columns {missing} are missing; expected a file of LeRobot v3.0"
+                )
+            for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns), use_threads=False):
+                yield from batch.to_pylist()
+    except (pa.ArrowException, OSError) as error:
         raise DatasetError(f"{path} can't be read as parquet: {error}") from error
 
 
-def _summary(
-    root: Path, info: Mapping[str, Any], row: Mapping[str, Any], features: Features, path: Path
-) -> EpisodeSummary:
+class _Files:
+    """The paths of a dataset's files, each made once: a file may hold ten thousand episodes."""
+
+    def __init__(self, root: Path, info: Mapping[str, Any]) -> None:
+        self.data = cache(partial(data_file, root, info))
+        self.video = cache(partial(video_file, root, info))
+
+
+def _summary(files: _Files, row: Mapping[str, Any], features: Features, path: Path) -> EpisodeSummary:
     counts = [name for name in _PLAIN_COLUMNS if name != "tasks"]
     bad = [name for name in counts if type(row[name]) is not int or row[name] < 0]
     if bad:
@@ -190,10 +220,10 @@ def _summary(
         index=index,
         tasks=tuple(tasks),
         length=length,
-        data_path=data_file(root, info, row["data/chunk_index"], row["data/file_index"]),
+        data_path=files.data(row["data/chunk_index"], row["data/file_index"]),
         dataset_from_index=row["dataset_from_index"],
         videos={
-            camera: _span(root, info, row, camera, path)
+            camera: _span(files, row, camera, path)
             for camera in features.cameras
             if camera not in features.image_cameras
         },
@@ -201,9 +231,7 @@ def _summary(
     )
 
 
-def _span(
-    root: Path, info: Mapping[str, Any], row: Mapping[str, Any], camera: CameraKey, path: Path
-) -> VideoSpan:
+def _span(files: _Files, row: Mapping[str, Any], camera: CameraKey, path: Path) -> VideoSpan:
     chunk, file, start, end = (row[f"videos/{camera}/{field}"] for field in _VIDEO_FIELDS)
     whole = all(type(number) is int and number >= 0 for number in (chunk, file))
     timed = all(isinstance(time, int | float) and math.isfinite(time) for time in (start, end))
@@ -213,50 +241,10 @@ def _span(
             f"from {start!r} to {end!r} s; expected numbers from 0, and an end after the start"
         )
     return VideoSpan(
-        path=video_file(root, info, camera, chunk, file),
+        path=files.video(camera, chunk, file),
         from_timestamp_seconds=float(start),
         to_timestamp_seconds=float(end),
     )
-
-
-def _read_timestamps(summary: EpisodeSummary) -> NDArray[np.float32]:
-    where = f"episode {summary.index} in {str(summary.data_path)!r}"
-    check_readable(summary.data_path, f"the rows of episode {summary.index}")
-    table = _read_table(summary.data_path, _ROW_COLUMNS, filters=[("episode_index", "=", int(summary.index))])
-    if table.num_rows != summary.length:
-        raise DatasetError(f"{where}: {table.num_rows} rows, but meta/episodes says {summary.length}")
-    column = table.column("timestamp")
-    if column.type != pa.float32():
-        raise DatasetError(f"{where}: the column 'timestamp' is of type {column.type}, expected float")
-    timestamps: NDArray[np.float32] = _without_nulls(column, where).to_numpy()
-    frame_index = _without_nulls(table.column("frame_index"), where).to_numpy()
-    wrong = np.flatnonzero(frame_index != np.arange(len(frame_index)))
-    if len(wrong):
-        row = int(wrong[0])
-        raise DatasetError(f"{where}, row {row}: frame_index is {frame_index[row]}, expected {row}")
-    _check_timestamps(timestamps, where)
-    timestamps.flags.writeable = False
-    return timestamps
-
-
-def _without_nulls(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
-    if column.null_count:
-        raise DatasetError(f"{where}: {column.null_count} rows without a timestamp or frame_index")
-    return column
-
-
-def _check_timestamps(timestamps: NDArray[np.float32], where: str) -> None:
-    endless = np.flatnonzero(~np.isfinite(timestamps))
-    if len(endless):
-        row = int(endless[0])
-        raise DatasetError(f"{where}, row {row}: timestamp is {timestamps[row]}, expected a finite number")
-    stuck = np.flatnonzero(np.diff(timestamps) <= 0)
-    if len(stuck):
-        row = int(stuck[0]) + 1
-        raise DatasetError(
-            f"{where}, row {row}: timestamp {timestamps[row]} s follows {timestamps[row - 1]} s; "
-            "expected timestamps that rise from row to row"
-        )
 
 
 def as_ranges(indices: Sequence[int]) -> str:

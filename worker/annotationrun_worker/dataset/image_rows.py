@@ -3,41 +3,29 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from annotationrun_worker.dataset.data_rows import DataFileRows
 from annotationrun_worker.dataset.records import CameraKey, EpisodeIndex, ImageSpan
 from annotationrun_worker.errors import DatasetError
 
 
 def find_image_spans(
-    root: Path, data_path: Path, episode: EpisodeIndex, cameras: Sequence[CameraKey]
+    root: Path, rows: DataFileRows, episode: EpisodeIndex, cameras: Sequence[CameraKey]
 ) -> Mapping[CameraKey, ImageSpan]:
-    """Where the pictures of ``episode`` lie in ``data_path``, by camera; no picture is read.
+    """Where the pictures of ``episode`` lie in the file of ``rows``, by camera; no picture is read.
 
     Raises:
-        DatasetError: the file can't be read, a camera has no column of its own or one of another type, or
-            the episode's rows are none or lie apart.
+        DatasetError: a camera has no column of its own or one of another type, or the episode's rows are
+            none or lie apart.
     """
     if not cameras:
         return {}
-    try:
-        with pq.ParquetFile(data_path) as file:
-            for camera in cameras:
-                _check_column(file.schema_arrow, camera, data_path)
-            of_rows = file.read(columns=["episode_index"]).column("episode_index").to_numpy()
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise DatasetError(f"{data_path} can't be read as parquet: {error}") from error
-    rows = np.flatnonzero(of_rows == int(episode))
-    if not len(rows) or rows[-1] - rows[0] + 1 != len(rows):
-        raise DatasetError(
-            f"{data_path}: the rows of episode {episode} "
-            + ("lie apart in the file; expected one block" if len(rows) else "are missing")
-        )
+    for camera in cameras:
+        _check_column(rows.schema, camera, rows.path)
+    start, end = rows.block_of(episode)
     return {
-        camera: ImageSpan(data_path, str(camera), int(rows[0]), len(rows), root.absolute())
-        for camera in cameras
+        camera: ImageSpan(rows.path, str(camera), start, end - start, root.absolute()) for camera in cameras
     }
 
 

@@ -1,0 +1,247 @@
+"""Which rows of a data file are an episode's, and when its frames were taken; each file is read once.
+
+A data file holds up to some ten thousand episodes, and they are asked for one by one, in any order. Its
+footer is as long as it has episodes: to parse that for each of them alone would take half an hour.
+"""
+
+import threading
+from collections import OrderedDict, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from annotationrun_worker.dataset.freed_memory import return_freed_memory
+from annotationrun_worker.dataset.layout import check_readable
+from annotationrun_worker.dataset.records import EpisodeIndex
+from annotationrun_worker.errors import DatasetError
+
+Block = tuple[int, int]
+"""Rows of a file: [first, end)."""
+
+ROW_COLUMNS: Final = ("timestamp", "frame_index", "episode_index")
+
+CACHE_BYTES: Final = 128 * 1024**2
+"""Of files read: 32 million frames, 300 hours at 30 frames a second."""
+
+_BLOCK_BYTES: Final = 300
+"""About what a block of rows takes in ``DataFileRows.blocks``."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DataFileRows:
+    """The rows of a data file, by episode; its other columns are not read."""
+
+    path: Path
+    schema: pa.Schema
+    timestamps_seconds: NDArray[np.float32]
+    """Shape (rows,), float32: the column ``timestamp``; a null is NaN here."""
+    blocks: Mapping[int, Sequence[Block]]
+    """By episode, [first row, end): one block in a sound file."""
+    null_rows: NDArray[np.int64]
+    """Rows without a timestamp or frame_index, rising."""
+    misnumbered_rows: NDArray[np.int64]
+    """Rows whose frame_index is not the number of the frame in its episode, rising."""
+    wrong_numbers: NDArray[np.int64]
+    """The frame_index of each of them."""
+
+    @property
+    def size_bytes(self) -> int:
+        """About what it takes in memory."""
+        return self.timestamps_seconds.nbytes + _BLOCK_BYTES * sum(map(len, self.blocks.values()))
+
+    def timestamps_of(self, episode: EpisodeIndex, length: int) -> NDArray[np.float32]:
+        """The timestamps of the ``length`` frames of ``episode``, which can't be written to.
+
+        Raises:
+            DatasetError: another number of rows, rows without values, frame_index not 0..n-1, or timestamps
+                that are not finite or not strictly increasing.
+        """
+        where = f"episode {episode} in {str(self.path)!r}"
+        blocks = self.blocks.get(int(episode), ())
+        row_count = sum(end - start for start, end in blocks)
+        if row_count != length:
+            raise DatasetError(f"{where}: {row_count} rows, but meta/episodes says {length}")
+        nulls = sum(len(_within(self.null_rows, block)) for block in blocks)
+        if nulls:
+            raise DatasetError(f"{where}: {nulls} rows without a timestamp or frame_index")
+        self._check_numbers(blocks, where)
+        timestamps = np.concatenate([self.timestamps_seconds[start:end] for start, end in blocks])
+        _check_timestamps(timestamps, where)
+        timestamps.flags.writeable = False
+        return timestamps
+
+    def block_of(self, episode: EpisodeIndex) -> Block:
+        """[First row, end) of ``episode``.
+
+        Raises:
+            DatasetError: its rows are none or lie apart.
+        """
+        blocks = self.blocks.get(int(episode), ())
+        if len(blocks) != 1:
+            raise DatasetError(
+                f"{self.path}: the rows of episode {episode} "
+                + ("lie apart in the file; expected one block" if blocks else "are missing")
+            )
+        return blocks[0]
+
+    def _check_numbers(self, blocks: Sequence[Block], where: str) -> None:
+        before = 0
+        for block in blocks:
+            wrong = _within(self.misnumbered_rows, block)
+            if len(wrong):
+                frame = before + int(self.misnumbered_rows[wrong[0]]) - block[0]
+                raise DatasetError(
+                    f"{where}, row {frame}: frame_index is {self.wrong_numbers[wrong[0]]}, expected {frame}"
+                )
+            before += block[1] - block[0]
+
+
+def _within(rows: NDArray[np.int64], block: Block) -> range:
+    """The places in ``rows`` (rising) of those that lie in ``block``."""
+    first, end = np.searchsorted(rows, block)
+    return range(int(first), int(end))
+
+
+class DataFileCache:
+    """Data files that were read last, bounded in bytes; safe for any number of threads."""
+
+    def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
+        """The file that was read last is kept however large it is."""
+        self._max_bytes = max_bytes
+        self._held: OrderedDict[Path, DataFileRows] = OrderedDict()
+        # Held while reading: who wants an episode of the same file waits, and finds it.
+        self._lock = threading.Lock()
+
+    def rows_of(self, path: Path, what: str) -> DataFileRows:
+        """The rows of the data file ``path``; ``what`` it is for stands in the error where it is missing.
+
+        Raises:
+            DatasetError: see ``check_readable`` and ``read_data_rows``.
+        """
+        with self._lock:
+            if path not in self._held:
+                check_readable(path, what)
+                self._held[path] = read_data_rows(path)
+            self._held.move_to_end(path)
+            while len(self._held) > 1 and self._held_bytes() > self._max_bytes:
+                self._held.popitem(last=False)
+            return self._held[path]
+
+    def _held_bytes(self) -> int:
+        return sum(rows.size_bytes for rows in self._held.values())
+
+
+def read_data_rows(path: Path) -> DataFileRows:
+    """Read three columns of the data file ``path``.
+
+    Raises:
+        DatasetError: the file can't be read, lacks one of the columns, a row has no episode_index, or
+            ``timestamp`` is not float32.
+    """
+    schema, columns = _read_columns(path)
+    return_freed_memory()
+    blocks = _blocks(columns.episodes)
+    misnumbered_rows = np.flatnonzero(columns.frames != _frame_numbers(blocks, len(columns.frames)))
+    return DataFileRows(
+        path=path,
+        schema=schema,
+        timestamps_seconds=columns.timestamps,
+        blocks=blocks,
+        null_rows=np.flatnonzero(columns.nulls),
+        misnumbered_rows=misnumbered_rows,
+        wrong_numbers=columns.frames[misnumbered_rows],
+    )
+
+
+def _read_columns(path: Path) -> tuple[pa.Schema, "_Columns"]:
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_schema(file.schema_arrow, path)
+            return file.schema_arrow, _Columns.of(file, path)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DatasetError(f"{path} can't be read as parquet: {error}") from error
+
+
+def _check_schema(schema: pa.Schema, path: Path) -> None:
+    missing = [name for name in ROW_COLUMNS if name not in schema.names]
+    if missing:
+        raise DatasetError(f"{path}: the columns {missing} are missing; expected a file of LeRobot v3.0")
+    kind = schema.field("timestamp").type
+    if kind != pa.float32():
+        raise DatasetError(f"{path}: the column 'timestamp' is of type {kind}, expected float")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Columns:
+    """Three columns of a file, each of shape (rows,)."""
+
+    timestamps: NDArray[np.float32]
+    frames: NDArray[np.int64]
+    episodes: NDArray[np.int64]
+    nulls: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, file: pq.ParquetFile, path: Path) -> "_Columns":
+        count = file.metadata.num_rows
+        columns = cls(
+            np.empty(count, np.float32),
+            np.empty(count, np.int64),
+            np.empty(count, np.int64),
+            np.zeros(count, np.bool_),
+        )
+        start = 0
+        for batch in file.iter_batches(columns=list(ROW_COLUMNS), use_threads=False):
+            here = slice(start, start + batch.num_rows)
+            timestamps, frames, episodes = map(batch.column, ROW_COLUMNS)
+            if episodes.null_count:
+                raise DatasetError(f"{path} has rows without an episode_index")
+            columns.timestamps[here] = timestamps.to_numpy(zero_copy_only=False)
+            columns.frames[here] = frames.fill_null(-1).to_numpy(zero_copy_only=False)
+            columns.episodes[here] = episodes.to_numpy()
+            if timestamps.null_count or frames.null_count:
+                for column in (timestamps, frames):
+                    columns.nulls[here] |= column.is_null().to_numpy(zero_copy_only=False)
+            start = here.stop
+        return columns
+
+
+def _blocks(episodes: NDArray[np.int64]) -> Mapping[int, Sequence[Block]]:
+    """The blocks of rows, in order, by episode."""
+    begins = np.concatenate([[True], np.diff(episodes) != 0])[: len(episodes)]
+    starts = np.flatnonzero(begins)
+    ends = np.append(starts, len(episodes))[1:]
+    blocks: dict[int, list[Block]] = defaultdict(list)
+    for episode, *block in zip(episodes[starts].tolist(), starts.tolist(), ends.tolist(), strict=True):
+        blocks[episode].append((block[0], block[1]))
+    return dict(blocks)
+
+
+def _frame_numbers(blocks: Mapping[int, Sequence[Block]], row_count: int) -> NDArray[np.int64]:
+    """What frame_index has to be."""
+    numbers = np.empty(row_count, np.int64)
+    for of_episode in blocks.values():
+        before = 0
+        for start, end in of_episode:
+            numbers[start:end] = np.arange(before, before + end - start)
+            before += end - start
+    return numbers
+
+
+def _check_timestamps(timestamps: NDArray[np.float32], where: str) -> None:
+    endless = np.flatnonzero(~np.isfinite(timestamps))
+    if len(endless):
+        row = int(endless[0])
+        raise DatasetError(f"{where}, row {row}: timestamp is {timestamps[row]}, expected a finite number")
+    stuck = np.flatnonzero(np.diff(timestamps) <= 0)
+    if len(stuck):
+        row = int(stuck[0]) + 1
+        raise DatasetError(
+            f"{where}, row {row}: timestamp {timestamps[row]} s follows {timestamps[row - 1]} s; "
+            "expected timestamps that rise from row to row"
+        )
