@@ -67,7 +67,8 @@ def test_workers_of_which_one_is_killed_every_few_seconds_make_the_same_tree(tmp
         stdout, stderr = process.communicate()
     assert process.returncode == ExitCode.OK, stderr
     assert killed >= 3
-    assert f"{killed} worker processes died" in stdout
+    died = int(re.search(r"(\d+) worker processes died", stdout)[1])
+    assert killed - 1 <= died <= killed  # the last may have been at its end
     assert hashes(tmp_path / "output") == expected
     twice = re.search(r"(\d+) made twice", stdout)
     with capsys.disabled():
@@ -127,16 +128,16 @@ def test_a_result_that_two_workers_made_counts_once_and_is_told(tmp_path):
         )  # fmt: skip
         first = run_process("annotate", "-f", manifest)
         assert first_asked.wait(timeout=120)
-        second = run_process("annotate", "-f", manifest)
-        while second.poll() is None:
-            for heartbeat in (tmp_path / "output.staging/workers").glob(f"*-{first.pid}-*"):
-                heartbeat.unlink(missing_ok=True)
-            time.sleep(0.01)
+        first.send_signal(signal.SIGSTOP)
+        (heartbeat,) = (tmp_path / "output.staging/workers").iterdir()
+        heartbeat.unlink()
+        second = run_command("annotate", "-f", manifest)
+        first.send_signal(signal.SIGCONT)
         go_on.set()
-        said = [process.communicate(timeout=120) for process in (first, second)]
-    assert [first.returncode, second.returncode] == [ExitCode.OK, ExitCode.OK], said
-    assert "1 made twice" in said[0][0]
-    assert "0 made twice" in said[1][0]
+        stdout, stderr = first.communicate(timeout=120)
+    assert [first.returncode, second.returncode] == [ExitCode.OK, ExitCode.OK], stderr + second.stderr
+    assert "1 made twice" in stdout
+    assert "0 made twice" in second.stdout
     assert len(list((tmp_path / "output.staging/results").rglob("*.jsonl"))) == 1
 
 
