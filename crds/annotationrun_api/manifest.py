@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 
 from annotationrun_api.errors import ManifestError, ManifestProblem
 from annotationrun_api.manifest_words import Loc, describe_value, format_path, nearest, next_step_for
-from annotationrun_api.spec import KIND, AnnotationRun
+from annotationrun_api.spec import KIND, AnnotationRun, Metadata
 from annotationrun_api.spec_fields import (
     FieldType,
     child_type,
@@ -68,6 +68,37 @@ def parse_manifest(text: str, name: str) -> AnnotationRun:
     if problems or run is None:
         raise ManifestError(name, problems)
     return run
+
+
+def parse_object(value: Mapping[str, object], name: str) -> AnnotationRun:
+    """Read a run as an API server gives it; fields of it that no manifest has are passed over.
+
+    The API server has checked it by the CRD's schema, maybe by that of another version; this checks the rest.
+
+    Raises:
+        ManifestError: settings that are wrong; it lists all of them, without lines.
+    """
+    manifest = {key: value[key] for key in ("apiVersion", "kind", "spec") if key in value}
+    metadata = value.get("metadata")
+    if isinstance(metadata, Mapping):
+        named = {yaml_name(field) for field in Metadata.model_fields}
+        manifest["metadata"] = {key: inner for key, inner in metadata.items() if key in named}
+    run, problems = _check(_without_position(manifest))
+    if problems or run is None:
+        raise ManifestError(name, problems)
+    return run
+
+
+def _without_position(value: object) -> Node:
+    nowhere = Position(0, 0)
+    if isinstance(value, Mapping):
+        entries = {str(key): Entry(nowhere, _without_position(inner)) for key, inner in value.items()}
+        return Node(nowhere, entries)
+    if isinstance(value, list | tuple):
+        return Node(nowhere, tuple(_without_position(item) for item in value))
+    if value is None or isinstance(value, bool | int | float | str):
+        return Node(nowhere, value)
+    raise TypeError(f"{type(value).__name__} is no JSON value")
 
 
 def _check(root: Node) -> tuple[AnnotationRun | None, list[ManifestProblem]]:

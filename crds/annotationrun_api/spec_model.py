@@ -48,14 +48,15 @@ class ServingSpec(SpecModel):
             _external_without_endpoints,
             "at least one base URL in endpoints when mode is External",
             "add endpoints, such as [http://localhost:8000/v1]",
-            "self.mode != 'External' || (has(self.endpoints) && size(self.endpoints) > 0)",
+            "!has(self.mode) || self.mode != 'External' || (has(self.endpoints) && size(self.endpoints) > 0)",
         ),
         Rule(
             "endpoints",
             _sidecar_with_endpoints,
             "endpoints only with mode External",
             "set mode: External, or remove endpoints",
-            "self.mode != 'Sidecar' || !has(self.endpoints) || size(self.endpoints) == 0",
+            "!has(self.endpoints) || size(self.endpoints) == 0"
+            " || (has(self.mode) && self.mode == 'External')",
         ),
     )
 

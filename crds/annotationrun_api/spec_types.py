@@ -46,7 +46,10 @@ class Rule:
     expected: str
     next_step: str
     cel: str
-    """The same rule in CEL, over the mapping as ``self``; a null is absent there, defaults are filled in."""
+    """The same rule in CEL, over the mapping as ``self``.
+
+    A null is absent there and defaults are filled in, but not in a mapping that is itself a default.
+    """
 
 
 def exactly_one(first: str, second: str) -> Rule:
@@ -140,9 +143,12 @@ def _check_sub_path(path: str) -> str:
     return path
 
 
+_LARGEST_INTEGER = (1 << 53) - 1  # the API server compares numbers as floating point
+
+
 def _integer_as_text(value: object) -> object:
     # Kubernetes takes `cpu: 4` as well as `cpu: "4"`; a bool is an int to Python, not to us.
-    return str(value) if type(value) is int else value
+    return str(value) if type(value) is int and 0 <= value <= _LARGEST_INTEGER else value
 
 
 Name = Annotated[
@@ -191,7 +197,7 @@ Quantity = Annotated[
     str,
     BeforeValidator(_integer_as_text),
     Field(max_length=32, pattern=_QUANTITY),
-    IntOrString(minimum=0, maximum=(1 << 63) - 1, pattern=_QUANTITY, characters=32),
+    IntOrString(minimum=0, maximum=_LARGEST_INTEGER, pattern=_QUANTITY, characters=32),
     Expect("a Kubernetes quantity such as 16Gi, 500m or 4"),
 ]
 ResourceName = Annotated[

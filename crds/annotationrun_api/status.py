@@ -1,0 +1,234 @@
+"""The status of a run, written by the operator alone. Its size does not grow with the episodes."""
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated
+
+from pydantic import Field
+
+from annotationrun_api.conditions import Condition
+from annotationrun_api.schema_marks import ListMap
+from annotationrun_api.status_types import (
+    Count,
+    Digest,
+    JobName,
+    StatusModel,
+    Text64,
+    Text256,
+    Text1024,
+    Time,
+)
+
+UNOBSERVED_GENERATION = -1
+"""`observedGeneration` before the operator has seen a run; tools that wait take it for work to come."""
+SHOWN_FAILURES = 20
+MAX_CONDITIONS = 16
+
+
+class EpisodeCounts(StatusModel):
+    """Episodes of the plan, by what became of them."""
+
+    total: Count = Field(default=0, description="total: episodes that the spec selects. Default 0.")
+    done: Count = Field(default=0, description="done: episodes with all their results. Default 0.")
+    failed: Count = Field(default=0, description="failed: episodes that were given up. Default 0.")
+
+
+class Progress(StatusModel):
+    """How far the run is; never falls under one plan."""
+
+    percent: int = Field(
+        default=0, ge=0, le=100, description="percent: done of 100, rounded down. Default 0."
+    )
+    text: Text64 = Field(default="", description='text: for people, such as "37% (24/64)". Default "".')
+    eta: Text64 = Field(default="", description='eta: time to go, such as "1h05m". Default "": not known.')
+    estimated_completion_time: Time | None = Field(
+        default=None, description="estimatedCompletionTime: when the run will be done. Default null: unknown."
+    )
+    reported_time: Time | None = Field(
+        default=None, description="reportedTime: when the counts were taken. Default null: never."
+    )
+
+
+class EpisodeFailure(StatusModel):
+    """An episode that was given up."""
+
+    episode_index: Count = Field(description="episodeIndex: index in the dataset. Required.")
+    module: Text64 = Field(description="module: the module that failed. Required.")
+    attempts: Count = Field(default=1, description="attempts: how often it was tried. Default 1.")
+    cause: Text256 = Field(description="cause: why the last attempt failed. Required.")
+    time: Time | None = Field(default=None, description="time: when it was given up. Default null: unknown.")
+
+
+class GpuUse(StatusModel):
+    """GPU time that the run's pods have held."""
+
+    seconds: Count = Field(
+        default=0, description="seconds: GPUs times seconds, until countedTime. Default 0."
+    )
+    held: Count = Field(default=0, description="held: GPUs held at countedTime. Default 0.")
+    counted_time: Time | None = Field(
+        default=None, description="countedTime: until when seconds counts. Default null: nothing counted."
+    )
+
+
+class Activity(StatusModel):
+    """What the deadlines are measured by: not the Jobs' own times, as a suspended run has no Job."""
+
+    active_seconds: Count = Field(
+        default=0, description="activeSeconds: seconds the run was active before activeSince. Default 0."
+    )
+    active_since: Time | None = Field(
+        default=None, description="activeSince: since when it is active. Default null: it is not."
+    )
+    waiting_since: Time | None = Field(
+        default=None,
+        description="waitingSince: since when pods of the step are awaited. Default null: none are.",
+    )
+
+
+class StepStatus(StatusModel):
+    """One step's attempts, each written here before its Job is created."""
+
+    attempt: Count = Field(
+        default=0,
+        description="attempt: number of the last attempt, from 1; counts on over edits. Default 0: none.",
+    )
+    job_name: JobName = Field(default="", description='jobName: Job of that attempt. Default "": none.')
+    input_digest: Digest = Field(
+        default="",
+        description='inputDigest: digest of the settings that the step was given. Default "": none.',
+    )
+    retries: Count = Field(
+        default=0,
+        description="retries: attempts in a row that failed in a way that is tried again. Default 0.",
+    )
+
+
+class PlanStatus(StepStatus):
+    """The plan step, and the plan it made."""
+
+    digest: Digest = Field(
+        default="", description='digest: name of the plan in the staging store. Default "": no plan.'
+    )
+    source_commit: Text64 = Field(
+        default="",
+        description='sourceCommit: commit of the source that was planned. Default "": a folder, or no plan.',
+    )
+    pending: Count = Field(
+        default=0, description="pending: episodes without all results when it was made. Default 0."
+    )
+    retry_token: Text64 = Field(
+        default="", description='retryToken: the retryToken that it was made for. Default "": the first.'
+    )
+    requested_at: Text64 = Field(
+        default="",
+        description="requestedAt: the annotation requested-at that it was made for, cut like all texts."
+        ' Default "": none.',
+    )
+
+
+class AnnotateStatus(StepStatus):
+    """The annotate step."""
+
+    done_before: Count = Field(
+        default=0,
+        description="doneBefore: results that there were when the attempt began; to see progress. Default 0.",
+    )
+    disruptions_without_progress: Count = Field(
+        default=0,
+        description="disruptionsWithoutProgress: disruptions since the last progress. Default 0.",
+    )
+
+
+class MergeStatus(StepStatus):
+    """The merge step."""
+
+    digest: Digest = Field(
+        default="", description='digest: merge digest of the attempt that ended last. Default "": none.'
+    )
+
+
+class Publication(StatusModel):
+    """What was published last."""
+
+    merge_digest: Digest = Field(description="mergeDigest: digest of what was published. Required.")
+    place: Text1024 = Field(description="place: repository and branch, or volume and folder. Required.")
+    commit: Text64 = Field(default="", description='commit: commit on the Hub. Default "": a folder.')
+    pull_request: Text256 = Field(
+        default="", description='pullRequest: its address. Default "": pushed, or a folder.'
+    )
+    holes: Count = Field(default=0, description="holes: episodes published without new rows. Default 0.")
+    time: Time = Field(description="time: when it was published. Required.")
+
+
+class RunStatus(StatusModel):
+    """What the operator knows about a run."""
+
+    observed_generation: int = Field(
+        default=UNOBSERVED_GENERATION,
+        ge=UNOBSERVED_GENERATION,
+        le=(1 << 53) - 1,
+        description="observedGeneration: generation of the spec that the status is about. Default -1: none.",
+    )
+    conditions: Annotated[tuple[Condition, ...], ListMap("type")] = Field(
+        default=(), max_length=MAX_CONDITIONS, description="conditions: conditions by type. Default []: none."
+    )
+    start_time: Time | None = Field(
+        default=None, description="startTime: when the first Job was created. Default null: none was."
+    )
+    completion_time: Time | None = Field(
+        default=None,
+        description="completionTime: when the run ended, well or not. Default null: it has not.",
+    )
+    progress: Progress = Field(
+        default_factory=Progress, description="progress: how far the run is. Default {}."
+    )
+    episodes: EpisodeCounts = Field(
+        default_factory=EpisodeCounts, description="episodes: counts of episodes. Default {}."
+    )
+    failures: tuple[EpisodeFailure, ...] = Field(
+        default=(),
+        max_length=SHOWN_FAILURES,
+        description="failures: the episodes that were given up last, newest first. Default []: none.",
+    )
+    disruptions: Count = Field(
+        default=0,
+        description="disruptions: pods lost to drains, preemption and the like; they cost no attempt."
+        " Default 0.",
+    )
+    gpu: GpuUse = Field(default_factory=GpuUse, description="gpu: GPU time used. Default {}.")
+    activity: Activity = Field(
+        default_factory=Activity, description="activity: what deadlines are measured by. Default {}."
+    )
+    plan: PlanStatus = Field(default_factory=PlanStatus, description="plan: the plan step. Default {}.")
+    annotate: AnnotateStatus = Field(
+        default_factory=AnnotateStatus, description="annotate: the annotate step. Default {}."
+    )
+    merge: MergeStatus = Field(default_factory=MergeStatus, description="merge: the merge step. Default {}.")
+    published: Publication | None = Field(
+        default=None, description="published: what was published last. Default null: nothing."
+    )
+
+
+def read_status(raw: Mapping[str, object] | None) -> RunStatus:
+    """The status of a run as the API server gives it; an absent one is that of a run never seen.
+
+    Raises:
+        ValueError: it does not fit the schema (pydantic's `ValidationError`).
+    """
+    return RunStatus.model_validate(raw or {})
+
+
+def write_status(status: RunStatus) -> dict[str, object]:
+    """The status as JSON values, for the status subresource; nulls are left out."""
+    written: dict[str, object] = status.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return written
+
+
+def latest_failures(
+    known: Iterable[EpisodeFailure], new: Iterable[EpisodeFailure]
+) -> tuple[EpisodeFailure, ...]:
+    """The failures to show: new ones first, one for each episode and module, `SHOWN_FAILURES` at most."""
+    by_place: dict[tuple[int, str], EpisodeFailure] = {}
+    for failure in (*new, *known):
+        by_place.setdefault((failure.episode_index, failure.module), failure)
+    return tuple(by_place.values())[:SHOWN_FAILURES]
