@@ -12,7 +12,9 @@ the episodes and keep their requests in flight. No run can be shorter than the l
 - the longest chain of requests that must follow each other x latency.
 
 In the first case the long episode is the bound: who has it must do nothing else, and never wait for frames.
-In the second the sum is: who takes more episodes than it can ask about leaves the others idle in the end.
+In the second the sum is: who takes more episodes than it can ask about leaves the others idle in the end. In
+the third a chain is: the memory of the long episode grows subtask by subtask, and must not queue behind the
+questions about its frames.
 `makespan` is from the first request to the last answer; `wall` is the whole command with the start of five
 processes, planning and merging. The goal holds for `wall` too where the machine has a core for each worker.
 """
@@ -22,7 +24,8 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +42,14 @@ from tests.support.many_episodes import (
     WIDTH,
     write_rows_and_metadata,
 )
-from tests.support.plausible_model import MODEL, plausible_server
+from tests.support.plausible_model import (
+    MODEL,
+    MOST_SUBTASKS,
+    kind_of,
+    plausible_answer,
+    plausible_server,
+    text_of,
+)
 from tests.support.video_assets import write_pictures
 
 LONG_SECONDS, SHORT_SECONDS, SHORT_EPISODES = 600, 5, 50
@@ -86,6 +96,7 @@ class Case:
 LOOKED_AT = {"questionTypes": ["count", "attribute", "spatial"]}
 """Questions without coordinates, whose scale each worker would try first."""
 _WINDOWS = -(-(LONG_SECONDS * SAMPLES_A_SECOND + 1) // WINDOW_FRAMES)  # the last frame is a sample too
+_MEMORIES = _WINDOWS * MOST_SUBTASKS - 1
 CASES = (
     Case(
         name="the long episode is the bound",
@@ -100,13 +111,22 @@ CASES = (
         name="the sum is the bound",
         modules={
             "plan": {"emitMemory": False, "taskRephrasings": 0},
-            "vqa": {"emissionHz": 0.02, "framesPerTick": 10, **LOOKED_AT},
+            "vqa": {"emissionHz": 0.02, "framesPerTick": 15, **LOOKED_AT},
         },
         requests_in_flight=4,
         latency_seconds=0.8,
-        long_requests=2 * _WINDOWS + 12 * 10,
-        short_requests=2 + 10,
+        long_requests=2 * _WINDOWS + 12 * 15,
+        short_requests=2 + 15,
         chain=2,
+    ),
+    Case(
+        name="a chain is the bound",
+        modules={"plan": {"taskRephrasings": 0}, "vqa": {"emissionHz": 1.0, **LOOKED_AT}},
+        requests_in_flight=16,
+        latency_seconds=0.3,
+        long_requests=2 * _WINDOWS + _MEMORIES + LONG_SECONDS,
+        short_requests=2 + SHORT_SECONDS,
+        chain=2 + _MEMORIES,
     ),
 )
 
@@ -150,6 +170,13 @@ def _pictures(count: int) -> Iterator[NDArray[np.uint8]]:
         yield small.repeat(BLOCK_PIXELS, 0).repeat(BLOCK_PIXELS, 1)
 
 
+def growing_memory(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """As the plausible model answers, but no two memories are alike, as with a model that reads them."""
+    if kind_of(body) == "memory":
+        return {"memory": f"I pushed the square on {zlib.crc32(text_of(body).encode())} times."}
+    return plausible_answer(body)
+
+
 def measure(case: Case, dataset: Path, folder: Path) -> Figures:
     """`annotationrun run --workers 4`, as a user starts it.
 
@@ -157,7 +184,7 @@ def measure(case: Case, dataset: Path, folder: Path) -> Figures:
         RuntimeError: it asked for something else than what the bound counts.
     """
     folder.mkdir()
-    with plausible_server(case.latency_seconds) as server:
+    with plausible_server(case.latency_seconds, growing_memory) as server:
         model = {
             "id": MODEL,
             "serving": {"mode": "External", "endpoints": [server.base_url]},

@@ -87,11 +87,11 @@ def _tree(pid: int) -> list[int]:
     """The process and all below it; those that have ended meanwhile are left out."""
     found = [pid]
     for parent in found:
-        for listing in Path(f"/proc/{parent}/task").glob("*/children"):
-            try:
+        try:
+            for listing in Path(f"/proc/{parent}/task").glob("*/children"):
                 found += map(int, listing.read_text(encoding="ascii").split())
-            except OSError:  # the thread has ended
-                continue
+        except OSError:  # the thread, or the process, has ended
+            continue
     return found
 
 

@@ -121,6 +121,10 @@ _ANSWERS: Mapping[str, Callable[[str], Mapping[str, Any]]] = {
 }
 
 
+Answering = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""From a request's body to the answer; raises UnknownPromptError."""
+
+
 @dataclass
 class Counts:
     """What the server was asked."""
@@ -145,8 +149,9 @@ class PlausibleServer(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, latency_seconds: float) -> None:
+    def __init__(self, latency_seconds: float, answer: Answering) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.answer = answer
         self.latency_seconds = latency_seconds
         self.counts = Counts()
         self.in_flight = 0
@@ -187,7 +192,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _complete(self, body: dict[str, Any]) -> tuple[int, Mapping[str, Any]]:
         counts = self.server.counts
         try:
-            text = json.dumps(plausible_answer(body))
+            text = json.dumps(self.server.answer(body))
             kind = kind_of(body)
         except ValueError as error:
             with self.server.lock:
@@ -215,9 +220,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def plausible_server(latency_seconds: float = 0.0) -> Iterator[PlausibleServer]:
+def plausible_server(
+    latency_seconds: float = 0.0, answer: Answering = plausible_answer
+) -> Iterator[PlausibleServer]:
     """The server, in a thread of this process for as long as the context lasts."""
-    server = PlausibleServer(latency_seconds)
+    server = PlausibleServer(latency_seconds, answer)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:

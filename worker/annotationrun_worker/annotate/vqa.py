@@ -94,7 +94,7 @@ async def _ask_pair(
         height=picture.height_pixels,
         coordinates=COORDINATES[scale],
     )
-    question = Question(kind, [text_part(text), picture.part], ANSWER_TYPES[question_type])
+    question = Question(kind, [text_part(text), picture.part], ANSWER_TYPES[question_type], can_wait=True)
     try:
         (asked, answer), request = await context.asker.ask(
             question, lambda pair: (pair.question, to_answer(pair, space))

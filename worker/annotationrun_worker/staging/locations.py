@@ -31,6 +31,8 @@ _CONNECT_TIMEOUT: Final = timedelta(seconds=5)
 _TIMEOUT: Final = timedelta(seconds=20)  # for the largest object, a plan of some megabytes
 _RETRY: Final = timedelta(seconds=30)
 _BACKOFF: Final = timedelta(seconds=5)
+_SHOWN_CHARACTERS: Final = 256
+"""Of what an object store's client says."""
 
 
 def folder_of(location: str | Path) -> Path | None:
@@ -85,11 +87,16 @@ def _open(scheme: str, bucket: str, prefix: str) -> Bucket:
 
 
 def cause_of(error: Exception) -> str:
-    """What ``error`` says, on one line, with the server's code; without the queries of URLs (signatures)."""
+    """What ``error`` says, on one line, with the server's code or the system's words.
+
+    The queries of URLs are left out: they may hold signatures.
+    """
     text = str(error)
     line = text.partition("\n")[0].partition(": <?xml")[0]
-    code = re.search(r"<Code>(\w+)</Code>", text)
-    line = re.sub(r"\?\S+", "?...", line)[:256]
+    code = re.search(r"<Code>(\w+)</Code>", text) or re.search(r'^ *message: "([^"]+)"', text, re.MULTILINE)
+    line = re.sub(r"\?\S+", "?...", line)
+    if len(line) > _SHOWN_CHARACTERS:  # it begins with what was done, to which URL; the cause ends it
+        line = f"{line[: _SHOWN_CHARACTERS // 2]} ... {line[-_SHOWN_CHARACTERS // 2 :]}"
     return line if code is None else f"{line} ({code[1]})"
 
 

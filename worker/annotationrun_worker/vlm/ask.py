@@ -88,7 +88,9 @@ class Asker:
     ) -> StagedAnswer:
         body: Mapping[str, Any] = request.body
         for last in (False, True):
-            completion = await self.client.complete(body, question.kind, self.affinity)
+            completion = await self.client.complete(
+                body, question.kind, self.affinity, can_wait=question.can_wait
+            )
             try:
                 _read(question, completion.content, parse)
             except AnswerError as error:

@@ -31,6 +31,7 @@ from annotationrun_worker.errors import (
 from annotationrun_worker.vlm.json_extraction import quote
 from annotationrun_worker.vlm.request import without_schema
 from annotationrun_worker.vlm.responses import ChatResponse, ModelList, cut_remote, read_response
+from annotationrun_worker.vlm.turns import Turns
 
 TRANSPORT_RETRIES = 5
 """Tries after the first of one request; the client waits 0.5 s, doubling to 8 s, between them."""
@@ -113,7 +114,7 @@ class VlmClient:
         """By kind of question."""
         self._check = asyncio.Lock()
         self._is_checked = False
-        self._in_flight = asyncio.Semaphore(settings.requests_in_flight)
+        self._turns = Turns(settings.requests_in_flight)
         self._has_answered = False
         self._refusal: ConfigurationError | None = None
         self._schema_refused = settings.structured_outputs == "Never"
@@ -169,13 +170,16 @@ class VlmClient:
                 await self.check_model()
                 self._is_checked = True
 
-    async def complete(self, body: Mapping[str, Any], kind: str, affinity: str) -> Completion:
+    async def complete(
+        self, body: Mapping[str, Any], kind: str, affinity: str, *, can_wait: bool = False
+    ) -> Completion:
         """Send ``body`` and wait for its answer.
 
         Args:
             body: the request.
             kind: of the question, for the counts.
             affinity: requests of equal ``affinity`` go to the same server.
+            can_wait: no other request builds on the answer, so those go first that others build on.
 
         Raises:
             ServerNotReadyError, ConfigurationError: at the first request, see ``check_model``.
@@ -187,7 +191,7 @@ class VlmClient:
         await self._check_once()
         server = self._servers[zlib.crc32(affinity.encode()) % len(self._servers)]
         body = without_schema(body) if self._schema_refused else body
-        response, sent = await self._send_until_whole(server, body, self.usage[kind])
+        response, sent = await self._send_until_whole(server, body, self.usage[kind], can_wait=can_wait)
         choice, usage = response.choices[0], response.usage
         content = choice.message.content
         if not content:
@@ -204,14 +208,14 @@ class VlmClient:
         )
 
     async def _send_until_whole(
-        self, server: AsyncOpenAI, body: Mapping[str, Any], usage: Usage
+        self, server: AsyncOpenAI, body: Mapping[str, Any], usage: Usage, *, can_wait: bool
     ) -> tuple[ChatResponse, Mapping[str, Any]]:
         """The response that is not cut by its token limit, and the body that got it."""
         context_tokens = self.settings.context_tokens
         limit = min(body["max_tokens"], context_tokens)
         for doubling in range(LENGTH_DOUBLINGS + 1):
             try:
-                async with self._in_flight:
+                async with self._turns.turn(can_wait=can_wait):
                     if self._refusal:
                         raise self._refusal
                     response, body = await self._send(server, {**body, "max_tokens": limit}, usage)

@@ -40,6 +40,8 @@ class Question(Generic[Answer]):
     answer_type: type[Answer]
     body: Mapping[str, Any] = field(default_factory=dict)
     """What the request needs beside its content, such as ``mm_processor_kwargs``."""
+    can_wait: bool = False
+    """No other question builds on the answer: those on which others build are asked first."""
 
 
 @lru_cache
