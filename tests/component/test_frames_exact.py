@@ -141,7 +141,9 @@ def test_past_the_end_is_an_error_that_names_the_episode(reference):
 def test_an_unknown_camera_is_an_error_that_lists_the_known(reference):
     with pytest.raises(UnknownCameraError, match=r"no camera 'top'.*images\.front.*images\.wrist"):
         reference.frames_at(reference_episode(0), [0.0], CameraKey("top"))
-    with pytest.raises(UnknownCameraError, match=r"is 'top', but the dataset's cameras are.*images\.front.*wrist"):
+    with pytest.raises(
+        UnknownCameraError, match=r"is 'top', but the dataset's cameras are.*images\.front.*wrist"
+    ):
         make_frame_provider(reference_features(), FrameSettings(default_camera=CameraKey("top")))
 
 
