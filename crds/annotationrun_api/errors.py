@@ -4,7 +4,8 @@ AnnotationRunError
 ├── TransientError          worth another try, unchanged
 └── PermanentError          the same input fails again: somebody has to change something
     ├── ManifestError       the manifest can't be read, or holds settings that are wrong; it lists them all
-    └── UnsupportedError    the manifest is right, this version can't do it yet
+    ├── UnsupportedError    the manifest is right, this version can't do it yet
+    └── UnreadableResultError   what a step's pod tells is not what this version writes
 
 Each package draws its own branch in its own ``errors.py``. An error says what, where, what was got, what was
 expected and what to do next; names are quoted with ``!r``; remote text is cut; tokens never appear.
@@ -65,3 +66,7 @@ class ManifestError(PermanentError):
 
 class UnsupportedError(PermanentError):
     """A valid setting that this version does not carry out yet; it is never ignored in silence."""
+
+
+class UnreadableResultError(PermanentError):
+    """A termination message, or a progress answer, that is not what this version writes."""

@@ -321,10 +321,13 @@ def make_frame_provider(features: Features, settings: FrameSettings) -> FramePro
     """
     camera = settings.default_camera
     if camera is not None and camera not in features.cameras:
-        raise UnknownCameraError(
-            f"spec.frames.defaultCamera is {camera!r}, but the dataset's cameras are "
-            f"{list(map(str, features.cameras))}; name one of these, or leave it out for the first"
+        there = (
+            f"the dataset's cameras are {list(map(str, features.cameras))}; name one of these, "
+            "or leave it out for the first"
+            if features.cameras
+            else "the dataset has no camera; leave it out"
         )
+        raise UnknownCameraError(f"spec.frames.defaultCamera is {camera!r}, but {there}")
     if features.cameras:
         return VideoFrameProvider(features, settings, make_decoder(settings.backend))
     return NullFrameProvider()

@@ -1,0 +1,181 @@
+"""What a pass over a run sees: the run, its Jobs and pods, the claims it names; values, no API objects."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from annotationrun_api.labels import Step
+from annotationrun_api.status import RunStatus
+from annotationrun_api.step_results import WorkerProgress
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """An `AnnotationRun` as the API server gives it."""
+
+    name: str
+    namespace: str
+    uid: str
+    generation: int
+    resource_version: str
+    manifest: Mapping[str, Any]
+    """apiVersion, kind, metadata and spec, unchecked."""
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    status: RunStatus
+    created: datetime
+    is_deleting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class JobCondition:
+    """A condition of a Job that holds (its status is True)."""
+
+    type: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """A Job of the run, by its labels."""
+
+    name: str
+    uid: str
+    step: Step
+    attempt: int
+    spec_digest: str
+    created: datetime
+    is_deleting: bool = False
+    is_suspended: bool = False
+    """Its ``spec.suspend``: Kueue holds it."""
+    active: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    completions: int = 1
+    conditions: tuple[JobCondition, ...] = ()
+
+    def condition(self, kind: str) -> JobCondition | None:
+        """The condition of a type, if it holds."""
+        return next((found for found in self.conditions if found.type == kind), None)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it ended well."""
+        return self.condition("Complete") is not None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it ended without success."""
+        return self.condition("Failed") is not None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it ended."""
+        return self.is_complete or self.has_failed
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerView:
+    """A container of a pod, with its last state."""
+
+    name: str
+    image: str = ""
+    is_sidecar: bool = False
+    is_running: bool = False
+    is_ready: bool = False
+    restarts: int = 0
+    waiting_reason: str = ""
+    """Such as ``ImagePullBackOff``; empty if it does not wait."""
+    waiting_message: str = ""
+    exit_code: int | None = None
+    """Of the container as it ended; of a sidecar that runs again, of its last end."""
+    exit_reason: str = ""
+    """Such as ``OOMKilled``."""
+    exit_message: str = ""
+    """Its termination message, or the end of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodView:
+    """A pod of one of the Jobs."""
+
+    name: str
+    uid: str
+    job_name: str
+    step: Step
+    phase: str
+    created: datetime
+    ip: str = ""
+    is_deleting: bool = False
+    is_scheduled: bool = True
+    unscheduled_reason: str = ""
+    """Of the condition PodScheduled that does not hold, such as ``Unschedulable``."""
+    unscheduled_message: str = ""
+    is_disrupted: bool = False
+    """Whether it has the condition DisruptionTarget."""
+    ended: datetime | None = None
+    gpus: int = 0
+    """GPUs that its containers request, of whatever resource."""
+    containers: tuple[ContainerView, ...] = ()
+
+    def container(self, name: str) -> ContainerView | None:
+        """The container of a name."""
+        return next((found for found in self.containers if found.name == name), None)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it runs no more."""
+        return self.phase in ("Succeeded", "Failed")
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimView:
+    """A PersistentVolumeClaim."""
+
+    name: str
+    access_modes: tuple[str, ...]
+    phase: str
+    """Such as ``Bound``."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """A warning event of a Job: that its pods can't be created is told nowhere else."""
+
+    reason: str
+    """Such as ``FailedCreate``."""
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The API server refused to create a Job, at the last try."""
+
+    job_name: str
+    code: int
+    """HTTP status."""
+    message: str
+    time: datetime
+    is_conflict: bool = False
+    """A Job of that name is there that is not ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """All that a decision is made from, besides the time."""
+
+    run: RunView
+    jobs: tuple[JobView, ...] = ()
+    """By the run's UID; those that are being deleted too."""
+    pods: tuple[PodView, ...] = ()
+    claims: Mapping[str, ClaimView] = field(default_factory=dict)
+    """Those of the spec that exist, by name."""
+    job_events: tuple[JobEvent, ...] = ()
+    """Of the Job at work, when it has no pods."""
+    progress: WorkerProgress | None = None
+    """What one running worker tells."""
+    progress_error: str = ""
+    """Why the worker that was asked did not tell; empty if none was asked."""
+    refusal: Refusal | None = None
