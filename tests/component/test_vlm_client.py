@@ -69,8 +69,12 @@ def test_after_a_refusal_nothing_more_is_sent(tmp_path):
             settings = ServerSettings([server.base_url], "m", 5, 1, "Auto", 1000)
             client = VlmClient(settings)
             body = {"model": "m", "messages": [], "max_tokens": 10}
-            asked = [client.complete(body, "colour", "") for _ in range(5)]
-            found = await asyncio.gather(*asked, return_exceptions=True)
+
+            async def ask_in_turn():
+                async with client.turn(can_wait=False):
+                    return await client.complete(body, "colour", "")
+
+            found = await asyncio.gather(*(ask_in_turn() for _ in range(5)), return_exceptions=True)
             await client.close()
             return found
 
@@ -162,6 +166,23 @@ def test_the_bound_on_requests_in_flight_holds_for_all_questions(tmp_path):
             return server.most_in_flight, len(server.bodies)
 
     assert asyncio.run(run()) == (3, 12)
+
+
+def test_the_next_question_goes_out_when_the_answer_is_staged(tmp_path):
+    """A kill between the two would lose more than the requests in flight."""
+    staged_at_each_request = []
+
+    def script(number, body):
+        staged_at_each_request.append(len(list(tmp_path.rglob("answers/*/*.json"))))
+        return Reply('{"colour": "red"}')
+
+    async def run():
+        with scripted_server(script) as server:
+            async with asker(server.base_url, tmp_path, requests_in_flight=1) as one:
+                await asyncio.gather(*(ask(one, f"{number}?") for number in range(20)))
+
+    asyncio.run(run())
+    assert staged_at_each_request == list(range(20))
 
 
 def test_no_server_is_not_ready(tmp_path):

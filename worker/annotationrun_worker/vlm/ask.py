@@ -71,9 +71,9 @@ class Asker:
             staged = await read_answer(self.store, request.key)
             if staged is not None:
                 return staged
-            return await stage_answer(
-                self.store, request.key, await self._usable_answer(question, request, parse)
-            )
+            async with self.client.turn(can_wait=question.can_wait):
+                answer = await self._usable_answer(question, request, parse)
+                return await stage_answer(self.store, request.key, answer)
 
         answer = await self.in_flight.do(request.key, read_or_ask)
         return _read(question, answer.content, parse), answer.request
@@ -88,9 +88,7 @@ class Asker:
     ) -> StagedAnswer:
         body: Mapping[str, Any] = request.body
         for last in (False, True):
-            completion = await self.client.complete(
-                body, question.kind, self.affinity, can_wait=question.can_wait
-            )
+            completion = await self.client.complete(body, question.kind, self.affinity)
             try:
                 _read(question, completion.content, parse)
             except AnswerError as error:

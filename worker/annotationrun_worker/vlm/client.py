@@ -15,6 +15,7 @@ import re
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeGuard
 
@@ -170,16 +171,24 @@ class VlmClient:
                 await self.check_model()
                 self._is_checked = True
 
-    async def complete(
-        self, body: Mapping[str, Any], kind: str, affinity: str, *, can_wait: bool = False
-    ) -> Completion:
-        """Send ``body`` and wait for its answer.
+    def turn(self, *, can_wait: bool) -> AbstractAsyncContextManager[None]:
+        """A place among the requests in flight, had within the context: from asking until it is staged.
+
+        What is answered and not yet staged is lost with the process, as what is not yet answered is. So the
+        bound on requests in flight bounds what a kill loses.
+
+        Args:
+            can_wait: no other request builds on the answer, so those go first that others build on.
+        """
+        return self._turns.turn(can_wait=can_wait)
+
+    async def complete(self, body: Mapping[str, Any], kind: str, affinity: str) -> Completion:
+        """Send ``body`` and wait for its answer, within a `turn`.
 
         Args:
             body: the request.
             kind: of the question, for the counts.
             affinity: requests of equal ``affinity`` go to the same server.
-            can_wait: no other request builds on the answer, so those go first that others build on.
 
         Raises:
             ServerNotReadyError, ConfigurationError: at the first request, see ``check_model``.
@@ -191,7 +200,7 @@ class VlmClient:
         await self._check_once()
         server = self._servers[zlib.crc32(affinity.encode()) % len(self._servers)]
         body = without_schema(body) if self._schema_refused else body
-        response, sent = await self._send_until_whole(server, body, self.usage[kind], can_wait=can_wait)
+        response, sent = await self._send_until_whole(server, body, self.usage[kind])
         choice, usage = response.choices[0], response.usage
         content = choice.message.content
         if not content:
@@ -208,17 +217,14 @@ class VlmClient:
         )
 
     async def _send_until_whole(
-        self, server: AsyncOpenAI, body: Mapping[str, Any], usage: Usage, *, can_wait: bool
+        self, server: AsyncOpenAI, body: Mapping[str, Any], usage: Usage
     ) -> tuple[ChatResponse, Mapping[str, Any]]:
         """The response that is not cut by its token limit, and the body that got it."""
         context_tokens = self.settings.context_tokens
         limit = min(body["max_tokens"], context_tokens)
         for doubling in range(LENGTH_DOUBLINGS + 1):
             try:
-                async with self._turns.turn(can_wait=can_wait):
-                    if self._refusal:
-                        raise self._refusal
-                    response, body = await self._send(server, {**body, "max_tokens": limit}, usage)
+                response, body = await self._send(server, {**body, "max_tokens": limit}, usage)
             except AnswerError as error:
                 if doubling == 0:
                     raise
@@ -240,6 +246,8 @@ class VlmClient:
         self, server: AsyncOpenAI, body: Mapping[str, Any], usage: Usage
     ) -> tuple[ChatResponse, Mapping[str, Any]]:
         """The response, and the body that got it."""
+        if self._refusal:
+            raise self._refusal
         usage.requests += 1
         try:
             # extra_body goes out as it is; what is given by name the client walks through piece by piece
