@@ -22,6 +22,7 @@ UNOBSERVED_GENERATION = -1
 """`observedGeneration` before the operator has seen a run; tools that wait take it for work to come."""
 SHOWN_FAILURES = 20
 MAX_CONDITIONS = 16
+MAX_DISRUPTED_PODS = 100
 
 
 class EpisodeCounts(StatusModel):
@@ -97,6 +98,9 @@ class StepStatus(StatusModel):
         default="",
         description='inputDigest: digest of the settings that the step was given. Default "": none.',
     )
+    ended_attempt: Count = Field(
+        default=0, description="endedAttempt: number of the last attempt that has ended. Default 0: none."
+    )
     retries: Count = Field(
         default=0,
         description="retries: attempts in a row that failed in a way that is tried again. Default 0.",
@@ -132,6 +136,17 @@ class AnnotateStatus(StepStatus):
     done_before: Count = Field(
         default=0,
         description="doneBefore: results that there were when the attempt began; to see progress. Default 0.",
+    )
+    episodes_before: Count = Field(
+        default=0,
+        description="episodesBefore: episodes done when the attempt began; the ETA counts from there."
+        " Default 0.",
+    )
+    disrupted_pods: tuple[Text64, ...] = Field(
+        default=(),
+        max_length=MAX_DISRUPTED_PODS,
+        description="disruptedPods: UIDs of disrupted pods that are still listed, and counted already."
+        " Default []: none.",
     )
     disruptions_without_progress: Count = Field(
         default=0,
@@ -204,6 +219,11 @@ class RunStatus(StatusModel):
         default_factory=AnnotateStatus, description="annotate: the annotate step. Default {}."
     )
     merge: MergeStatus = Field(default_factory=MergeStatus, description="merge: the merge step. Default {}.")
+    ended_input: Digest = Field(
+        default="",
+        description="endedInput: digest of the spec that the run ended with, well or not, without suspend and"
+        ' TTL. Default "": it has not ended.',
+    )
     published: Publication | None = Field(
         default=None, description="published: what was published last. Default null: nothing."
     )

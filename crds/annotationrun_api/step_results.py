@@ -20,6 +20,8 @@ MAX_MESSAGE_BYTES = 4096
 MAX_PROGRESS_BYTES = 65_536
 PROGRESS_PORT = 9090
 PROGRESS_PATH = "/progress"
+API_KEY_VARIABLE = "ANNOTATIONRUN_API_KEY"
+"""Environment variable of the annotate step: the API key of the model servers, if they want one."""
 MANIFEST_ANNOTATION = "annotationrun.dev/manifest"
 """Annotation of a step's pod: the manifest as JSON, which the pod has as a file (downward API)."""
 
@@ -77,11 +79,12 @@ ResultT = TypeVar("ResultT", PlanResult, MergeOutcome, WorkerProgress)
 
 
 def write_result(result: PlanResult | MergeOutcome | WorkerProgress) -> str:
-    """The JSON text; of a merge with as many failures as fit into a termination message."""
+    """The JSON text; of a merge with as many failures as fit into a termination message, and its place."""
     text = result.model_dump_json(by_alias=True, exclude_defaults=False)
-    if isinstance(result, MergeOutcome) and len(text.encode()) > MAX_MESSAGE_BYTES:
-        return write_result(result.model_copy(update={"failures": result.failures[:-1]}))
-    return text
+    if not isinstance(result, MergeOutcome) or len(text.encode()) <= MAX_MESSAGE_BYTES:
+        return text
+    less: dict[str, object] = {"failures": result.failures[:-1]} if result.failures else {"place": ""}
+    return write_result(result.model_copy(update=less))
 
 
 def read_result(text: str | bytes, kind: type[ResultT]) -> ResultT:

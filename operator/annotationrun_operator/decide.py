@@ -1,0 +1,181 @@
+"""What to do about a run, from what is seen of it: no I/O, no clock.
+
+A pass looks at everything anew. What a run has come to stands in its status; which step is next follows from
+that and from digests of the spec (`inputs`): an edit asks again for the steps whose digest it changes. An
+attempt is written into the status before its Job is created, with the Job's name; so whoever comes after a
+crash creates that Job and no other.
+"""
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from annotationrun_api.conditions import ConditionType, find_condition, holds
+from annotationrun_api.errors import ManifestError
+from annotationrun_api.labels import REQUESTED_AT_ANNOTATION, Step
+from annotationrun_api.manifest import parse_object
+from annotationrun_api.reasons import Reason
+from annotationrun_api.spec import AnnotationRun
+from annotationrun_api.status import AnnotateStatus, EpisodeCounts, MergeStatus, PlanStatus, Progress
+from annotationrun_operator.accounting import active_seconds, count_disruptions, count_gpus, set_active
+from annotationrun_operator.decision import Decision
+from annotationrun_operator.draft import Draft, State, StateKind, with_remedy
+from annotationrun_operator.ending import fail, record_publication
+from annotationrun_operator.faults import find_fault, manifest_fault
+from annotationrun_operator.inputs import read_inputs
+from annotationrun_operator.job_settings import JobSettings
+from annotationrun_operator.observation import Observation
+from annotationrun_operator.outcomes import Failure
+from annotationrun_operator.run_pass import RunPass
+from annotationrun_operator.steps import take_step
+
+LOOK_AGAIN_SECONDS: Final = 60.0
+"""At what is not watched: claims that are missing, quotas."""
+
+
+def decide(seen: Observation, now: datetime, settings: JobSettings) -> Decision:
+    """What to write into the status, and what to create and delete.
+
+    Args:
+        seen: the run and its children.
+        now: the time, in UTC.
+        settings: of the installation.
+    """
+    draft = Draft(seen, now, settings, seen.run.status)
+    if seen.run.is_deleting:  # its children go with it, by their owner references
+        return Decision(draft.status)
+    count_gpus(draft)
+    count_disruptions(draft)
+    try:
+        manifest = parse_object(seen.run.manifest, seen.run.name)
+    except ManifestError as error:
+        return _stall(draft, manifest_fault(error))
+    inputs = read_inputs(manifest, seen.run.annotations)
+    if draft.status.ended_input == inputs.run:
+        return _stay(draft, manifest)
+    fault = find_fault(manifest, seen.claims)
+    if fault is not None:
+        draft.recheck(LOOK_AGAIN_SECONDS)
+        return _stall(draft, fault)
+    if manifest.spec.suspend:
+        return _suspend(draft)
+    return _go_on(RunPass(draft, manifest, inputs))
+
+
+def _stall(draft: Draft, fault: Failure) -> Decision:
+    """Nothing goes on until somebody changes something; what is staged stays."""
+    _stop_jobs(draft)
+    return draft.conclude(State("Stalled", fault.reason, with_remedy(fault.reason, fault.message)))
+
+
+def _stay(draft: Draft, manifest: AnnotationRun) -> Decision:
+    """The run has ended, and nothing that matters was edited since."""
+    status, ttl = draft.status, manifest.spec.ttl_seconds_after_finished
+    set_active(draft, is_active=False)
+    for job in draft.live_jobs():
+        draft.delete(job)
+    if ttl is not None and status.completion_time is not None:
+        left = status.completion_time + timedelta(seconds=ttl) - draft.now
+        if left > timedelta():
+            draft.recheck(left.total_seconds())
+        else:
+            for job in draft.seen.jobs:
+                draft.delete(job)
+    known = find_condition(status.conditions, ConditionType.READY)
+    kind: StateKind = "Complete" if holds(status.conditions, ConditionType.COMPLETE) else "Failed"
+    failed = find_condition(status.conditions, ConditionType.FAILED)
+    said = failed if kind == "Failed" and failed else known
+    reason = next((reason for reason in Reason if said and reason.value == said.reason), Reason.COMPLETE)
+    return draft.conclude(State(kind, reason, said.message if said else ""))
+
+
+def _suspend(draft: Draft) -> Decision:
+    """The pods go; the attempts that they were are over, and going on begins the next."""
+    _stop_jobs(draft)
+    gone = not draft.live_jobs()
+    message = "" if gone else "Pods are still going."
+    return draft.conclude(State("Suspended", Reason.SUSPENDED, with_remedy(Reason.SUSPENDED, message)))
+
+
+def _stop_jobs(draft: Draft) -> None:
+    set_active(draft, is_active=False)
+    live = draft.live_jobs()
+    for job in live:
+        draft.delete(job)
+    for step in Step:
+        name = draft.step(step).job_name
+        if name and not any(job.name == name and job.has_ended for job in draft.seen.jobs):
+            draft.set_step(step, job_name="")
+
+
+def _go_on(run: RunPass) -> Decision:
+    draft = run.draft
+    if draft.status.ended_input:
+        _reopen(run)
+    if draft.status.plan.input_digest != run.inputs.plan:
+        decision = _begin_anew(run)
+        if decision is not None:
+            return decision
+    limit = run.manifest.spec.active_deadline_seconds
+    if limit is not None:
+        left = limit - active_seconds(draft.status.activity, draft.now)
+        if left <= 0:
+            return fail(run, Failure(Reason.ACTIVE_DEADLINE_EXCEEDED, f"The limit is {limit} s"))
+        draft.recheck(left)
+    return take_step(run)
+
+
+def _reopen(run: RunPass) -> None:
+    """The run had ended, and was edited: what failed is tried in a new attempt."""
+    draft = run.draft
+    if holds(draft.status.conditions, ConditionType.FAILED):
+        for step in Step:
+            live = {job.name for job in draft.live_jobs() if not job.is_deleting}
+            if draft.step(step).job_name not in live:
+                draft.set_step(step, job_name="", retries=0)
+        draft.set_step(Step.ANNOTATE, disruptions_without_progress=0)
+    draft.set(ended_input="", completion_time=None)
+
+
+def _begin_anew(run: RunPass) -> Decision | None:
+    """The results that are wanted are others than those planned for: plan again, once nothing is at work."""
+    draft, status = run.draft, run.draft.status
+    for job in draft.seen.jobs:
+        if job.step is Step.MERGE and job.name == status.merge.job_name and job.has_ended:
+            record_publication(draft, job)
+    live = draft.live_jobs()
+    if live or any(not pod.has_ended and pod.step is Step.MERGE for pod in draft.seen.pods):
+        for job in live:
+            draft.delete(job)
+        draft.recheck(LOOK_AGAIN_SECONDS)
+        return draft.conclude(State("Working", Reason.STOPPING, Reason.STOPPING.happened))
+    requested_at = draft.seen.run.annotations.get(REQUESTED_AT_ANNOTATION, "")[:64]
+    token = run.manifest.spec.retry_token
+    is_retry = (token, requested_at) != (status.plan.retry_token, status.plan.requested_at)
+    is_first = not status.plan.input_digest
+    reason = Reason.NOT_STARTED if is_first else Reason.RETRY_REQUESTED if is_retry else Reason.SPEC_CHANGED
+    draft.set(
+        plan=PlanStatus(
+            attempt=status.plan.attempt,
+            input_digest=run.inputs.plan,
+            retry_token=token,
+            requested_at=requested_at,
+        ),
+        annotate=AnnotateStatus(
+            attempt=status.annotate.attempt,
+            ended_attempt=status.annotate.ended_attempt,
+            disrupted_pods=status.annotate.disrupted_pods,
+        ),
+        merge=MergeStatus(attempt=status.merge.attempt, digest=status.merge.digest),
+        progress=Progress(),
+        episodes=EpisodeCounts(),
+        failures=(),
+        completion_time=None,
+    )
+    for kind in (
+        ConditionType.PLANNED,
+        ConditionType.ANNOTATED,
+        ConditionType.MERGED,
+        ConditionType.PUBLISHED,
+    ):
+        draft.steps[kind] = (False, reason, "")
+    return None

@@ -1,0 +1,79 @@
+"""What is wrong with a run before any Job of it: found by its manifest and the claims that it names."""
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from annotationrun_api.errors import ManifestError
+from annotationrun_api.reasons import Reason
+from annotationrun_api.spec import AnnotationRun, RunSpec
+from annotationrun_operator.observation import ClaimView
+from annotationrun_operator.outcomes import Failure
+from annotationrun_operator.pods import claims_of, manifest_text
+
+MAX_MANIFEST_BYTES: Final = 200_000
+"""The manifest is an annotation of the pods, and all annotations of an object have 256 KiB at most."""
+_SHOWN_PROBLEMS = 4
+
+
+def find_fault(manifest: AnnotationRun, claims: Mapping[str, ClaimView]) -> Failure | None:
+    """The first thing that keeps a run from starting.
+
+    Args:
+        manifest: of the run; right in itself.
+        claims: those of the manifest that exist, by name.
+    """
+    return next(_faults(manifest, claims), None)
+
+
+def needed_claims(spec: RunSpec) -> list[str]:
+    """All claims that pods of the run mount."""
+    cache = spec.model.serving.cache
+    return [
+        *claims_of(spec),
+        *([cache.claim_name] if cache and cache.claim_name not in claims_of(spec) else []),
+    ]
+
+
+def _faults(manifest: AnnotationRun, claims: Mapping[str, ClaimView]) -> Iterator[Failure]:
+    spec = manifest.spec
+    for name, path, volume in (
+        ("source", spec.source.path, spec.source.volume),
+        ("output", spec.output.path, spec.output.volume),
+    ):
+        if path is not None and volume is None:
+            yield Failure(
+                Reason.INVALID_SPEC,
+                f"spec.{name}.path names a folder, and spec.{name}.volume no claim that holds it: in a"
+                f" cluster expected spec.{name}.volume.claimName",
+            )
+    if spec.staging.uri is None and spec.staging.volume is None:
+        yield Failure(
+            Reason.INVALID_SPEC,
+            "spec.staging is empty: a cluster expects spec.staging.volume.claimName or spec.staging.uri",
+        )
+    size = len(manifest_text(manifest).encode())
+    if size > MAX_MANIFEST_BYTES:
+        yield Failure(
+            Reason.INVALID_SPEC,
+            f"the manifest has {size} bytes, expected at most {MAX_MANIFEST_BYTES}: shorten spec.prompts",
+        )
+    for name in needed_claims(spec):
+        claim = claims.get(name)
+        if claim is None:
+            yield Failure(Reason.VOLUME_NOT_FOUND, f"The claim is {name!r}")
+        elif spec.workers.parallelism > 1 and not {"ReadWriteMany", "ReadOnlyMany"} & set(claim.access_modes):
+            modes = ", ".join(claim.access_modes)
+            yield Failure(
+                Reason.VOLUME_ACCESS_MODE,
+                f"The claim {name!r} has {modes}, parallelism is {spec.workers.parallelism}",
+            )
+
+
+def manifest_fault(error: ManifestError) -> Failure:
+    """What is wrong in a manifest, in one line each."""
+    shown = [
+        f"{problem.path or 'the manifest'}: got {problem.got}, expected {problem.expected}"
+        for problem in error.problems[:_SHOWN_PROBLEMS]
+    ]
+    more = len(error.problems) - len(shown)
+    return Failure(Reason.INVALID_SPEC, "; ".join(shown) + (f"; and {more} more" if more > 0 else ""))

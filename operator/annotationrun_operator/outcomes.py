@@ -1,0 +1,111 @@
+"""What came of a Job that has ended: what its pod tells, or why it failed."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from annotationrun_api.errors import UnreadableResultError
+from annotationrun_api.exit_codes import ExitCode
+from annotationrun_api.reasons import Reason
+from annotationrun_api.step_results import MergeOutcome, PlanResult, ResultT, read_result
+from annotationrun_operator.observation import ContainerView, JobView, PodView
+from annotationrun_operator.pods import SIDECAR_CONTAINER, WORKER_CONTAINER
+
+SHOWN_CHARACTERS: Final = 600
+"""Of the end of a log, in a message."""
+
+_REASONS = {
+    ExitCode.USAGE: Reason.CONFIGURATION_REFUSED,
+    ExitCode.CONFIGURATION: Reason.CONFIGURATION_REFUSED,
+    ExitCode.DATASET: Reason.DATASET_UNREADABLE,
+    ExitCode.SERVER_NOT_READY: Reason.SERVER_NOT_READY,
+    ExitCode.STORAGE: Reason.STORAGE_FAILED,
+}
+# As the Job controller words it where the pod is gone already.
+_EXIT_CODE_IN_MESSAGE = re.compile(r"failed with exit code (\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a Job failed."""
+
+    reason: Reason
+    message: str
+
+
+def pods_of(job: JobView, pods: Sequence[PodView]) -> list[PodView]:
+    """The pods of a Job, the newest first."""
+    return sorted(
+        (pod for pod in pods if pod.job_name == job.name), key=lambda pod: pod.created, reverse=True
+    )
+
+
+def told_by(pods: Sequence[PodView], kind: type[ResultT]) -> ResultT | None:
+    """The result that a pod's termination message holds; None if there is none that can be read."""
+    for pod in pods:
+        worker = pod.container(WORKER_CONTAINER)
+        if worker is not None and worker.exit_message:
+            try:
+                return read_result(worker.exit_message, kind)
+            except UnreadableResultError:
+                continue
+    return None
+
+
+def merge_outcome(job: JobView, pods: Sequence[PodView]) -> MergeOutcome | None:
+    """What the merge's pod tells, whether it failed or not."""
+    return told_by(pods_of(job, pods), MergeOutcome)
+
+
+def plan_result(job: JobView, pods: Sequence[PodView]) -> PlanResult | None:
+    """What the plan's pod tells."""
+    return told_by(pods_of(job, pods), PlanResult)
+
+
+def job_failure(job: JobView, pods: Sequence[PodView]) -> Failure:
+    """Why a failed Job failed: by the exit codes of its workers, else by what the Job says itself."""
+    mine = pods_of(job, pods)
+    for codes in ((ExitCode.USAGE, ExitCode.CONFIGURATION, ExitCode.DATASET), (ExitCode.STORAGE,)):
+        for pod in mine:
+            worker = pod.container(WORKER_CONTAINER)
+            if worker is not None and worker.exit_code in codes:
+                return pod_failure(pod, worker)
+    for pod in mine:
+        for container in pod.containers:
+            if container.exit_reason == "OOMKilled":
+                return Failure(Reason.OUT_OF_MEMORY, f"pod {pod.name}, container {container.name}")
+    for pod in mine:
+        worker = pod.container(WORKER_CONTAINER)
+        if worker is not None and worker.exit_code not in (None, ExitCode.OK, ExitCode.INTERRUPTED):
+            return pod_failure(pod, worker)
+    return _as_the_job_says(job)
+
+
+def pod_failure(pod: PodView, worker: ContainerView) -> Failure:
+    """Why a worker failed, in its own words."""
+    code = worker.exit_code or 0
+    message = f"pod {pod.name} ended with exit code {code}: {_end(worker.exit_message)}"
+    if code == ExitCode.SERVER_NOT_READY:
+        server = pod.container(SIDECAR_CONTAINER)
+        if server is not None and server.exit_message:
+            message += f"; the server said: {_end(server.exit_message)}"
+    return Failure(_reason(code), message)
+
+
+def _reason(code: int) -> Reason:
+    known = {int(code): reason for code, reason in _REASONS.items()}
+    return known.get(code, Reason.PODS_FAILED)
+
+
+def _as_the_job_says(job: JobView) -> Failure:
+    said = job.condition("Failed")
+    message = f"{said.reason}: {said.message}" if said else "no word of it"
+    code = _EXIT_CODE_IN_MESSAGE.search(message)
+    reason = _reason(int(code[1])) if code else Reason.PODS_FAILED
+    return Failure(reason, f"Job {job.name}: {message}")
+
+
+def _end(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= SHOWN_CHARACTERS else f"...{text[-SHOWN_CHARACTERS:]}"

@@ -1,0 +1,292 @@
+"""The steps of a run, one after the other: which is next, what becomes of its Job."""
+
+from typing import Final
+
+from annotationrun_api.conditions import ConditionType
+from annotationrun_api.exit_codes import ExitCode
+from annotationrun_api.labels import Step
+from annotationrun_api.reasons import Reason
+from annotationrun_api.status import EpisodeCounts
+from annotationrun_api.step_results import MergeOutcome
+from annotationrun_operator.accounting import set_active, set_waiting, take_progress
+from annotationrun_operator.decision import Announcement, CreateJob, Decision
+from annotationrun_operator.draft import Draft, State, with_remedy
+from annotationrun_operator.ending import PUBLISHED, complete, fail, record_publication, take_counts
+from annotationrun_operator.inputs import digest_of
+from annotationrun_operator.jobs import JobPlan, job_name, make_job
+from annotationrun_operator.observation import JobView
+from annotationrun_operator.outcomes import Failure, job_failure, plan_result, pod_failure, pods_of
+from annotationrun_operator.pods import WORKER_CONTAINER
+from annotationrun_operator.run_pass import RunPass
+from annotationrun_operator.waiting import has_started, refusal_reason, why_waiting
+
+ATTEMPTS: Final = 3
+"""In a row that come to nothing, before the run is given up."""
+CREATE_AGAIN_SECONDS: Final = 60.0
+"""After a refusal: quotas and policies are not watched."""
+PROGRESS_SECONDS: Final = 10.0
+"""Between two looks at how far the workers are."""
+STOPPING_SECONDS: Final = 30.0
+"""Between two looks at pods that go."""
+DISRUPTIONS_WITHOUT_PROGRESS: Final = 20
+
+_STATES = {
+    Step.PLAN: (Reason.PLANNING, ConditionType.PLANNED),
+    Step.ANNOTATE: (Reason.ANNOTATING, ConditionType.ANNOTATED),
+    Step.MERGE: (Reason.MERGING, ConditionType.MERGED),
+}
+_ENDS_THE_RUN = frozenset(
+    {
+        Reason.CONFIGURATION_REFUSED,
+        Reason.DATASET_UNREADABLE,
+        Reason.SERVER_NOT_READY,
+        Reason.STORAGE_FAILED,
+        Reason.OUT_OF_MEMORY,
+    }
+)
+"""Failures of the annotate step after which another attempt would fail alike."""
+
+
+def take_step(run: RunPass) -> Decision:
+    """Go on with the step that is next."""
+    status = run.draft.status
+    if not status.plan.digest:
+        return _work(run, Step.PLAN, status.plan.input_digest, 1)
+    annotate = status.annotate
+    is_annotated = annotate.input_digest == status.plan.digest and annotate.ended_attempt == annotate.attempt
+    if status.plan.pending and not is_annotated:
+        return _work(run, Step.ANNOTATE, status.plan.digest, _pods(run))
+    if ConditionType.ANNOTATED not in run.draft.steps:
+        reason = Reason.SUCCEEDED if status.plan.pending else Reason.NOTHING_TO_DO
+        run.draft.steps[ConditionType.ANNOTATED] = (True, reason, "")
+    wanted = digest_of([status.plan.digest, run.inputs.merge, annotate.attempt])
+    return _work(run, Step.MERGE, wanted, 1)
+
+
+def _pods(run: RunPass) -> int:
+    """Workers of an attempt: no more than there are episodes for."""
+    status = run.draft.status
+    left = status.episodes.total - status.episodes.done - status.episodes.failed
+    return max(1, min(run.manifest.spec.workers.parallelism, status.plan.pending, left or 1))
+
+
+def _work(run: RunPass, step: Step, wanted: str, pods: int) -> Decision:
+    """See to the Job of a step, which is made from what ``wanted`` is the digest of."""
+    draft = run.draft
+    current = draft.step(step)
+    if current.input_digest != wanted:  # what was done by other settings is over
+        draft.set_step(step, input_digest=wanted, job_name="")
+        current = draft.step(step)
+    others = [job for job in draft.live_jobs() if job.name != current.job_name]
+    if others or (step is Step.MERGE and _merge_pods_go(draft, current.job_name)):
+        for other in others:
+            draft.delete(other)
+        draft.recheck(STOPPING_SECONDS)
+        return draft.conclude(State("Working", Reason.STOPPING, Reason.STOPPING.happened))
+    if not current.job_name:
+        return _open_attempt(run, step, pods)
+    job = next((job for job in draft.seen.jobs if job.name == current.job_name), None)
+    if job is None:
+        return _create(run, step, pods)
+    if job.is_deleting:
+        return draft.conclude(State("Working", Reason.STOPPING, Reason.STOPPING.happened))
+    if job.has_ended:
+        return _take_end(run, step, job)
+    return _watch(run, step, job)
+
+
+def _merge_pods_go(draft: Draft, job: str) -> bool:
+    """Whether another merge may still be writing."""
+    return any(
+        pod.step is Step.MERGE and pod.job_name != job and not pod.has_ended for pod in draft.seen.pods
+    )
+
+
+def _open_attempt(run: RunPass, step: Step, pods: int) -> Decision:
+    draft = run.draft
+    attempt = draft.step(step).attempt + 1
+    name = job_name(draft.seen.run, step, draft.status.plan.digest, attempt)
+    draft.set_step(step, attempt=attempt, job_name=name)
+    if step is Step.ANNOTATE:
+        draft.set_step(step, episodes_before=draft.status.episodes.done + draft.status.episodes.failed)
+    if draft.status.start_time is None:
+        draft.set(start_time=draft.now)
+    draft.announcements.append(Announcement("Normal", Reason.JOB_CREATED, f"Job {name}"))
+    return _create(run, step, pods)
+
+
+def _create(run: RunPass, step: Step, pods: int) -> Decision:
+    """Create the Job, unless the API server refused that a moment ago."""
+    draft, current, refusal = run.draft, run.draft.step(step), run.draft.seen.refusal
+    set_active(draft, is_active=True)
+    if refusal is None or refusal.job_name != current.job_name:
+        plan = JobPlan(step, current.attempt, current.job_name, pods)
+        draft.create(CreateJob(make_job(draft.seen.run, run.manifest, plan, draft.settings)))
+        return _working(run, step, Reason.WAITING_FOR_PODS, "")
+    reason = Reason.JOB_CONFLICT if refusal.is_conflict else refusal_reason(refusal.message)
+    if step is Step.PLAN and reason is Reason.ADMISSION_REFUSED and refusal.code == _UNPROCESSABLE:
+        return fail(run, Failure(reason, refusal.message))
+    since = (draft.now - refusal.time).total_seconds()
+    if since >= CREATE_AGAIN_SECONDS:
+        plan = JobPlan(step, current.attempt, current.job_name, pods)
+        draft.create(CreateJob(make_job(draft.seen.run, run.manifest, plan, draft.settings)))
+    draft.recheck(max(1.0, CREATE_AGAIN_SECONDS - since))
+    return _await(run, step, reason, refusal.message)
+
+
+_UNPROCESSABLE = 422
+
+
+def _watch(run: RunPass, step: Step, job: JobView) -> Decision:
+    """The Job is at work, or waits for something."""
+    draft, pods = run.draft, pods_of(job, run.draft.seen.pods)
+    if job.is_suspended:
+        set_active(draft, is_active=False)
+        return _working(run, step, Reason.QUEUED, "")
+    set_active(draft, is_active=True)
+    if not has_started(pods) and not job.succeeded:
+        waiting = why_waiting(pods, draft.seen.job_events)
+        return _await(run, step, waiting.reason, waiting.message)
+    set_waiting(draft, is_waiting=False)
+    if step is not Step.ANNOTATE:
+        return _working(run, step, _STATES[step][0], "")
+    draft.recheck(PROGRESS_SECONDS)
+    if draft.status.annotate.disruptions_without_progress >= DISRUPTIONS_WITHOUT_PROGRESS:
+        count = draft.status.annotate.disruptions_without_progress
+        return fail(run, Failure(Reason.NO_PROGRESS, f"{count} pods were disrupted without one more episode"))
+    lost = _lost_server(run, job)
+    if lost is not None:
+        return fail(run, lost)
+    if draft.seen.progress is not None:
+        take_progress(draft, draft.seen.progress, job.created)
+    elif draft.seen.progress_error:
+        note = with_remedy(Reason.PROGRESS_UNAVAILABLE, draft.seen.progress_error)
+        draft.steps[ConditionType.ANNOTATED] = (False, Reason.PROGRESS_UNAVAILABLE, note)
+    counts = draft.status.episodes
+    return _working(run, step, Reason.ANNOTATING, f"{counts.done} of {counts.total} episodes are done.")
+
+
+def _lost_server(run: RunPass, job: JobView) -> Failure | None:
+    """A server that did not come up, where no other worker of the Job gets on: it would not the next time."""
+    failure = None
+    for pod in pods_of(job, run.draft.seen.pods):
+        worker = pod.container(WORKER_CONTAINER)
+        if worker is None or not pod.has_ended:
+            if worker is not None and worker.is_running:
+                return None
+            continue
+        if worker.exit_code == ExitCode.OK:
+            return None
+        if worker.exit_code == ExitCode.SERVER_NOT_READY:
+            failure = failure or pod_failure(pod, worker)
+    return failure
+
+
+def _await(run: RunPass, step: Step, reason: Reason, message: str) -> Decision:
+    """Nothing of the step runs yet: that has a deadline."""
+    limit = run.manifest.spec.start_deadline_seconds
+    waited = set_waiting(run.draft, is_waiting=True)
+    if waited >= limit:
+        said = with_remedy(reason, message)
+        return fail(run, Failure(Reason.START_DEADLINE_EXCEEDED, f"After {limit} s: {said}"))
+    run.draft.recheck(limit - waited)
+    return _working(run, step, reason, message)
+
+
+def _working(run: RunPass, step: Step, reason: Reason, message: str) -> Decision:
+    condition = _STATES[step][1]
+    if condition not in run.draft.steps:
+        run.draft.steps[condition] = (False, Reason.IN_PROGRESS, "")
+    return run.draft.conclude(State("Working", reason, with_remedy(reason, message)))
+
+
+def _take_end(run: RunPass, step: Step, job: JobView) -> Decision:
+    set_waiting(run.draft, is_waiting=False)
+    if step is Step.PLAN:
+        return _take_plan(run, job)
+    if step is Step.ANNOTATE:
+        return _take_annotated(run, job)
+    return _take_merged(run, job)
+
+
+def _take_plan(run: RunPass, job: JobView) -> Decision:
+    draft = run.draft
+    if job.has_failed:
+        return fail(run, job_failure(job, draft.seen.pods))
+    result = plan_result(job, draft.seen.pods)
+    if result is None:
+        return _try_again(run, Step.PLAN, Failure(Reason.PLAN_UNREADABLE, f"The last Job is {job.name}"))
+    draft.set_step(
+        Step.PLAN,
+        digest=result.plan,
+        pending=result.pending,
+        source_commit=result.source_commit,
+        retries=0,
+    )
+    done = result.episodes - min(result.pending, result.episodes)
+    draft.set(episodes=EpisodeCounts(total=result.episodes, done=done))
+    message = f"{result.episodes} episodes, {result.pending} of them to look at."
+    draft.steps[ConditionType.PLANNED] = (True, Reason.SUCCEEDED, message)
+    return take_step(run)
+
+
+def _take_annotated(run: RunPass, job: JobView) -> Decision:
+    """However the Job ended, the merge looks what there is; but for failures that would come again."""
+    if job.has_failed:
+        failure = job_failure(job, run.draft.seen.pods)
+        if failure.reason in _ENDS_THE_RUN:
+            return fail(run, failure)
+    run.draft.set_step(Step.ANNOTATE, ended_attempt=job.attempt)
+    return take_step(run)
+
+
+def _take_merged(run: RunPass, job: JobView) -> Decision:
+    draft = run.draft
+    outcome = record_publication(draft, job)
+    if outcome is None:
+        if job.has_failed:
+            return fail(run, job_failure(job, draft.seen.pods))
+        said = f"The merge Job {job.name} ended without a result that can be read"
+        return _try_again(run, Step.MERGE, Failure(Reason.INTERNAL_ERROR, said))
+    draft.set_step(Step.MERGE, digest=outcome.merge_digest, retries=0)
+    if outcome.outcome in PUBLISHED:
+        return complete(run, outcome)
+    counts = take_counts(draft, outcome)
+    if outcome.outcome == "TooManyFailed":
+        said = f"{counts.failed} of {counts.total} episodes failed"
+        return fail(run, Failure(Reason.TOO_MANY_FAILED_EPISODES, said))
+    return _annotate_again(run, outcome)
+
+
+def _annotate_again(run: RunPass, outcome: MergeOutcome) -> Decision:
+    """Results are missing that can still be made: the next attempt, unless attempts bring nothing."""
+    draft, annotate = run.draft, run.draft.status.annotate
+    has_progress = outcome.results > annotate.done_before or not annotate.attempt
+    retries = 0 if has_progress else annotate.retries + 1
+    if retries >= ATTEMPTS:
+        missing = outcome.total - outcome.done - outcome.failed
+        said = f"{missing} of {outcome.total} episodes lack results{_last_word(run)}"
+        return fail(run, Failure(Reason.NO_PROGRESS, said))
+    draft.set_step(Step.ANNOTATE, input_digest="", job_name="", retries=retries, done_before=outcome.results)
+    draft.set_step(Step.PLAN, pending=max(1, outcome.total - outcome.done - outcome.failed))
+    draft.steps[ConditionType.ANNOTATED] = (False, Reason.IN_PROGRESS, "")
+    return take_step(run)
+
+
+def _last_word(run: RunPass) -> str:
+    """Why the last attempt to annotate failed, as far as its pods are still there."""
+    name = run.draft.status.annotate.job_name
+    for job in run.draft.seen.jobs:
+        if job.name == name and job.has_failed:
+            return f"; {job_failure(job, run.draft.seen.pods).message}"
+    return ""
+
+
+def _try_again(run: RunPass, step: Step, failure: Failure) -> Decision:
+    """Another attempt of a step whose Job ended without a word; a few of them at most."""
+    draft = run.draft
+    retries = draft.step(step).retries + 1
+    if retries >= ATTEMPTS:
+        return fail(run, failure)
+    draft.set_step(step, retries=retries, job_name="")
+    return take_step(run)
