@@ -1,0 +1,182 @@
+"""The objects that are created for the steps."""
+
+import copy
+import json
+from dataclasses import replace
+
+import pytest
+from tests.support.run_world import MANIFEST, SETTINGS, RunWorld
+
+from annotationrun_api.labels import Step
+from annotationrun_api.manifest import parse_manifest, parse_object
+from annotationrun_api.step_results import MANIFEST_ANNOTATION
+from annotationrun_operator.jobs import MAX_NAME_CHARACTERS, JobPlan, job_name, make_job
+
+
+def made(step: Step, pods: int = 1, labels=None, **spec):
+    """The Job of a step of a run whose spec has these fields too."""
+    value = copy.deepcopy(MANIFEST)
+    value["spec"].update(spec)
+    world = RunWorld(manifest=value, labels=labels or {})
+    plan = JobPlan(step, 1, "run-step-12345678", pods)
+    return make_job(world.observe().run, parse_object(value, "run"), plan, SETTINGS)
+
+
+def pod_of(job):
+    return job["spec"]["template"]["spec"]
+
+
+def containers(job):
+    pod = pod_of(job)
+    return {
+        container["name"]: container for container in [*pod["containers"], *pod.get("initContainers", [])]
+    }
+
+
+def mentions(value, text: str) -> bool:
+    return text in json.dumps(value)
+
+
+@pytest.mark.parametrize("step", Step)
+def test_pods_keep_to_the_restricted_standard(step):
+    """https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted"""
+    pod = pod_of(made(step))
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod["automountServiceAccountToken"] is False
+    assert not any({"hostNetwork", "hostPID", "hostIPC"} & pod.keys())
+    for container in containers(made(step)).values():
+        security = container["securityContext"]
+        assert security["allowPrivilegeEscalation"] is False
+        assert security["readOnlyRootFilesystem"] is True
+        assert security["capabilities"] == {"drop": ["ALL"]}
+    kinds = {kind for volume in pod["volumes"] for kind in volume.keys() - {"name"}}
+    assert kinds <= {"downwardAPI", "emptyDir", "persistentVolumeClaim"}
+
+
+@pytest.mark.parametrize("step", Step)
+def test_every_container_requests_cpu_and_memory(step):
+    for container in containers(made(step)).values():
+        assert {"cpu", "memory"} <= container["resources"]["requests"].keys()
+
+
+def test_what_the_manifest_says_of_resources_replaces_the_default_of_that_resource():
+    resources = {"requests": {"memory": "8Gi"}, "limits": {"cpu": "2"}}
+    job = made(Step.ANNOTATE, workers={"resources": resources})
+    assert containers(job)["worker"]["resources"] == {
+        "requests": {"memory": "8Gi"},
+        "limits": {"cpu": "2"},
+    }, "a default request above the limit would be refused"
+
+
+@pytest.mark.parametrize("step", Step)
+def test_the_pod_has_the_manifest_that_the_worker_reads(step):
+    job = made(step, prompts={"vqa_bbox": "où est {label}?"})
+    text = job["spec"]["template"]["metadata"]["annotations"][MANIFEST_ANNOTATION]
+    expected = copy.deepcopy(MANIFEST)
+    expected["spec"]["prompts"] = {"vqa_bbox": "où est {label}?"}
+    assert parse_manifest(text, "pod").spec == parse_object(expected, "run").spec
+    worker = containers(job)["worker"]
+    assert worker["args"][:3] == [step.value, "--file", "/etc/annotationrun/manifest.json"]
+    assert "data=/volumes/data" in worker["args"]
+
+
+def test_only_the_annotate_step_has_a_server_and_it_is_a_native_sidecar_without_a_startup_probe():
+    assert containers(made(Step.PLAN)).keys() == containers(made(Step.MERGE)).keys() == {"worker"}
+    sidecar = containers(made(Step.ANNOTATE))["vllm"]
+    assert sidecar["restartPolicy"] == "Always"
+    assert not any(probe in sidecar for probe in ("startupProbe", "livenessProbe", "readinessProbe"))
+    assert sidecar["args"][:1] == ["demo-vlm"]
+    assert sidecar["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert "http://127.0.0.1:8000/v1" in containers(made(Step.ANNOTATE))["worker"]["args"]
+
+
+def test_endpoints_of_others_need_no_sidecar_and_their_key_is_given_to_the_asking_worker_alone():
+    serving = {
+        "mode": "External",
+        "endpoints": ["http://vlm:8000/v1"],
+        "apiKeySecretRef": {"name": "vlm-key", "key": "key"},
+    }
+    model = {"id": "m", "serving": serving}
+    job = made(Step.ANNOTATE, model=model)
+    assert containers(job).keys() == {"worker"}
+    (key,) = [found for found in containers(job)["worker"]["env"] if found["name"] == "ANNOTATIONRUN_API_KEY"]
+    assert key["valueFrom"] == {"secretKeyRef": {"name": "vlm-key", "key": "key"}}
+    for step in (Step.PLAN, Step.MERGE):
+        assert not any("valueFrom" in found for found in containers(made(step, model=model))["worker"]["env"])
+
+
+def test_the_stores_credentials_are_given_to_the_workers_and_not_to_the_server():
+    staging = {"uri": "s3://bucket/x", "credentialsSecretRef": {"name": "store"}}
+    for step in Step:
+        found = containers(made(step, staging=staging))
+        assert found["worker"]["envFrom"] == [{"secretRef": {"name": "store"}}]
+    assert "envFrom" not in containers(made(Step.ANNOTATE, staging=staging))["vllm"]
+
+
+def test_the_overlay_is_added_and_never_takes_our_labels():
+    pod = {
+        "labels": {"team": "robots", "annotationrun.dev/run-uid": "other"},
+        "annotations": {"note": "x"},
+        "nodeSelector": {"gpu": "l40s"},
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+        "priorityClassName": "low",
+        "imagePullSecrets": [{"name": "registry"}],
+    }
+    job = made(Step.ANNOTATE, workers={"pod": pod})
+    metadata, spec = job["spec"]["template"]["metadata"], pod_of(job)
+    assert metadata["labels"]["team"] == "robots"
+    assert metadata["labels"]["annotationrun.dev/run-uid"] == "run-uid"
+    assert metadata["annotations"]["note"] == "x"
+    assert spec["nodeSelector"] == {"gpu": "l40s"}
+    assert spec["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists"}]
+    assert (spec["priorityClassName"], spec["imagePullSecrets"]) == ("low", [{"name": "registry"}])
+    assert "nodeSelector" not in pod_of(made(Step.PLAN, workers={"pod": pod})), "planning needs no GPU node"
+
+
+def test_the_annotate_job_is_indexed_and_the_others_have_one_pod():
+    spec = made(Step.ANNOTATE, pods=7)["spec"]
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 7, 7)
+    assert spec["backoffLimit"] >= 1
+    assert (made(Step.PLAN)["spec"]["completions"], made(Step.MERGE)["spec"]["completions"]) == (1, 1)
+
+
+@pytest.mark.parametrize("step", Step)
+def test_disruptions_and_interrupts_cost_nothing_and_hopeless_failures_end_the_job(step):
+    spec = made(step)["spec"]
+    disrupted, interrupted, hopeless = spec["podFailurePolicy"]["rules"]
+    assert (disrupted["action"], disrupted["onPodConditions"][0]["type"]) == ("Ignore", "DisruptionTarget")
+    assert (interrupted["action"], interrupted["onExitCodes"]["values"]) == ("Ignore", [130])
+    assert (hopeless["action"], hopeless["onExitCodes"]["values"]) == ("FailJob", [2, 3, 4, 5])
+    assert spec["template"]["spec"]["restartPolicy"] == "Never"
+
+
+def test_a_job_belongs_to_its_run_and_bears_kueues_labels_alone():
+    labels = {"kueue.x-k8s.io/priority-class": "low", "argocd.argoproj.io/instance": "app"}
+    job = made(Step.PLAN, labels=labels, queueName="gpus")
+    (owner,) = job["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["uid"], owner["controller"]) == ("AnnotationRun", "run-uid", True)
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/priority-class"] == "low"
+    assert not mentions(job, "argocd")
+    assert job["spec"]["suspend"] is True
+    assert "suspend" not in made(Step.PLAN)["spec"]
+
+
+@pytest.mark.parametrize("name", ["a", "x" * 48, "a-" * 23 + "b"])
+@pytest.mark.parametrize("step", Step)
+def test_names_fit_and_differ(name, step):
+    world = RunWorld()
+    run = world.observe().run
+    named = replace(run, name=name)
+    names = {
+        job_name(named, step, "p", 1),
+        job_name(named, step, "q", 1),
+        job_name(named, step, "p", 2),
+        job_name(replace(named, uid="other"), step, "p", 1),
+    }
+    assert len(names) == 4
+    for found in names:
+        assert len(f"{found}-9999") <= MAX_NAME_CHARACTERS
+        assert found.startswith(name[:30].rstrip("-"))
+        assert f"-{step.value}-" in found
+        assert "--" not in found
