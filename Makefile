@@ -42,7 +42,7 @@ ffmpeg:
 test: $(READY) ffmpeg  ## Everything that must hold, with a table of counts and seconds
 	$(BIN)/python tests/suites.py
 
-SUITES := lint types unit component faults scale frames-exact mutants interop docs
+SUITES := lint types unit component faults scale frames-exact mutants interop chart docs
 component faults frames-exact interop mutants: ffmpeg
 .PHONY: $(SUITES)
 lint:  ## ruff and the import contracts
@@ -54,6 +54,7 @@ scale:  ## 10,000 episodes: seconds and memory of each step
 frames-exact:  ## Every frame of the reference dataset against the code in its pixels
 mutants:  ## Faults put in on purpose: the tests must find each
 interop:  ## LeRobot itself loads what we wrote, and rejects what was damaged (5.8 GB under ~/.cache)
+chart:  ## The Helm chart, linted and rendered by helm itself
 docs:  ## The README's commands
 $(SUITES): $(READY)
 	$(BIN)/python tests/suites.py $@
@@ -80,6 +81,12 @@ check: $(READY)  ## What is quick: lint, types, unit
 format: $(READY)  ## Format the code
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
+
+.PHONY: crds
+crds: $(READY)  ## Generate the CRD from the manifest's models, for kubectl and for the chart
+	$(BIN)/python -m annotationrun_api.crd_schema > crds/annotationruns.yaml.new
+	mv crds/annotationruns.yaml.new crds/annotationruns.yaml
+	cp crds/annotationruns.yaml helm/annotationrun/files/annotationruns.yaml
 
 .PHONY: lock
 lock:  ## Lock the requirements again (hashes, no URLs)

@@ -44,6 +44,7 @@ SUITES = (
     Suite("frames-exact", programs=((sys.executable, "-m", "tests.component.frames_exact"),)),
     Suite("mutants", programs=((sys.executable, "tests/mutants/mutants.py"),)),
     Suite("interop", programs=(("tests/interop/environment.sh",),), pytest=("tests/interop",)),
+    Suite("chart", programs=(("tests/support/helm.sh",),), pytest=("tests/chart",)),
     Suite("docs", pytest=("tests/docs",)),
 )
 
