@@ -15,6 +15,7 @@ from annotationrun_api.labels import (
     MANAGED_BY_LABEL,
     NAME_LABEL,
     PART_OF_LABEL,
+    REQUESTED_AT_ANNOTATION,
     RUN_NAME_LABEL,
     RUN_UID_LABEL,
     SPEC_DIGEST_ANNOTATION,
@@ -25,7 +26,7 @@ from annotationrun_api.spec import KIND, AnnotationRun
 from annotationrun_operator.inputs import digest_of
 from annotationrun_operator.job_settings import JobSettings
 from annotationrun_operator.observation import RunView
-from annotationrun_operator.pods import WORKER_CONTAINER, pod_template
+from annotationrun_operator.pods import WORKER_CONTAINER, PodPlan, pod_template
 
 MAX_NAME_CHARACTERS: Final = 63
 _INDEX_CHARACTERS = 5
@@ -44,6 +45,8 @@ class JobPlan:
     step: Step
     attempt: int
     name: str
+    plan_digest: str = ""
+    """Of the staged plan; empty for the step that makes it."""
     pods: int = 1
     """Of the annotate step."""
 
@@ -76,7 +79,9 @@ def make_job(run: RunView, manifest: AnnotationRun, plan: JobPlan, settings: Job
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": {"rules": _failure_rules()},
         **({"suspend": True} if queue else {}),
-        "template": pod_template(plan.step, manifest, settings, labels),
+        "template": pod_template(
+            PodPlan(plan.step, plan.plan_digest, _retry_token(run, manifest)), manifest, settings, labels
+        ),
     }
     return {
         "apiVersion": "batch/v1",
@@ -129,6 +134,12 @@ def _failure_rules() -> list[dict[str, Any]]:
         exits("Ignore", [ExitCode.INTERRUPTED]),
         exits("FailJob", _HOPELESS),
     ]
+
+
+def _retry_token(run: RunView, manifest: AnnotationRun) -> str:
+    """The token where the annotation `requested-at` is given too, as each new value of either is another."""
+    requested_at = run.annotations.get(REQUESTED_AT_ANNOTATION, "")
+    return digest_of([manifest.spec.retry_token, requested_at]) if requested_at else ""
 
 
 def _copied(labels: Mapping[str, str]) -> dict[str, str]:

@@ -9,11 +9,12 @@ The worker itself waits for the server, up to ``spec.model.serving.startTimeoutS
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from annotationrun_api.labels import Step
 from annotationrun_api.spec import AnnotationRun, RunSpec
-from annotationrun_api.step_results import MANIFEST_ANNOTATION, PROGRESS_PORT
+from annotationrun_api.step_results import API_KEY_VARIABLE, MANIFEST_ANNOTATION, PROGRESS_PORT
 from annotationrun_operator.job_settings import ContainerDefaults, JobSettings
 
 WORKER_CONTAINER: Final = "worker"
@@ -47,17 +48,29 @@ def manifest_text(manifest: AnnotationRun) -> str:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
+@dataclass(frozen=True, slots=True)
+class PodPlan:
+    """Which pods are wanted."""
+
+    step: Step
+    plan_digest: str = ""
+    """Of the staged plan; empty for the step that makes it."""
+    retry_token: str = ""
+    """Takes the place of ``spec.retryToken``; empty: that holds."""
+
+
 def pod_template(
-    step: Step, manifest: AnnotationRun, settings: JobSettings, labels: Mapping[str, str]
+    plan: PodPlan, manifest: AnnotationRun, settings: JobSettings, labels: Mapping[str, str]
 ) -> dict[str, Any]:
     """The pod template of a step's Job.
 
     Args:
-        step: of the run.
+        plan: which pods.
         manifest: of the run.
         settings: of the installation.
         labels: ours, of the pods.
     """
+    step = plan.step
     overlay = manifest.spec.workers.pod
     return {
         "metadata": {
@@ -76,7 +89,7 @@ def pod_template(
                 if has_sidecar(step, manifest.spec)
                 else {}
             ),
-            "containers": [_worker(step, manifest.spec, settings)],
+            "containers": [_worker(plan, manifest.spec, settings)],
             "volumes": _volumes(step, manifest.spec),
         },
     }
@@ -113,7 +126,8 @@ def _placement(step: Step, spec: RunSpec) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value}
 
 
-def _worker(step: Step, spec: RunSpec, settings: JobSettings) -> dict[str, Any]:
+def _worker(plan: PodPlan, spec: RunSpec, settings: JobSettings) -> dict[str, Any]:
+    step = plan.step
     defaults = {Step.PLAN: settings.plan, Step.ANNOTATE: settings.worker, Step.MERGE: settings.merge}[step]
     given = spec.workers.resources if step is Step.ANNOTATE else None
     env: list[dict[str, Any]] = [{"name": "HOME", "value": "/tmp"}]  # noqa: S108  (the pod's own emptyDir)
@@ -121,7 +135,7 @@ def _worker(step: Step, spec: RunSpec, settings: JobSettings) -> dict[str, Any]:
     if step is Step.ANNOTATE and key is not None:
         env.append(
             {
-                "name": "ANNOTATIONRUN_API_KEY",
+                "name": API_KEY_VARIABLE,
                 "valueFrom": {"secretKeyRef": {"name": key.name, "key": key.key}},
             }
         )
@@ -130,7 +144,7 @@ def _worker(step: Step, spec: RunSpec, settings: JobSettings) -> dict[str, Any]:
         "name": WORKER_CONTAINER,
         "image": settings.worker_image,
         "imagePullPolicy": settings.image_pull_policy,
-        "args": _arguments(step, spec),
+        "args": _arguments(plan, spec),
         "env": env,
         **({"envFrom": [{"secretRef": {"name": store.name}}]} if store else {}),
         **(
@@ -151,12 +165,16 @@ def _worker(step: Step, spec: RunSpec, settings: JobSettings) -> dict[str, Any]:
     }
 
 
-def _arguments(step: Step, spec: RunSpec) -> list[str]:
+def _arguments(plan: PodPlan, spec: RunSpec) -> list[str]:
+    step = plan.step
     words = [step.value, "--file", MANIFEST_FILE]
     for claim in claims_of(spec):
         words += ["--volume", f"{claim}={_mount_path(claim)}"]
+    if plan.retry_token and step is not Step.PLAN:
+        words += ["--retry-token", plan.retry_token]
     if step is not Step.ANNOTATE:
         return [*words, "--result", _TERMINATION_LOG]
+    words += ["--plan", plan.plan_digest]
     words += ["--start-timeout-seconds", str(spec.model.serving.start_timeout_seconds)]
     words += ["--progress-port", str(PROGRESS_PORT)]
     if has_sidecar(step, spec):

@@ -115,12 +115,17 @@ def _open_attempt(run: RunPass, step: Step, pods: int) -> Decision:
     return _create(run, step, pods)
 
 
+def _job_plan(run: RunPass, step: Step, pods: int) -> JobPlan:
+    status, current = run.draft.status, run.draft.step(step)
+    return JobPlan(step, current.attempt, current.job_name, status.plan.digest, pods)
+
+
 def _create(run: RunPass, step: Step, pods: int) -> Decision:
     """Create the Job, unless the API server refused that a moment ago."""
     draft, current, refusal = run.draft, run.draft.step(step), run.draft.seen.refusal
     set_active(draft, is_active=True)
     if refusal is None or refusal.job_name != current.job_name:
-        plan = JobPlan(step, current.attempt, current.job_name, pods)
+        plan = _job_plan(run, step, pods)
         draft.create(CreateJob(make_job(draft.seen.run, run.manifest, plan, draft.settings)))
         return _working(run, step, Reason.WAITING_FOR_PODS, "")
     reason = Reason.JOB_CONFLICT if refusal.is_conflict else refusal_reason(refusal.message)
@@ -128,7 +133,7 @@ def _create(run: RunPass, step: Step, pods: int) -> Decision:
         return fail(run, Failure(reason, refusal.message))
     since = (draft.now - refusal.time).total_seconds()
     if since >= CREATE_AGAIN_SECONDS:
-        plan = JobPlan(step, current.attempt, current.job_name, pods)
+        plan = _job_plan(run, step, pods)
         draft.create(CreateJob(make_job(draft.seen.run, run.manifest, plan, draft.settings)))
     draft.recheck(max(1.0, CREATE_AGAIN_SECONDS - since))
     return _await(run, step, reason, refusal.message)

@@ -34,9 +34,11 @@ def result_path(name: str) -> str:
     return f"results/vqa/{KEYS[name][:2]}/{KEYS[name]}.jsonl"
 
 
+PROGRESS = {"progress/p/done/3", "progress/p/failed/t/4"}
 STAGED = {
     "answers/ab/abc.json": b"{}",
     "plans/p.json": b"{}",
+    **dict.fromkeys(PROGRESS, b""),
     "merges/m.json": json.dumps({"results": {"0": {"vqa": KEYS["merged"]}}}).encode(),
     result_path("merged"): b"rows",
     result_path("never merged"): b"rows",
@@ -69,7 +71,7 @@ def store_at(location):
 def listed(store):
     return {
         found.path
-        for folder in ("answers", "results", "claims", "workers", "failures", "plans", "merges")
+        for folder in ("answers", "results", "claims", "workers", "failures", "plans", "progress", "merges")
         for found in store.list_now(folder)
     }
 
@@ -112,6 +114,7 @@ def test_what_nobody_used_for_long_goes_by_choice_but_for_what_was_merged(locati
     found = swept(store, MONTHS, unused_days=30)
     assert found["answers"] == {"answers/ab/abc.json"}
     assert found["plans"] == {"plans/p.json"}
+    assert found["progress"] == PROGRESS
     assert found["results"] == {result_path("never merged")}
     assert found["failures"] == needless
     assert listed(store) == {result_path("merged"), "merges/m.json"} | needed
@@ -176,7 +179,8 @@ def test_a_dry_run_says_what_would_go_and_deletes_nothing(tmp_path):
     assert wet.stdout == dry.stdout.replace("would go", "deleted")
     counts = dict(line.split(" deleted")[0].split(": ") for line in wet.stdout.splitlines())
     assert counts == dict.fromkeys(("answers", "failures", "plans", "results", "workers"), "1") | {
-        "claims": "2"
+        "claims": "2",
+        "progress": "2",
     }
     assert tree(tmp_path).keys() == {result_path("merged"), "merges/m.json"} | {
         path for path in before if path.startswith(f"failures/{KEYS['failed']}")

@@ -13,6 +13,7 @@ from annotationrun_worker.vlm.ask import Asker
 from annotationrun_worker.vlm.client import ServerSettings, VlmClient
 from annotationrun_worker.vlm.messages import text_part
 from annotationrun_worker.vlm.request import Question, Sampling
+from annotationrun_worker.vlm.server_errors import NO_API_KEY
 
 SAMPLING = Sampling(
     model="m",
@@ -36,16 +37,14 @@ def refuse_black(answer: Colour) -> str:
 
 
 @asynccontextmanager
-async def asker(base_url, folder, requests_in_flight=4, structured_outputs="Auto", context_tokens=4096):
-    settings = ServerSettings(
-        base_urls=[base_url],
-        model="m",
-        request_timeout_seconds=10,
-        requests_in_flight=requests_in_flight,
-        structured_outputs=structured_outputs,
-        context_tokens=context_tokens,
-    )
-    client = VlmClient(settings)
+async def asker(base_url, folder, *, api_key=NO_API_KEY, say=lambda text: None, **settings):
+    defaults = {
+        "request_timeout_seconds": 10,
+        "requests_in_flight": 4,
+        "structured_outputs": "Auto",
+        "context_tokens": 4096,
+    }
+    client = VlmClient(ServerSettings(base_urls=[base_url], model="m", **defaults | settings), api_key, say)
     try:
         yield Asker(client, StagingStore(folder), SAMPLING, model_revision="r1")
     finally:

@@ -31,10 +31,17 @@ Script = Callable[[int, dict[str, Any]], Reply]
 class ScriptedServer(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, script: Script, models: tuple[str, ...] | Reply) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, script: Script, models: tuple[str, ...] | Reply, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
         self.script = script
         self.models = models
+        self.health: Callable[[int], Reply] = lambda number: Reply(
+            body=b"", headers={"Content-Type": "text/plain"}
+        )
+        """Answers ``GET /health``, the ``number``-th from 0."""
+        self.looks_at_health = 0
+        self.keys: set[str | None] = set()
+        """What requests of all kinds had as header ``Authorization``."""
         self.bodies: list[dict[str, Any]] = []
         self.in_flight = 0
         self.most_in_flight = 0
@@ -50,6 +57,11 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
+        self.server.keys.add(self.headers["Authorization"])
+        if self.path == "/health":
+            number, self.server.looks_at_health = self.server.looks_at_health, self.server.looks_at_health + 1
+            self._send_as_it_is(self.server.health(number))
+            return
         models = self.server.models
         if isinstance(models, Reply):
             self._send_as_it_is(models)
@@ -58,6 +70,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         server = self.server
+        server.keys.add(self.headers["Authorization"])
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with server.lock:
             number = len(server.bodies)

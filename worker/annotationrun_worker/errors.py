@@ -13,7 +13,8 @@ AnnotationRunError                     annotationrun_api.errors
     │   └── FrameDecodeError           a frame could not be decoded
 │       └── FrameMissingError      the video has no frame at the time asked for
     ├── ConfigurationError             model or settings can't give right labels
-    ├── IncompleteError                episodes failed; what is done is staged
+    ├── IncompleteError                results are missing; what is done is staged
+    │   ├── TooManyFailedError         more episodes failed than may
     │   └── GivenUpError               a result failed as often as it may
     ├── AnswerError                    the model's answer stays unusable
     ├── StagingError                   a staged object is not what was written
@@ -65,7 +66,11 @@ class ConfigurationError(PermanentError):
 
 
 class IncompleteError(PermanentError):
-    """Episodes failed, more than the manifest allows; what is done is staged."""
+    """Episodes lack results; what is done is staged."""
+
+
+class TooManyFailedError(IncompleteError):
+    """More episodes failed than the manifest allows."""
 
 
 class GivenUpError(IncompleteError):

@@ -25,6 +25,7 @@ SUPPORTED = frozenset(
         "spec.model.id",
         "spec.model.revision",
         "spec.model.serving.endpoints",
+        "spec.model.serving.apiKeySecretRef",
         "spec.model.contextTokens",
         "spec.model.maxOutputTokens",
         "spec.model.temperature",
@@ -69,6 +70,7 @@ SUPPORTED = frozenset(
         "spec.workers.episodeAttempts",
         "spec.staging.uri",
         "spec.staging.volume",
+        "spec.staging.credentialsSecretRef",
         "spec.failurePolicy.maxFailedEpisodes",
         "spec.failurePolicy.maxHolesPercent",
         "spec.retryToken",
@@ -138,12 +140,6 @@ _LIMITS = (
     Limit("spec.source.tokenSecretRef", _is(None), _LEAVE_OUT),
     Limit("spec.output.repoID", _is(None), "set path to a new folder"),
     Limit("spec.output.tokenSecretRef", _is(None), _LEAVE_OUT),
-    Limit(
-        "spec.model.serving.apiKeySecretRef",
-        _is(None),
-        "leave it out; a Secret can't be read without a cluster",
-    ),
-    Limit("spec.staging.credentialsSecretRef", _is(None), _LEAVE_OUT),
     Limit("spec.suspend", _is(False), "set it to false, or leave it out"),
 )
 _NO_SERVER = Limit(

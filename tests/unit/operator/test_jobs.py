@@ -5,7 +5,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from tests.support.run_world import MANIFEST, SETTINGS, RunWorld
+from tests.support.run_world import MANIFEST, PLAN, SETTINGS, RunWorld
 
 from annotationrun_api.labels import Step
 from annotationrun_api.manifest import parse_manifest, parse_object
@@ -13,12 +13,12 @@ from annotationrun_api.step_results import MANIFEST_ANNOTATION
 from annotationrun_operator.jobs import MAX_NAME_CHARACTERS, JobPlan, job_name, make_job
 
 
-def made(step: Step, pods: int = 1, labels=None, **spec):
+def made(step: Step, pods: int = 1, labels=None, annotations=None, **spec):
     """The Job of a step of a run whose spec has these fields too."""
     value = copy.deepcopy(MANIFEST)
     value["spec"].update(spec)
-    world = RunWorld(manifest=value, labels=labels or {})
-    plan = JobPlan(step, 1, "run-step-12345678", pods)
+    world = RunWorld(manifest=value, labels=labels or {}, annotations=annotations or {})
+    plan = JobPlan(step, 1, "run-step-12345678", PLAN, pods)
     return make_job(world.observe().run, parse_object(value, "run"), plan, SETTINGS)
 
 
@@ -180,3 +180,28 @@ def test_names_fit_and_differ(name, step):
         assert found.startswith(name[:30].rstrip("-"))
         assert f"-{step.value}-" in found
         assert "--" not in found
+
+
+def option(job, name: str) -> str | None:
+    args = containers(job)["worker"]["args"]
+    return args[args.index(name) + 1] if name in args else None
+
+
+def test_workers_work_by_the_staged_plan():
+    assert option(made(Step.ANNOTATE), "--plan") == PLAN
+    assert option(made(Step.PLAN), "--plan") is None
+
+
+def test_each_new_time_of_a_request_is_another_retry_token_for_those_that_ask():
+    tokens = set()
+    for time in ("2026-01-01", "2026-01-02"):
+        for token in ("", "a"):
+            annotations = {"annotationrun.dev/requested-at": time}
+            jobs = [
+                made(step, annotations=annotations, retryToken=token) for step in (Step.ANNOTATE, Step.MERGE)
+            ]
+            (told,) = {option(job, "--retry-token") for job in jobs}
+            assert len(told) <= 64
+            tokens.add(told)
+    assert len(tokens) == 4
+    assert option(made(Step.ANNOTATE, retryToken="a"), "--retry-token") is None

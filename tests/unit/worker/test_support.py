@@ -68,12 +68,6 @@ def test_the_local_manifest_is_supported():
             "spec.model.serving.mode=Sidecar (the default) is not supported yet; give --endpoint",
             id="a sidecar",
         ),
-        pytest.param(
-            "mode: External",
-            "mode: External\n      apiKeySecretRef: {name: a, key: b}",
-            "spec.model.serving.apiKeySecretRef={...} is not",
-            id="an API key",
-        ),
         pytest.param("  modules:", "  suspend: true\n  modules:", "spec.suspend=true is not", id="suspended"),
     ],
 )
@@ -111,6 +105,16 @@ def test_a_setting_that_is_not_carried_out_is_refused(old, new, line):
         pytest.param("  modules:", "  frames: {backend: pyav}\n  modules:", id="the backend by name"),
         pytest.param("  modules:", "  staging: {uri: 'file:///s'}\n  modules:", id="a staging folder"),
         pytest.param("  modules:", "  staging: {uri: 's3://bucket/x'}\n  modules:", id="an object store"),
+        pytest.param(
+            "mode: External",
+            "mode: External\n      apiKeySecretRef: {name: a, key: b}",
+            id="an API key, which comes from the environment",
+        ),
+        pytest.param(
+            "  modules:",
+            "  staging: {uri: 's3://bucket/x', credentialsSecretRef: {name: a}}\n  modules:",
+            id="credentials, which come from the environment",
+        ),
         pytest.param("  modules:", "  retryToken: again\n  modules:", id="a retry token"),
         pytest.param("blocks-annotated", "blocks\n    overwrite: true", id="in place"),
         pytest.param(

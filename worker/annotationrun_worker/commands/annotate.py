@@ -37,22 +37,45 @@ def annotate(
         bool, typer.Option("--events", help="Tell how it goes as one JSON object a line, for programs.")
     ] = False,
     report: ReportOption = None,
+    start_timeout_seconds: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=86_400,
+            help="How long the model server may take until it is ready, first and when it went away; 0: not "
+            "there is an error at once.",
+        ),
+    ] = 0,
+    progress_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65_535,
+            help="Answer GET /progress here meanwhile: how far all workers are (JSON); 0: a free port.",
+        ),
+    ] = None,
 ) -> None:
     """Make the results that are missing; write nothing to the output.
 
     Leaves to other workers what they are at, and ends as soon as there is nothing left that it may take,
     though others may still be at work.
     """
-    options = RunOptions(manifest, endpoint, tuple(volume or ()), staging, limit, retry_token)
+    options = RunOptions(
+        manifest, endpoint, tuple(volume or ()), staging, limit, retry_token, start_timeout_seconds
+    )
     local, digest = options.load(), None if plan is None else Digest(plan)
     if events:
-        done = annotate_run(local, digest, Listener(_tell, _tell))
+        done = annotate_run(local, digest, Listener(_tell, _tell, _say), progress_port)
         finish(Console(stderr=True, quiet=True), done, report)
         return
     console = Console()
     with episode_progress(console) as progress:
-        done = annotate_run(local, digest, Listener(progress))
+        done = annotate_run(local, digest, Listener(progress, say=_say), progress_port)
     finish(console, done, report)
+
+
+def _say(text: str) -> None:
+    typer.echo(f"annotationrun: {text}", err=True)
 
 
 def _tell(event: EpisodeSeen | Mapping[str, Usage]) -> None:

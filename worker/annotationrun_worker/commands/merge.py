@@ -6,13 +6,15 @@ from annotationrun_worker.commands.options import (
     LimitOption,
     Manifest,
     ReportOption,
+    ResultOption,
     RetryTokenOption,
     RunOptions,
     StagingOption,
     VolumeOption,
 )
-from annotationrun_worker.commands.output import episode_progress, finish
+from annotationrun_worker.commands.output import episode_progress, finish, tell_result
 from annotationrun_worker.run.local import merge_run
+from annotationrun_worker.run.step_results import merge_outcome
 
 
 def merge(
@@ -22,6 +24,7 @@ def merge(
     limit: LimitOption = None,
     retry_token: RetryTokenOption = None,
     report: ReportOption = None,
+    result: ResultOption = None,
 ) -> None:
     """Write the annotated dataset from what is staged; nothing is asked.
 
@@ -32,4 +35,5 @@ def merge(
     local = options.load(asks=False)
     with episode_progress(console) as progress:
         done = merge_run(local, progress)
+    tell_result(merge_outcome(done), result)
     finish(console, done, report)

@@ -1,5 +1,6 @@
 """Options that several commands share, and the run that they name."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -7,9 +8,11 @@ from typing import Annotated
 import typer
 
 from annotationrun_api.manifest import load_manifest
+from annotationrun_worker.run.api_key import read_api_key
 from annotationrun_worker.run.opening import LocalRun
 from annotationrun_worker.run.places import Overrides, named_claims, resolve_places
 from annotationrun_worker.support import check_supported
+from annotationrun_worker.vlm.server_errors import NO_API_KEY
 
 Manifest = Annotated[Path, typer.Option("-f", "--file", help="The AnnotationRun manifest (YAML).")]
 EndpointOption = Annotated[
@@ -40,6 +43,13 @@ ReportOption = Annotated[
     Path | None,
     typer.Option("--report", help="Write what was done, what failed and what is missing here (JSON)."),
 ]
+ResultOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--result",
+        help="Write the outcome into this file, in place (JSON, 4 KiB at most): a pod's termination message.",
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +62,7 @@ class RunOptions:
     staging: str | None = None
     limit: int | None = None
     retry_token: str | None = None
+    start_timeout_seconds: int = 0
 
     def arguments(self) -> list[str]:
         """The same as words of a command line."""
@@ -88,7 +99,13 @@ class RunOptions:
             spec = spec.model_copy(update={"retry_token": self.retry_token})
         volumes = parse_volumes(self.volumes, named_claims(spec))
         overrides = Overrides(endpoint=self.endpoint, staging=self.staging, volumes=volumes)
-        return LocalRun(spec, resolve_places(spec, overrides, asks=asks), self.limit)
+        return LocalRun(
+            spec=spec,
+            places=resolve_places(spec, overrides, asks=asks),
+            limit=self.limit,
+            api_key=read_api_key(spec, os.environ) if asks else NO_API_KEY,
+            start_timeout_seconds=self.start_timeout_seconds,
+        )
 
 
 _TOKEN_CHARACTERS = 64  # as in the manifest

@@ -15,6 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from annotationrun_api.step_results import MergeOutcome, PlanResult, write_result
 from annotationrun_worker.errors import StorageError
 from annotationrun_worker.run.annotate import Progress as OnProgress
 from annotationrun_worker.run.events import EpisodeSeen
@@ -74,6 +75,22 @@ def finish(console: Console, report: RunReport, file: Path | None) -> None:
     if report.fault is not None:
         raise report.fault
     _print_run(console, report)
+
+
+def tell_result(result: PlanResult | MergeOutcome, file: Path | None) -> None:
+    """Write what the operator of a cluster is to know into ``file``, if there is one.
+
+    The file is written in place, as a pod's termination message is a mount.
+
+    Raises:
+        StorageError: it can't be written.
+    """
+    if file is None:
+        return
+    try:
+        file.write_text(write_result(result), encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"can't write the result to {str(file)!r}: {error}") from error
 
 
 def _print_run(console: Console, report: RunReport) -> None:

@@ -11,12 +11,15 @@ from rich.table import Table
 from annotationrun_worker.commands.options import (
     LimitOption,
     Manifest,
+    ResultOption,
     RunOptions,
     StagingOption,
     VolumeOption,
 )
+from annotationrun_worker.commands.output import tell_result
 from annotationrun_worker.run.estimate import Estimate
 from annotationrun_worker.run.local import PlanReport, plan_run
+from annotationrun_worker.run.step_results import plan_result
 
 
 def plan(
@@ -25,6 +28,7 @@ def plan(
     staging: StagingOption = None,
     limit: LimitOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    result: ResultOption = None,
 ) -> None:
     """Tell what a run would do, before anything is spent.
 
@@ -35,6 +39,7 @@ def plan(
     """
     options = RunOptions(manifest, None, tuple(volume or ()), staging, limit)
     report = plan_run(options.load(asks=False))
+    tell_result(plan_result(report), result)
     if as_json:
         typer.echo(json.dumps(_value(report), indent=2))
         return

@@ -3,10 +3,11 @@
     python -m annotationrun_worker.demo.vlm_server --port 0 --log requests.jsonl
 
 It prints ``listening on http://127.0.0.1:PORT/v1`` once it is ready, and ends on SIGTERM. It knows
-``/health``, ``/v1/models`` and ``/v1/chat/completions`` (not streaming), one model, ``demo-vlm``, and has no
-way to the dataset. Its log has a line of JSON for each answered request, written before the answer is sent:
-the digest of the request's canonical JSON, the kind, for each image its digest and size and for each tile the
-time in its badge or, on a single frame, in the text before it, the frame code in its pixels, and the answer.
+``/health``, ``/v1/models`` and ``/v1/chat/completions`` (not streaming), one model, ``demo-vlm`` if not told
+otherwise, and has no way to the dataset. Its log has a line of JSON for each answered request, written before
+the answer is sent: the digest of the request's canonical JSON, the kind, for each image its digest and size
+and for each tile the time in its badge or, on a single frame, in the text before it, the frame code in its
+pixels, and the answer.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -41,8 +42,17 @@ class DemoVlmServer(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, log_path: Path, port: int = 0, latency_seconds: float = 0.0) -> None:
-        """Listen on 127.0.0.1; port 0 takes a free one. Each answer waits for ``latency_seconds``.
+    def __init__(
+        self,
+        log_path: Path,
+        port: int = 0,
+        latency_seconds: float = 0.0,
+        host: str = "127.0.0.1",
+        models: Sequence[str] = (MODEL,),
+    ) -> None:
+        """Listen on ``host``; port 0 takes a free one. Each answer waits for ``latency_seconds``.
+
+        ``models`` are the names it goes by, the first of them in its answers.
 
         Raises:
             OSError: the port is taken, or the log can't be written.
@@ -50,12 +60,14 @@ class DemoVlmServer(ThreadingHTTPServer):
         self._log = log_path.open("a", encoding="utf-8")
         self._log_lock = threading.Lock()
         self.latency_seconds = latency_seconds
-        super().__init__(("127.0.0.1", port), _Handler)
+        self.models = tuple(models)
+        super().__init__((host, port), _Handler)
 
     @property
     def base_url(self) -> str:
         """Where it listens, with ``/v1``."""
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+        host, port = self.server_address[:2]
+        return f"http://{host!s}:{port}/v1"
 
     def write_log(self, line: Mapping[str, Any]) -> None:
         """Append one line to the log, at once."""
@@ -94,8 +106,11 @@ class _Handler(BaseHTTPRequestHandler):
             case "/health":
                 self._send(HTTPStatus.OK, {})
             case "/v1/models":
-                model = {"id": MODEL, "object": "model", "created": 0, "owned_by": "annotationrun"}
-                self._send(HTTPStatus.OK, {"object": "list", "data": [model]})
+                models = [
+                    {"id": name, "object": "model", "created": 0, "owned_by": "annotationrun"}
+                    for name in self.server.models
+                ]
+                self._send(HTTPStatus.OK, {"object": "list", "data": models})
             case _:
                 self._refuse(HTTPStatus.NOT_FOUND, "NotFoundError", f"there is no {self.path}")
 
@@ -117,10 +132,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.BAD_REQUEST, "BadRequestError", str(error))
 
     def _complete(self, body: dict[str, Any]) -> None:
-        if body.get("model") != MODEL:
-            self._refuse(
-                HTTPStatus.NOT_FOUND, "NotFoundError", f"The model `{body.get('model')}` does not exist."
-            )
+        model = body.get("model")
+        if model not in self.server.models:
+            self._refuse(HTTPStatus.NOT_FOUND, "NotFoundError", f"The model `{model}` does not exist.")
             return
         if body.get("stream"):
             raise BadRequestError("this server does not stream")
@@ -129,7 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
         digest = request_digest(body)
         self.server.write_log(_log_line(digest, request, answered))
         time.sleep(self.server.latency_seconds)
-        self._send(HTTPStatus.OK, _completion(digest, request, answered))
+        self._send(HTTPStatus.OK, _completion(digest, model, request, answered))
 
     def _refuse(self, status: HTTPStatus, kind: str, message: str) -> None:
         error = {"message": message, "type": kind, "param": None, "code": status.value}
@@ -181,7 +195,7 @@ def _image_entry(image: SentImage) -> dict[str, Any]:
     return {"sha256": image.sha256, "width": image.width, "height": image.height, "tiles": tiles}
 
 
-def _completion(digest: str, request: ChatRequest, answered: Mapping[str, Any]) -> dict[str, Any]:
+def _completion(digest: str, model: str, request: ChatRequest, answered: Mapping[str, Any]) -> dict[str, Any]:
     """The response body, as the OpenAI API has it."""
     content = json.dumps(answered, ensure_ascii=False)
     prompt_tokens = len(request.text) // _CHARACTERS_PER_TOKEN + _TILE_TOKENS * len(request.tiles) + 1
@@ -190,7 +204,7 @@ def _completion(digest: str, request: ChatRequest, answered: Mapping[str, Any]) 
         "id": f"chatcmpl-{digest[:24]}",
         "object": "chat.completion",
         "created": int(time.time()),
-        "model": MODEL,
+        "model": model,
         "choices": [
             {
                 "index": 0,
@@ -211,23 +225,27 @@ def _stop(signal_number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(0)
 
 
-def main() -> None:
-    """Serve until SIGTERM or Ctrl-C."""
-    parser = argparse.ArgumentParser(description="The demo's vision-language model.")
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
-    parser.add_argument("--log", type=Path, required=True, help="a line of JSON per answered request")
-    parser.add_argument("--latency-seconds", type=float, default=0.0, help="wait before each answer")
-    arguments = parser.parse_args()
+def serve(server: DemoVlmServer) -> None:
+    """Answer until SIGTERM or Ctrl-C; whoever waits on stdout is told where it listens."""
     on_signal: Callable[[int, FrameType | None], NoReturn] = _stop
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
-    server = DemoVlmServer(arguments.log, arguments.port, arguments.latency_seconds)
     sys.stdout.write(f"listening on {server.base_url}\n")
     sys.stdout.flush()
     try:
         server.serve_forever()
     finally:
         server.server_close()
+
+
+def main() -> None:
+    """Serve on 127.0.0.1 until SIGTERM or Ctrl-C."""
+    parser = argparse.ArgumentParser(description="The demo's vision-language model.")
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--log", type=Path, required=True, help="a line of JSON per answered request")
+    parser.add_argument("--latency-seconds", type=float, default=0.0, help="wait before each answer")
+    arguments = parser.parse_args()
+    serve(DemoVlmServer(arguments.log, arguments.port, arguments.latency_seconds))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from annotationrun_worker.run.load import Load
 from annotationrun_worker.run.report import AnnotateReport, LeftResult
 from annotationrun_worker.run.result_maker import Worker
 from annotationrun_worker.staging.digests import Digest
+from annotationrun_worker.staging.progress import EpisodeMarks
 
 LOOK_AGAIN_SECONDS: Final = 1.0
 """Between two looks at what other workers hold."""
@@ -62,6 +63,8 @@ class AnnotateStep:
     report: AnnotateReport
     keys: dict[int, dict[ModuleName, Digest]] = field(default_factory=dict)
     """Result keys by episode and module, of the episodes that have all their results."""
+    marks: EpisodeMarks | None = None
+    """Where what is done and what is given up is noted for others; ``None``: nowhere."""
 
     @property
     def has_too_many_failures(self) -> bool:
@@ -104,6 +107,7 @@ class AnnotateStep:
     ) -> list[EpisodeIndex]:
         """Once over the episodes; gives those that were left, in order."""
         self.report.left.clear()
+        self.report.results_of_left = 0
         queue = iter(indices)
         load = Load(self.limits.requests)
 
@@ -119,8 +123,9 @@ class AnnotateStep:
                 outcome = await self.annotator.annotate(index, mine)
                 load.end(index)
                 self._take(index, outcome)
+                await self._mark(index, outcome)
                 seen(index, outcome)
-                if self.has_too_many_failures:
+                if self.has_too_many_failures and worker is not None:
                     return
 
         try:
@@ -140,6 +145,7 @@ class AnnotateStep:
             report.failures += outcome.failures
         elif outcome.left:
             report.left += [LeftResult(index, name, it.holder) for name, it in outcome.left.items()]
+            report.results_of_left += len(outcome.results)
             return
         report.episodes_done += 1
         report.results_reused += len(outcome.results) - outcome.made
@@ -151,6 +157,14 @@ class AnnotateStep:
         ]
         if outcome.lacks_subtasks and "interjections" in outcome.results:
             report.speech_only.append(index)
+
+    async def _mark(self, index: EpisodeIndex, outcome: EpisodeOutcome) -> None:
+        if self.marks is None:
+            return
+        if outcome.failures:
+            await self.marks.mark_failed(index)
+        elif not outcome.left:
+            await self.marks.mark_done(index)
 
 
 def _event(index: EpisodeIndex, outcome: EpisodeOutcome, total: int) -> EpisodeSeen:

@@ -1,12 +1,14 @@
 """The steps of a run on one machine, each as one call."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from annotationrun_api.exit_codes import ExitCode
-from annotationrun_worker.errors import IncompleteError
+from annotationrun_api.step_results import PROGRESS_PATH
+from annotationrun_worker.errors import IncompleteError, TooManyFailedError
 from annotationrun_worker.frames.provider import FrameCounts
 from annotationrun_worker.merge.folder import MergeResult
 from annotationrun_worker.rows import ResultName
@@ -18,9 +20,11 @@ from annotationrun_worker.run.opening import (
     OpenDataset,
     make_sampling,
     open_dataset,
+    open_marks,
     open_step,
 )
 from annotationrun_worker.run.plan import RunPlan, load_plan, make_plan
+from annotationrun_worker.run.progress import StoreProgress, serve_progress
 from annotationrun_worker.run.report import AnnotateReport, failure_text, missing_text
 from annotationrun_worker.run.result_maker import Worker
 from annotationrun_worker.run.workers import WorkerPool
@@ -42,6 +46,8 @@ class Listener:
     on_episode: Progress
     on_usage: Callable[[Mapping[str, Usage]], None] = lambda usage: None
     """By kind of question, since the start."""
+    say: Callable[[str], None] = lambda text: None
+    """Told in words what is waited for, and where progress is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,8 @@ class PlanReport:
     plan: RunPlan
     estimates: Mapping[ResultName, Estimate]
     """By module, of all episodes, as if nothing were staged."""
+    pending: int
+    """Episodes that may lack a result; the others were done for this very plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,23 +112,31 @@ def plan_run(run: LocalRun) -> PlanReport:
     dataset = open_dataset(run)
     estimates = estimate_run(run.spec, dataset.chosen, dataset.features)
     digest, plan = asyncio.run(make_plan(run, dataset))
-    return PlanReport(run, digest, plan, estimates)
+    pending = set(map(int, plan.indices)) - open_marks(run, digest).done_now()
+    return PlanReport(run, digest, plan, estimates, len(pending))
 
 
-def annotate_run(run: LocalRun, plan_digest: Digest | None, listener: Listener) -> RunReport:
+def annotate_run(
+    run: LocalRun, plan_digest: Digest | None, listener: Listener, progress_port: int | None = None
+) -> RunReport:
     """Make the results that are missing and nobody else is at; merge nothing.
 
     Args:
         run: the run.
         plan_digest: of its plan, if that is staged already.
         listener: told how it goes.
+        progress_port: at which ``GET /progress`` is answered meanwhile; ``None``: nowhere.
 
     Raises:
         AnnotationRunError: what stops the step; a fault of single episodes stands in the report.
     """
     dataset = open_dataset(run)
     digest, plan = asyncio.run(_plan(run, dataset, plan_digest))
-    with open_step(run, dataset) as step:
+    marks = open_marks(run, digest)
+    with (
+        _progress_told(progress_port, StoreProgress(marks, plan.indices), listener.say),
+        open_step(run, dataset, marks) as step,
+    ):
         usage = asyncio.run(_annotate(step, run, plan, listener, waits=False))
         frames = step.annotator.basis.frames.counts
     fault = _too_many_failures(step, plan)
@@ -161,6 +177,16 @@ def run_local(run: LocalRun, progress: Progress, pool: WorkerPool | None = None)
     return _merged(step, RunReport(run, digest, len(plan.indices), step.report, usage, frames), plan)
 
 
+@contextmanager
+def _progress_told(port: int | None, progress: StoreProgress, say: Callable[[str], None]) -> Iterator[None]:
+    if port is None:
+        yield
+        return
+    with serve_progress(port, progress) as listening:
+        say(f"progress at port {listening}, {PROGRESS_PATH}")
+        yield
+
+
 async def _plan(run: LocalRun, dataset: OpenDataset, digest: Digest | None) -> tuple[Digest, RunPlan]:
     if digest is None:
         return await make_plan(run, dataset)
@@ -179,7 +205,10 @@ async def _annotate(
             requests_in_flight=spec.workers.request_concurrency,
             structured_outputs=spec.model.structured_outputs,
             context_tokens=spec.model.context_tokens,
-        )
+            start_timeout_seconds=run.start_timeout_seconds,
+        ),
+        run.api_key,
+        listener.say,
     )
     telling = asyncio.create_task(_tell_usage(client, listener))
     try:
@@ -205,7 +234,7 @@ async def _tell_usage(client: VlmClient, listener: Listener) -> None:
 
 
 def _merged(step: AnnotateStep, report: RunReport, plan: RunPlan) -> RunReport:
-    fault = _too_many_failures(step, plan)
+    fault: IncompleteError | None = _too_many_failures(step, plan)
     if fault is None and step.report.left:
         fault = IncompleteError(missing_text(step.report, report.episodes))
     if fault is not None:
@@ -213,7 +242,7 @@ def _merged(step: AnnotateStep, report: RunReport, plan: RunPlan) -> RunReport:
     return replace(report, merge=merge(report.run, plan, step))
 
 
-def _too_many_failures(step: AnnotateStep, plan: RunPlan) -> IncompleteError | None:
+def _too_many_failures(step: AnnotateStep, plan: RunPlan) -> TooManyFailedError | None:
     if not step.has_too_many_failures:
         return None
-    return IncompleteError(failure_text(step.report, len(plan.indices), step.limits.failures))
+    return TooManyFailedError(failure_text(step.report, len(plan.indices), step.limits.failures))

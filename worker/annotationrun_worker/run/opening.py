@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from annotationrun_api.spec import RunSpec
@@ -27,8 +27,10 @@ from annotationrun_worker.run.places import Places
 from annotationrun_worker.run.report import AnnotateReport
 from annotationrun_worker.run.result_maker import EpisodePolicy, ResultBasis
 from annotationrun_worker.staging.digests import Digest
+from annotationrun_worker.staging.progress import EpisodeMarks
 from annotationrun_worker.staging.store import StagingStore, open_store
 from annotationrun_worker.vlm.request import Sampling
+from annotationrun_worker.vlm.server_errors import NO_API_KEY
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,10 @@ class LocalRun:
     places: Places
     limit: int | None = None
     """Only so many of the selected episodes, the first ones; ``None``: all."""
+    api_key: str = field(default=NO_API_KEY, repr=False)
+    """Of the model servers."""
+    start_timeout_seconds: float = 0
+    """How long a model server may take until it is there; 0: what is not there is an error at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +104,15 @@ def open_dataset(run: LocalRun) -> OpenDataset:
 
 
 @contextmanager
-def open_step(run: LocalRun, dataset: OpenDataset) -> Iterator[AnnotateStep]:
+def open_step(
+    run: LocalRun, dataset: OpenDataset, marks: EpisodeMarks | None = None
+) -> Iterator[AnnotateStep]:
     """The annotate step of ``run``, its decoders open within the context.
+
+    Args:
+        run: the run.
+        dataset: its dataset.
+        marks: where what is done is noted for others.
 
     Raises:
         NoCamerasError, UnknownCameraError: the frames that the run needs are not there.
@@ -139,7 +152,12 @@ def open_step(run: LocalRun, dataset: OpenDataset) -> Iterator[AnnotateStep]:
         def at_once(index: EpisodeIndex) -> int:
             return requests_at_once(spec, summaries[index], dataset.fps, dataset.features)
 
-        yield AnnotateStep(EpisodeAnnotator(basis, modules), limits, at_once, report)
+        yield AnnotateStep(EpisodeAnnotator(basis, modules), limits, at_once, report, marks=marks)
+
+
+def open_marks(run: LocalRun, plan: Digest) -> EpisodeMarks:
+    """The marks of the episodes of ``plan``, the plan of ``run``."""
+    return EpisodeMarks(open_staging(run), plan, run.spec.retry_token)
 
 
 def open_staging(run: LocalRun) -> StagingStore:

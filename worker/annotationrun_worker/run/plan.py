@@ -18,8 +18,12 @@ from annotationrun_worker.staging.plans import read_plan, stage_plan
 
 PLAN_FORMAT = 1
 
-_IN_PLAN = {"source", "output", "model", "modules", "prompts", "seed", "output_language", "frames"}
-"""Fields of the spec that a plan is made for; another value of any makes another plan."""
+_IN_PLAN = {"source", "model", "modules", "prompts", "seed", "output_language", "frames"}
+_NOT_IN_PLAN = {"model": {"serving"}, "source": {"follow", "token_secret_ref"}}
+"""Fields of the spec that a plan is made for, and those of them that it is not: another value makes another
+plan. Where the output goes, who serves the model, how much is done at once change nothing of what is to be
+done.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,7 @@ class RunPlan:
 
 def settings_digest(run: LocalRun) -> Digest:
     """Of what a plan is made for."""
-    spec = run.spec.model_dump(mode="json", by_alias=True, include=_IN_PLAN)
+    spec = run.spec.model_dump(mode="json", by_alias=True, include=_IN_PLAN, exclude=_NOT_IN_PLAN)
     return digest_json({"spec": spec, "limit": run.limit})
 
 

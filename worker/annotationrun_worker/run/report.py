@@ -42,6 +42,8 @@ class AnnotateReport:
     failures: list[EpisodeFailure] = field(default_factory=list)
     left: list[LeftResult] = field(default_factory=list)
     """What other workers hold, or nobody was to make."""
+    results_of_left: int = 0
+    """Results that there are, of the episodes that lack others."""
     holes: list[tuple[EpisodeIndex, Hole]] = field(default_factory=list)
     """Questions without a usable answer in episodes that succeeded."""
     speech_only: list[EpisodeIndex] = field(default_factory=list)

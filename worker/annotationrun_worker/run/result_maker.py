@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from annotationrun_worker.annotate.context import (
     LOOKS_AT_ONCE,
@@ -25,6 +25,9 @@ from annotationrun_worker.staging.failures import count_failures, read_failures,
 from annotationrun_worker.staging.results import ModuleResult, read_result, stage_result
 from annotationrun_worker.staging.store import StagingStore
 from annotationrun_worker.vlm.ask import Asker
+
+LOOK_AGAIN_SECONDS: Final = 5.0
+"""Between two looks at a result, while the model server is not there."""
 
 
 class EpisodeSource(Protocol):
@@ -118,26 +121,28 @@ class ResultMaker:
 
         Raises:
             GivenUpError: it failed as often as it may.
+            ServerNotReadyError: the model server was not there in time.
             DatasetError, AnswerError, RequestFailedError: it failed now; see ``record_failure``.
         """
         basis, store = self.basis, self.basis.store
         fingerprint = await asyncio.to_thread(basis.episodes.fingerprint, self.episode, module)
         key = self._identity(module, fingerprint, known.digests).key()
-        staged = await read_result(store, module.name, key)
+        staged = await self._staged(module.name, key)
         if staged is not None:
-            return Made(staged, is_new=False)
-        failed = await read_failures(store, key, basis.policy.retry_token)
-        if len(failed) >= basis.policy.attempts:
-            raise GivenUpError(failed[-1].cause, len(failed))
+            return staged
+        failed = await self._failed_attempts(key)
         if self.worker is None:
             return Left(None)
+        settled = await self._wait_for_server(self.worker, module.name, key)
+        if settled is not None:
+            return settled
         holder = await self.worker.claims.take(key)
         if holder is not None:
             return Left(holder)
         self._at_work[module.name] = key
-        staged = await read_result(store, module.name, key)  # its maker may have ended just before the claim
+        staged = await self._staged(module.name, key)  # its maker may have ended just before the claim
         if staged is not None:
-            return Made(staged, is_new=False)
+            return staged
         # under a new token too another seed is asked with: the old ones gave nothing
         earlier = await count_failures(store, key) if failed or basis.policy.retry_token else 0
         asker = replace(self.worker.asker, attempt=earlier)
@@ -156,6 +161,32 @@ class ResultMaker:
         rows, holes = await module.annotate(context)
         result = ModuleResult(module.name, key, tuple(rows), tuple(asdict(hole) for hole in holes))
         return Made(result, is_new=True)
+
+    async def _staged(self, name: ResultName, key: Digest) -> Made | None:
+        staged = await read_result(self.basis.store, name, key)
+        return None if staged is None else Made(staged, is_new=False)
+
+    async def _failed_attempts(self, key: Digest) -> int:
+        policy = self.basis.policy
+        failed = await read_failures(self.basis.store, key, policy.retry_token)
+        if len(failed) >= policy.attempts:
+            raise GivenUpError(failed[-1].cause, len(failed))
+        return len(failed)
+
+    async def _wait_for_server(self, worker: Worker, name: ResultName, key: Digest) -> Made | Left | None:
+        """Claim nothing before the model server is there: until then the work is free for other workers.
+
+        What comes of it meanwhile is given; ``None``: the server is there.
+        """
+        while not await worker.asker.client.is_ready(LOOK_AGAIN_SECONDS):
+            staged = await self._staged(name, key)
+            if staged is not None:
+                return staged
+            await self._failed_attempts(key)
+            holder = await worker.claims.holder(key)
+            if holder is not None:
+                return Left(holder)
+        return None
 
     async def stage(self, result: ModuleResult) -> tuple[ModuleResult, bool]:
         """Stage ``result``; what is staged now, and whether it is this one and not another worker's."""

@@ -71,6 +71,18 @@ class Claims:
                 return holder
             # Whoever was first has released it since.
 
+    async def holder(self, key: Digest) -> WorkerId | None:
+        """The living worker that holds ``key``, if it is another one; nothing is taken.
+
+        Raises:
+            StagingError: a claim or a heartbeat can't be read.
+            StorageError: the store can't be read.
+        """
+        _, worker = await self._last(key)
+        if worker is None or worker == self._me or not await self._liveness.is_alive(worker):
+            return None
+        return worker
+
     async def release(self, key: Digest) -> None:
         """Let ``key`` go, with the whole chain; nothing happens if another worker has taken it over.
 

@@ -6,7 +6,7 @@ Results that went into a merged dataset (``merges/``) stay, whatever their age.
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -21,7 +21,9 @@ DEAD_AFTER: Final = timedelta(hours=1)
 _TORN: Final = re.compile(r"#\d+$")
 """Ends the name of a file that a folder store was writing when its process was killed."""
 
-Kind = Literal["workers", "claims", "failures", "torn files", "answers", "results", "plans"]
+Kind = Literal["workers", "claims", "failures", "torn files", "answers", "results", "plans", "progress"]
+_GO_UNUSED: Final[Sequence[Kind]] = ("answers", "plans", "progress")
+"""Folders of the store whose objects go when nobody used them for long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,8 @@ class Sweep:
     now: datetime
     """With its time zone."""
     unused_days: int | None = None
-    """Answers, plans, and results that no merge names, go when they are older; ``None``: they stay."""
+    """Answers, plans with their progress, and results that no merge names, go when they are older; ``None``:
+    they stay."""
     _living: set[str] = field(default_factory=set)
     _staged: set[str] = field(default_factory=set)
 
@@ -62,7 +65,7 @@ class Sweep:
             else:
                 self._staged.add(key)
         yield from self._needless_failures()
-        for kind in ("answers", "plans"):
+        for kind in _GO_UNUSED:
             for found in self.store.list_now(kind):
                 if self._is_unused(found):
                     yield Garbage(kind, found.path, found.size_bytes)

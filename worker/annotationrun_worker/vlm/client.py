@@ -3,7 +3,8 @@
 Several servers share the episodes: all questions of one go to the same server, so that its prefix and image
 caches serve them.
 
-Connection errors, timeouts, 429 (with the server's own delay) and 5xx are retried by the ``openai`` client.
+Connection errors, timeouts, 429 (with the server's own delay) and 5xx are retried by the ``openai`` client. A
+server that may take its time to start is waited for beyond that, whenever it is away (``readiness``).
 An answer cut by its token limit is asked again with twice the limit, twice at most, as far as the context
 goes. A server that refuses structured output gets the schema as text from then on, unless the manifest
 requires it. A 400 is that one question's failure once the server has answered others; before that, and any
@@ -14,10 +15,10 @@ import asyncio
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeGuard
+from typing import Any, Final, Literal
 
 import openai
 from openai import AsyncOpenAI
@@ -30,8 +31,18 @@ from annotationrun_worker.errors import (
     ServerNotReadyError,
 )
 from annotationrun_worker.vlm.json_extraction import quote
+from annotationrun_worker.vlm.readiness import POLL_SECONDS, Readiness
 from annotationrun_worker.vlm.request import without_schema
-from annotationrun_worker.vlm.responses import ChatResponse, ModelList, cut_remote, read_response
+from annotationrun_worker.vlm.responses import ChatResponse, read_response
+from annotationrun_worker.vlm.server_errors import (
+    NO_API_KEY,
+    is_away,
+    is_broken_connection,
+    is_refusal,
+    refused,
+    remote_words,
+    shown_url,
+)
 from annotationrun_worker.vlm.turns import Turns
 
 TRANSPORT_RETRIES = 5
@@ -39,17 +50,11 @@ TRANSPORT_RETRIES = 5
 LENGTH_DOUBLINGS = 2
 AT_HAND: Final = 2
 """Requests that a worker should have ready, as a multiple of its bound: once in flight, once to follow."""
-_FIRST_SERVER_ERROR = 500
-_PASSING = frozenset({408, 409, 429})
-"""HTTP statuses below 500 that say nothing against the request."""
+LOST_CONNECTIONS: Final = 2
+"""Times that a request is sent again after its server went away with it and came back.
 
-_KEY_ADVICE = "; it wants an API key, and this version sends none: start it without one"
-_ADVICE = {
-    401: _KEY_ADVICE,
-    403: _KEY_ADVICE,
-    404: "; see that the endpoint is given with its path (often /v1)",
-}
-"""What to do, by HTTP status."""
+The request may be what the server dies of; others that were in flight with it are lost with it.
+"""
 
 _SCHEMA_COMPLAINT = re.compile(r"response_format|json_schema|structured|guided|grammar", re.IGNORECASE)
 
@@ -103,18 +108,30 @@ class ServerSettings:
     requests_in_flight: int
     structured_outputs: StructuredOutputs
     context_tokens: int
+    start_timeout_seconds: float = 0
+    """How long a server may take until it is there, first and when it has gone; 0: what is not there is an
+    error at once."""
 
 
 class VlmClient:
     """The servers, with one bound on requests in flight for the whole process."""
 
-    def __init__(self, settings: ServerSettings, api_key: str = "none") -> None:
-        """Make a client; nothing is sent yet. A server without keys takes any ``api_key``."""
+    def __init__(
+        self,
+        settings: ServerSettings,
+        api_key: str = NO_API_KEY,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """Make a client; nothing is sent yet.
+
+        Args:
+            settings: of the servers.
+            api_key: a server without keys takes any.
+            say: told when a server is waited for.
+        """
         self.settings = settings
         self.usage: defaultdict[str, Usage] = defaultdict(Usage)
         """By kind of question."""
-        self._check = asyncio.Lock()
-        self._is_checked = False
         self._turns = Turns(settings.requests_in_flight)
         self._has_answered = False
         self._refusal: ConfigurationError | None = None
@@ -128,6 +145,7 @@ class VlmClient:
             )
             for base_url in settings.base_urls
         ]
+        self._readiness = Readiness(self._servers, settings.model, settings.start_timeout_seconds, say)
 
     @property
     def requests_at_hand(self) -> int:
@@ -136,40 +154,21 @@ class VlmClient:
 
     async def close(self) -> None:
         """Close the connections."""
+        await self._readiness.close()
         for server in self._servers:
             await server.close()
 
     async def check_model(self) -> None:
-        """See that each server is there and serves the model, before anything is asked of it.
+        """See that each server is there and serves the model; see ``Readiness.check``."""
+        await self._readiness.check()
+
+    async def is_ready(self, within_seconds: float) -> bool:
+        """Whether the servers come to be there within so many seconds; true where they may not take any.
 
         Raises:
-            ServerNotReadyError: nobody answers at an endpoint, or not as OpenAI's API does.
-            ConfigurationError: a server answers, and does not serve the model.
+            ServerNotReadyError, ConfigurationError: see ``check_model``.
         """
-        for server in self._servers:
-            try:
-                raw = await server.with_options(max_retries=1).models.with_raw_response.list()
-            except openai.APIError as error:
-                if _is_refusal(error):
-                    raise _refused(server, error) from error
-                raise ServerNotReadyError(
-                    f"no model server at {_url(server)!r}: {_remote(error)}; "
-                    "start it or correct the endpoint, then run again"
-                ) from error
-            models = read_response(raw.content, ModelList, _url(server), ServerNotReadyError).data
-            served = [model.id for model in models]
-            if self.settings.model not in served:
-                raise ConfigurationError(
-                    f"the server at {_url(server)!r} serves {', '.join(map(repr, served)) or 'nothing'}, "
-                    f"not {self.settings.model!r}; set spec.model.id to the served name"
-                )
-
-    async def _check_once(self) -> None:
-        """Before the first request, and only if there is one: a run with nothing to ask needs no server."""
-        async with self._check:
-            if not self._is_checked:
-                await self.check_model()
-                self._is_checked = True
+        return await self._readiness.has_started(within_seconds)
 
     def turn(self, *, can_wait: bool) -> AbstractAsyncContextManager[None]:
         """A place among the requests in flight, had within the context: from asking until it is staged.
@@ -197,7 +196,7 @@ class VlmClient:
             AnswerError: it refuses this one; or the answer is empty, no valid Unicode, or still cut after
                 the token limit was doubled.
         """
-        await self._check_once()
+        await self._readiness.started()  # here, as a run with nothing to ask needs no server
         server = self._servers[zlib.crc32(affinity.encode()) % len(self._servers)]
         body = without_schema(body) if self._schema_refused else body
         response, sent = await self._send_until_whole(server, body, self.usage[kind])
@@ -250,22 +249,46 @@ class VlmClient:
             raise self._refusal
         usage.requests += 1
         try:
-            # extra_body goes out as it is; what is given by name the client walks through piece by piece
-            raw = await server.chat.completions.with_raw_response.create(
-                model=body["model"], messages=[], extra_body=body
-            )
+            content, retries = await self._post(server, body)
         except openai.APIError as error:
             if not self._may_mend_without_schema(error, body):
                 raise self._failure(server, error) from error
             self._schema_refused = True
             return await self._send(server, without_schema(body), usage)
-        usage.retries += raw.retries_taken
-        response = read_response(raw.content, ChatResponse, _url(server), RequestFailedError)
+        usage.retries += retries
+        response = read_response(content, ChatResponse, shown_url(server), RequestFailedError)
         self._has_answered = True
         if response.usage:
             usage.prompt_tokens += response.usage.prompt_tokens
             usage.completion_tokens += response.usage.completion_tokens
         return response, body
+
+    async def _post(self, server: AsyncOpenAI, body: Mapping[str, Any]) -> tuple[bytes, int]:
+        """The response's body, and the number of retries; a server that goes away is waited for."""
+        clock = asyncio.get_running_loop().time
+        lost, deadline = 0, clock() + self.settings.start_timeout_seconds
+        while True:
+            try:
+                # extra_body goes out as it is; what is given by name the client walks through piece by piece
+                raw = await server.chat.completions.with_raw_response.create(
+                    model=body["model"], messages=[], extra_body=body
+                )
+            except openai.APIError as error:
+                lost += is_broken_connection(error)
+                if not (self._readiness.waits and is_away(error)) or lost > LOST_CONNECTIONS:
+                    raise
+                if clock() >= deadline:
+                    raise self._stays_away(server, error) from error
+                await self._readiness.returned(server)
+                await asyncio.sleep(POLL_SECONDS)
+            else:
+                return raw.content, raw.retries_taken
+
+    def _stays_away(self, server: AsyncOpenAI, error: openai.APIError) -> ServerNotReadyError:
+        return ServerNotReadyError(
+            f"the server at {shown_url(server)!r} seems to be there, and answered no question for "
+            f"{self.settings.start_timeout_seconds:g} s: {remote_words(server, error)}"
+        )
 
     def _may_mend_without_schema(self, error: openai.APIError, body: Mapping[str, Any]) -> bool:
         return (
@@ -279,14 +302,15 @@ class VlmClient:
         """What a request that got no answer means: for this question, for the episode, or for the run."""
         if isinstance(error, openai.BadRequestError) and self._has_answered:
             return AnswerError(
-                f"the server at {_url(server)!r} refuses this request (HTTP 400): {_remote(error)}"
+                f"the server at {shown_url(server)!r} refuses this request (HTTP 400): "
+                f"{remote_words(server, error)}"
             )
-        if _is_refusal(error):
-            self._refusal = _refused(server, error)
+        if is_refusal(error):
+            self._refusal = refused(server, error)
             return self._refusal
         return RequestFailedError(
-            f"the server at {_url(server)!r} gave no answer in {TRANSPORT_RETRIES + 1} tries: "
-            f"{_remote(error)}{self._patience(error)}"
+            f"the server at {shown_url(server)!r} gave no answer in {TRANSPORT_RETRIES + 1} tries: "
+            f"{remote_words(server, error)}{self._patience(error)}"
         )
 
     def _patience(self, error: openai.APIError) -> str:
@@ -297,33 +321,3 @@ class VlmClient:
             f"; a request may take {self.settings.request_timeout_seconds:g} s "
             "(spec.model.requestTimeoutSeconds): raise it for a slow server, or look whether it hangs"
         )
-
-
-def _url(server: AsyncOpenAI) -> str:
-    """As it is shown: without what may be secret."""
-    return str(server.base_url.copy_with(userinfo=b"", query=None, fragment=None)).rstrip("/")
-
-
-def _is_refusal(error: openai.APIError) -> TypeGuard[openai.APIStatusError]:
-    """Whether the server answered, and will answer the same again."""
-    return (
-        isinstance(error, openai.APIStatusError)
-        and error.status_code < _FIRST_SERVER_ERROR
-        and error.status_code not in _PASSING
-    )
-
-
-def _refused(server: AsyncOpenAI, error: openai.APIStatusError) -> ConfigurationError:
-    return ConfigurationError(
-        f"the server at {_url(server)!r} refuses the request (HTTP {error.status_code}): {_remote(error)}"
-        f"{_ADVICE.get(error.status_code, '')}"
-    )
-
-
-def _remote(error: openai.APIError) -> str:
-    """The server's own words, or the network's."""
-    text = str(error).rstrip(".")
-    # the client repeats a message where OpenAI's API has it; other servers put theirs elsewhere
-    is_bare = isinstance(error, openai.APIStatusError) and text == f"Error code: {error.status_code}"
-    more = str((error.body if is_bare else error.__cause__) or "")
-    return cut_remote(f"{text} ({more})" if more else text)

@@ -1,0 +1,147 @@
+"""``GET /progress`` of the annotate step: how far the whole plan is, whoever worked on it.
+
+One path, one answer a connection, one connection at a time: the operator asks one worker every few seconds.
+"""
+
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from contextlib import contextmanager
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Final
+
+from annotationrun_api.errors import AnnotationRunError
+from annotationrun_api.step_results import PROGRESS_PATH, WorkerProgress, write_result
+from annotationrun_worker.errors import ConfigurationError
+from annotationrun_worker.staging.progress import EpisodeMarks
+
+LOOK_AGAIN_SECONDS: Final = 2.0
+"""Between two listings of the store, which has an object for each episode."""
+_WAIT_SECONDS: Final = 1.0
+"""For a listing; the operator waits twice as long for its answer. Later, what was known before is told."""
+_SOCKET_SECONDS: Final = 2.0
+"""For each read and write of a connection."""
+_CLOSE_SECONDS: Final = 3.0
+"""For the connection that is there when the server closes."""
+
+
+class StoreProgress:
+    """Counts the marks of a plan, when it is asked to; for one thread."""
+
+    def __init__(self, marks: EpisodeMarks, episodes: Iterable[int]) -> None:
+        """``episodes`` are those of the plan."""
+        self._marks = marks
+        self._episodes = frozenset(map(int, episodes))
+        self._executor = ThreadPoolExecutor(1, "progress")
+        self._look: Future[WorkerProgress] | None = None
+        self._known: WorkerProgress | None = None
+        self._looked_at = -LOOK_AGAIN_SECONDS
+
+    def read(self) -> WorkerProgress:
+        """The counts of a moment ago.
+
+        Raises:
+            TimeoutError: they are not known yet.
+            StorageError: the store can't be read.
+        """
+        if self._look is None and time.monotonic() - self._looked_at >= LOOK_AGAIN_SECONDS:
+            self._look = self._executor.submit(self._count)
+        if self._look is not None and wait_for([self._look], _WAIT_SECONDS).done:
+            look, self._look, self._looked_at = self._look, None, time.monotonic()
+            self._known = look.result()
+        if self._known is None:
+            raise TimeoutError("the store has not been listed yet")
+        return self._known
+
+    def close(self) -> None:
+        """Begin no further look at the store."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _count(self) -> WorkerProgress:
+        failed = self._marks.failed_now() & self._episodes
+        done = self._marks.done_now() & self._episodes
+        return WorkerProgress(
+            plan=self._marks.plan, total=len(self._episodes), done=len(done), failed=len(failed - done)
+        )
+
+
+@contextmanager
+def serve_progress(port: int, progress: StoreProgress) -> Iterator[int]:
+    """Answer within the context; gives the port, a free one for 0.
+
+    Raises:
+        ConfigurationError: the port is taken, or not allowed.
+    """
+    try:
+        server = _Server(port, progress)
+    except OSError as error:
+        raise ConfigurationError(
+            f"can't listen on port {port}: {error.strerror}; choose another with --progress-port"
+        ) from error
+    thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="progress", daemon=True)
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        # a client that is slow on purpose shall not keep the worker from its end
+        threading.Thread(target=server.shutdown, daemon=True).start()
+        thread.join(_CLOSE_SECONDS)
+        server.server_close()
+        progress.close()
+
+
+class _Server(HTTPServer):
+    """Listens on all addresses, of IPv4 and IPv6: the operator is another pod."""
+
+    address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+
+    def __init__(self, port: int, progress: StoreProgress) -> None:
+        super().__init__(("", port), _Handler)
+        self.progress = progress
+
+    def server_bind(self) -> None:
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super(HTTPServer, self).server_bind()  # without its look-up of this machine's name in the DNS
+        self.server_name, self.server_port = "", self.server_address[1]
+
+    def handle_error(
+        self, request: socket.socket | tuple[bytes, socket.socket], client_address: object
+    ) -> None:
+        if not isinstance(sys.exception(), OSError):  # who asked is gone
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    timeout = _SOCKET_SECONDS
+    error_message_format = "%(code)d %(message)s\n"
+    error_content_type = "text/plain"
+
+    def do_GET(self) -> None:
+        """Answer; a body is never read, the connection ends with the answer."""
+        if self.path != PROGRESS_PATH:
+            self.send_error(HTTPStatus.NOT_FOUND)
+            return
+        try:
+            content = write_result(self.server.progress.read()).encode()
+        except (TimeoutError, AnnotationRunError):
+            self.send_error(HTTPStatus.SERVICE_UNAVAILABLE)
+            return
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def version_string(self) -> str:
+        """In the header ``Server``: not which Python it is."""
+        return "annotationrun"
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base class's name
+        """Say nothing: it is asked again and again."""

@@ -1,0 +1,57 @@
+"""What the steps tell the operator of a cluster, made of what they did."""
+
+from typing import Literal
+
+from annotationrun_api import status
+from annotationrun_api.spec import RunSpec
+from annotationrun_api.step_results import MergeOutcome, PlanResult
+from annotationrun_worker.errors import TooManyFailedError
+from annotationrun_worker.run.local import PlanReport, RunReport
+from annotationrun_worker.run.report import EpisodeFailure
+
+
+def plan_result(report: PlanReport) -> PlanResult:
+    """Of a plan that is staged."""
+    return PlanResult(plan=report.digest, episodes=len(report.plan.episodes), pending=report.pending)
+
+
+def merge_outcome(report: RunReport) -> MergeOutcome:
+    """Of a merge step that has merged, or found that it can't yet; the first failures in order of episode."""
+    annotated, merge = report.annotated, report.merge
+    failed = len(annotated.failed_episodes)
+    failures = sorted(annotated.failures, key=lambda failure: (failure.episode, failure.module))
+    return MergeOutcome(
+        outcome=_outcome(report),
+        plan=report.plan,
+        total=report.episodes,
+        done=annotated.episodes_done - failed,
+        failed=failed,
+        results=annotated.results_made + annotated.results_reused + annotated.results_of_left,
+        merge_digest="" if merge is None else merge.digest,
+        place="" if merge is None else output_place(report.run.spec),
+        failures=tuple(map(_told, failures[: status.SHOWN_FAILURES])),
+    )
+
+
+def output_place(spec: RunSpec) -> str:
+    """Where the annotated dataset lies, for people: the folder as the manifest names it, and its volume."""
+    output = spec.output
+    if output.volume is None:
+        return f"folder {output.path}"
+    folder = "/".join(part.strip("/") for part in (output.volume.sub_path, output.path) if part)
+    return f"volume {output.volume.claim_name}, folder {folder}"
+
+
+def _outcome(report: RunReport) -> Literal["Published", "Unchanged", "Missing", "TooManyFailed"]:
+    if report.merge is not None:
+        return "Unchanged" if report.merge.unchanged else "Published"
+    return "TooManyFailed" if isinstance(report.fault, TooManyFailedError) else "Missing"
+
+
+def _told(failure: EpisodeFailure) -> status.EpisodeFailure:
+    return status.EpisodeFailure(
+        episode_index=failure.episode,
+        module=failure.module,
+        attempts=failure.attempts,
+        cause=failure.cause.encode(errors="backslashreplace").decode(),  # names of files may be no Unicode
+    )

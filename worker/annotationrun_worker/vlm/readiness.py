@@ -1,0 +1,168 @@
+"""Waiting for model servers: a sidecar that loads its model, or that was started again.
+
+``GET /health`` beside the API's path is asked first (vLLM: 200 while its engine runs), then the list of
+models. Servers without ``/health`` refuse it, and are ready when they list the model.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import openai
+from openai import AsyncOpenAI
+
+from annotationrun_worker.errors import ConfigurationError, ServerNotReadyError
+from annotationrun_worker.vlm.responses import ModelList, read_response
+from annotationrun_worker.vlm.server_errors import is_refusal, refused, remote_words, shown_url
+
+POLL_SECONDS: Final = 1.0
+"""Between two looks at a server that is waited for."""
+_LOOK_SECONDS: Final = 10.0
+"""For the answer to one such look."""
+
+
+def health_url(base_url: str) -> str:
+    """``http://host:8000/health`` for ``http://host:8000/v1``; what lies before ``/v1`` stays."""
+    return base_url.removesuffix("/v1") + "/health"
+
+
+class Readiness:
+    """The servers of one client: whether they are there, and serve the model."""
+
+    def __init__(
+        self,
+        servers: Sequence[AsyncOpenAI],
+        model: str,
+        start_timeout_seconds: float,
+        say: Callable[[str], None],
+    ) -> None:
+        """Nothing is asked yet.
+
+        Args:
+            servers: at least one.
+            model: that each has to serve.
+            start_timeout_seconds: how long a server may take to be there, first and whenever it has gone;
+                0: it is looked for once, and ``/health`` is not asked.
+            say: told of each wait that begins.
+        """
+        self._servers = servers
+        self._model = model
+        self._timeout_seconds = start_timeout_seconds
+        self._say = say
+        self._start: asyncio.Task[None] | None = None
+        self._returns: dict[AsyncOpenAI, asyncio.Task[None]] = {}
+
+    @property
+    def waits(self) -> bool:
+        """Whether a server may take its time."""
+        return self._timeout_seconds > 0
+
+    async def close(self) -> None:
+        """Stop waiting."""
+        tasks = [task for task in (self._start, *self._returns.values()) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def started(self) -> None:
+        """Wait until all servers were seen to be there; they are looked for once in all.
+
+        Raises:
+            ServerNotReadyError, ConfigurationError: see ``check``.
+        """
+        await asyncio.shield(self._starting())
+
+    async def has_started(self, within_seconds: float) -> bool:
+        """Whether ``started`` ends within so many seconds; true where no server may take its time.
+
+        Raises:
+            ServerNotReadyError, ConfigurationError: see ``check``.
+        """
+        if not self.waits:
+            return True
+        start = self._starting()
+        await asyncio.wait({start}, timeout=within_seconds)
+        if start.done():
+            start.result()
+        return start.done()
+
+    async def check(self) -> None:
+        """Look whether all servers are there and serve the model; wait for those that are not yet.
+
+        Raises:
+            ServerNotReadyError: nobody answers at an endpoint in time, or not as OpenAI's API does.
+            ConfigurationError: a server answers, and does not serve the model.
+        """
+        deadline = asyncio.get_running_loop().time() + self._timeout_seconds
+        for server in self._servers:
+            await self._wait(server, deadline)
+
+    async def returned(self, server: AsyncOpenAI) -> None:
+        """Wait for ``server``, which did not answer; all that wait for it look together.
+
+        Raises:
+            ServerNotReadyError, ConfigurationError: see ``check``.
+        """
+        task = self._returns.get(server)
+        if task is None or task.done():
+            deadline = asyncio.get_running_loop().time() + self._timeout_seconds
+            task = self._returns[server] = asyncio.create_task(self._wait(server, deadline))
+        await asyncio.shield(task)
+
+    def _starting(self) -> asyncio.Task[None]:
+        if self._start is None:
+            self._start = asyncio.create_task(self.check())
+        return self._start
+
+    async def _wait(self, server: AsyncOpenAI, deadline: float) -> None:
+        has_told = False
+        while True:
+            try:
+                await self._look(server)
+            except ServerNotReadyError as error:
+                if not self.waits:
+                    raise
+                if asyncio.get_running_loop().time() >= deadline:
+                    raise ServerNotReadyError(
+                        f"the model server was not ready within {self._timeout_seconds:g} s: {error}"
+                    ) from error
+                if not has_told:
+                    self._say(f"waiting for the model server, {self._timeout_seconds:g} s at most: {error}")
+                    has_told = True
+            else:
+                return
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _look(self, server: AsyncOpenAI) -> None:
+        if self.waits:
+            server = server.with_options(max_retries=0, timeout=_LOOK_SECONDS)
+            await self._look_at_health(server)
+        else:
+            server = server.with_options(max_retries=1)
+        try:
+            raw = await server.models.with_raw_response.list()
+        except openai.APIError as error:
+            if is_refusal(error):
+                raise refused(server, error) from error
+            raise _nobody(server, error) from error
+        models = read_response(raw.content, ModelList, shown_url(server), ServerNotReadyError).data
+        served = [model.id for model in models]
+        if self._model not in served:
+            raise ConfigurationError(
+                f"the server at {shown_url(server)!r} serves {', '.join(map(repr, served)) or 'nothing'}, "
+                f"not {self._model!r}; set spec.model.id to the served name"
+            )
+
+    async def _look_at_health(self, server: AsyncOpenAI) -> None:
+        try:
+            await server.get(health_url(shown_url(server)), cast_to=str)
+        except openai.APIError as error:
+            if not is_refusal(error):
+                raise _nobody(server, error) from error
+
+
+def _nobody(server: AsyncOpenAI, error: openai.APIError) -> ServerNotReadyError:
+    return ServerNotReadyError(
+        f"no model server at {shown_url(server)!r}: {remote_words(server, error)}; "
+        "start it or correct the endpoint, then run again"
+    )
