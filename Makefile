@@ -42,7 +42,7 @@ ffmpeg:
 test: $(READY) ffmpeg  ## Everything that must hold, with a table of counts and seconds
 	$(BIN)/python tests/suites.py
 
-SUITES := lint types unit component faults scale frames-exact mutants interop chart docs
+SUITES := lint types unit component faults scale frames-exact mutants interop chart operator cluster docs
 component faults frames-exact interop mutants: ffmpeg
 .PHONY: $(SUITES)
 lint:  ## ruff and the import contracts
@@ -55,6 +55,8 @@ frames-exact:  ## Every frame of the reference dataset against the code in its p
 mutants:  ## Faults put in on purpose: the tests must find each
 interop:  ## LeRobot itself loads what we wrote, and rejects what was damaged (5.8 GB under ~/.cache)
 chart:  ## The Helm chart, linted and rendered by helm itself
+operator:  ## The operator against a real API server; the tests play the Jobs
+cluster:  ## Runs on a real Kubernetes: booted here, or the one that KUBECONFIG names
 docs:  ## The README's commands
 $(SUITES): $(READY)
 	$(BIN)/python tests/suites.py $@
@@ -93,6 +95,7 @@ lock:  ## Lock the requirements again (hashes, no URLs)
 	uv_flags="--quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header"; \
 	$(BIN)/uv pip compile pyproject.toml $$uv_flags --extra dev --output-file tests/requirements.txt; \
 	for side in worker operator; do \
+	  excludes=/dev/null; [ $$side = operator ] || excludes=<(echo torch); \
 	  $(BIN)/uv pip compile pyproject.toml $$uv_flags --extra $$side --constraint tests/requirements.txt \
-	    --output-file $$side/requirements.txt; \
+	    --excludes $$excludes --output-file $$side/requirements.txt; \
 	done

@@ -45,6 +45,12 @@ SUITES = (
     Suite("mutants", programs=((sys.executable, "tests/mutants/mutants.py"),)),
     Suite("interop", programs=(("tests/interop/environment.sh",),), pytest=("tests/interop",)),
     Suite("chart", programs=(("tests/support/helm.sh",),), pytest=("tests/chart",)),
+    Suite("operator", programs=(("tests/cluster/programs/build.sh",),), pytest=("tests/operator",)),
+    Suite(
+        "cluster",
+        programs=((sys.executable, "-m", "tests.cluster", "build"), ("tests/support/helm.sh",)),
+        pytest=("tests/cluster",),
+    ),
     Suite("docs", pytest=("tests/docs",)),
 )
 

@@ -172,8 +172,8 @@ def test_the_probes_ask_where_the_operator_answers():
     container, settings = container_of(manifests), read_settings(environment_of(manifests))
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports == {"health": settings.health_port, "metrics": settings.metrics_port}
-    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-        assert container[probe]["httpGet"] == {"path": "/healthz", "port": "health"}
+    for probe, path in (("startup", "/healthz"), ("liveness", "/healthz"), ("readiness", "/readyz")):
+        assert container[f"{probe}Probe"]["httpGet"] == {"path": path, "port": "health"}
     assert container["livenessProbe"]["periodSeconds"] == 7
     (port,) = the("Service", manifests)["spec"]["ports"]
     assert port["targetPort"] == "metrics"

@@ -9,12 +9,11 @@ a model that loads does).
 """
 
 import argparse
-import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from annotationrun_worker.demo.vlm_server import DemoVlmServer, serve
+from annotationrun_worker.demo.vlm_server import DemoVlmServer, end_on_signals, serve
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -28,8 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--demo-latency-seconds", type=float, default=0.0)
     parser.add_argument("--demo-start-seconds", type=float, default=0.0)
     known, _ignored = parser.parse_known_args(arguments)
-    # The first process of a container gets no signal that it has no handler for.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    end_on_signals()
     time.sleep(known.demo_start_seconds)
     server = DemoVlmServer(
         Path("/dev/stdout"),

@@ -225,11 +225,16 @@ def _stop(signal_number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(0)
 
 
-def serve(server: DemoVlmServer) -> None:
-    """Answer until SIGTERM or Ctrl-C; whoever waits on stdout is told where it listens."""
+def end_on_signals() -> None:
+    """End with 0 on SIGTERM and Ctrl-C; the first process of a container gets no signal without a handler."""
     on_signal: Callable[[int, FrameType | None], NoReturn] = _stop
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
+
+
+def serve(server: DemoVlmServer) -> None:
+    """Answer until SIGTERM or Ctrl-C; whoever waits on stdout is told where it listens."""
+    end_on_signals()
     sys.stdout.write(f"listening on {server.base_url}\n")
     sys.stdout.flush()
     try:

@@ -1,0 +1,73 @@
+# Images of the worker and of the operator, and of a small model server for the tests:
+#
+#   docker build --target worker -t annotationrun-worker .
+#   docker build --target operator -t annotationrun-operator .
+#   docker build --target demo-vlm -t annotationrun-demo-vlm .
+#
+# Behind a proxy that inspects HTTPS: --build-arg SSL_CERT_FILE=<path of its CA bundle inside the build>, with
+# the bundle mounted there. Nothing of it stays in the images.
+# All run as user 65532, on a read-only root file system too if /tmp can be written.
+
+FROM debian:trixie-slim AS build
+RUN apt-get -q update \
+ && apt-get -q install -y --no-install-recommends python3-venv python3-hatchling \
+ && apt-get clean && rm -rf /var/lib/apt/lists/*
+# Debian's packages are seen: hatchling here, torch in the worker.
+RUN python3 -m venv --system-site-packages /opt/annotationrun
+WORKDIR /source
+
+# Requirements apart from the code: a changed module installs nothing again. The lock files hold all there is
+# to install, so nothing is resolved (--no-deps).
+FROM build AS operator-requirements
+ARG SSL_CERT_FILE
+COPY operator/requirements.txt ./
+RUN /opt/annotationrun/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements.txt \
+ && /opt/annotationrun/bin/pip uninstall -q -y pip
+
+FROM build AS worker-requirements
+ARG SSL_CERT_FILE
+COPY worker/requirements.txt ./
+RUN /opt/annotationrun/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements.txt \
+ && /opt/annotationrun/bin/pip uninstall -q -y pip
+
+FROM build AS code
+COPY pyproject.toml README.md LICENSE ./
+COPY crds/annotationrun_api crds/annotationrun_api
+COPY operator/annotationrun_operator operator/annotationrun_operator
+COPY worker/annotationrun_worker worker/annotationrun_worker
+# Called by the venv's path, so that the script `annotationrun` starts the venv's Python; the rest of the
+# venv is left out of what is copied.
+RUN /opt/annotationrun/bin/pip install --no-index --no-deps --no-build-isolation --prefix /installed .
+
+FROM debian:trixie-slim AS operator
+RUN apt-get -q update \
+ && apt-get -q install -y --no-install-recommends python3 ca-certificates \
+ && apt-get clean && rm -rf /var/lib/apt/lists/* \
+ && groupadd --gid 65532 annotationrun \
+ && useradd --uid 65532 --gid 65532 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin annotationrun
+COPY --from=operator-requirements /opt/annotationrun /opt/annotationrun
+COPY --from=code /installed /opt/annotationrun
+ENV PATH=/opt/annotationrun/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+USER 65532:65532
+ENTRYPOINT ["python", "-m", "annotationrun_operator"]
+
+# Debian's torch is the build for CPUs; the one on PyPI brings 5 GB of CUDA, which no worker uses.
+FROM debian:trixie-slim AS worker
+RUN apt-get -q update \
+ && apt-get -q install -y --no-install-recommends python3 python3-torch ffmpeg ca-certificates \
+ && apt-get clean && rm -rf /var/lib/apt/lists/* \
+ && groupadd --gid 65532 annotationrun \
+ && useradd --uid 65532 --gid 65532 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin annotationrun
+COPY --from=worker-requirements /opt/annotationrun /opt/annotationrun
+COPY --from=code /installed /opt/annotationrun
+ENV PATH=/opt/annotationrun/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+USER 65532:65532
+ENTRYPOINT ["annotationrun"]
+
+# It takes the arguments of `vllm serve`, so that it can stand in for the image of vLLM.
+FROM worker AS demo-vlm
+USER root
+RUN printf '#!/bin/sh\nexec python -m annotationrun_worker.demo.vllm "$@"\n' > /usr/local/bin/vllm \
+ && chmod 755 /usr/local/bin/vllm
+USER 65532:65532
+ENTRYPOINT ["vllm", "serve"]

@@ -1,0 +1,77 @@
+"""The chart, installed on a cluster by helm."""
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tests.cluster.client import Client
+from tests.cluster.images import Images
+from tests.support.helm import CHART, helm_program
+
+RELEASE, NAMESPACE = "annotationrun", "annotation-system"
+
+
+def image_values(image: str) -> dict[str, Any]:
+    """The values of an image of the chart."""
+    repository, _, tag = image.rpartition(":")
+    return {"repository": repository, "tag": tag}
+
+
+@dataclass(frozen=True)
+class Installation:
+    """A release of the chart."""
+
+    client: Client
+    images: Images
+
+    def install(self, **values: Any) -> None:
+        """Install or upgrade, and wait until the operator is ready."""
+        small = {"requests": {"cpu": "50m", "memory": "128Mi"}}
+        given = {
+            "image": image_values(self.images.operator),
+            "worker": {"image": image_values(self.images.worker)},
+            "vllm": {"image": image_values(self.images.demo_vlm)},
+            "jobs": {"resources": dict.fromkeys(("plan", "worker", "merge", "sidecar"), small)},
+            "resources": small,
+            **values,
+        }
+        self._helm(
+            "upgrade", "--install", RELEASE, CHART, "--create-namespace", "--wait", "--timeout=180s",
+            "--values=-", stdin=yaml.safe_dump(given),
+        )  # fmt: skip
+
+    def uninstall(self) -> None:
+        """Remove the release."""
+        self._helm("uninstall", RELEASE, "--wait", "--timeout=120s")
+
+    def operator_log(self) -> str:
+        """The whole log of the operator's pod."""
+        return self.kubectl("logs", f"deployment/{self.deployment}", "--tail=-1")
+
+    @property
+    def deployment(self) -> str:
+        """Name of the operator's Deployment."""
+        return self.kubectl("get", "deployments", "--output=jsonpath={.items[0].metadata.name}")
+
+    def delete_operator_pod(self) -> None:
+        """Delete the operator's pod; the Deployment makes another."""
+        self.kubectl("delete", "pods", "--all", "--wait=true", "--timeout=60s")
+
+    def kubectl(self, *arguments: str | Path) -> str:
+        """kubectl in the namespace of the release."""
+        return self.client.kubectl(f"--namespace={NAMESPACE}", *arguments)
+
+    def _helm(self, *arguments: str | Path, stdin: str = "") -> None:
+        command = [
+            helm_program(), f"--kubeconfig={self.client.kubeconfig}", f"--namespace={NAMESPACE}", *arguments
+        ]  # fmt: skip
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=300)
+        if done.returncode:
+            pods = self.kubectl("get", "pods", "--output=wide")
+            raise AssertionError(f"helm {arguments[0]} failed: {done.stderr}\n{pods}{self._said()}")
+
+    def _said(self) -> str:
+        logs = self.kubectl("logs", "--selector=app.kubernetes.io/instance", "--tail=50")
+        return self.kubectl("describe", "pods") + logs

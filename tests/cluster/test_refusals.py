@@ -1,0 +1,105 @@
+"""Runs that can't work: the condition says what is wrong and what to do, and nothing is held."""
+
+import pytest
+from tests.cluster.manifests import external, manifest_of
+from tests.cluster.workspace import condition_holds
+from tests.support.annotation import REFERENCE
+
+START_DEADLINE_SECONDS = 30
+TOLD_WITHIN_SECONDS = 60
+
+
+def find(run, kind):
+    return next(found for found in run["status"]["conditions"] if found["type"] == kind)
+
+
+@pytest.fixture
+def space(workspace):
+    found = workspace("refusals")
+    found.put_folder(REFERENCE, "in")
+    return found
+
+
+def wrong_image(manifest):
+    manifest["spec"]["model"]["serving"]["image"] = "localhost/nowhere:1"
+
+
+def unschedulable(manifest):
+    manifest["spec"]["model"]["serving"]["gpus"] = 8
+
+
+def missing_secret(manifest):
+    serving = manifest["spec"]["model"]["serving"]
+    for name in ("image", "args", "gpus", "sharedMemory", "resources"):
+        del serving[name]
+    serving |= {
+        "mode": "External",
+        "endpoints": ["http://10.96.0.1:8000/v1"],
+        "apiKeySecretRef": {"name": "nobodys", "key": "key"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("breaks", "said"),
+    [
+        pytest.param(wrong_image, ["localhost/nowhere:1", "serving.image"], id="image"),
+        pytest.param(unschedulable, ["nvidia.com/gpu", "node selector"], id="unschedulable"),
+        pytest.param(missing_secret, ["nobodys", "Create the Secret"], id="secret"),
+    ],
+)
+def test_pods_that_do_not_start_end_the_run_at_its_deadline(space, images, breaks, said):
+    manifest = manifest_of("pick", images, startDeadlineSeconds=START_DEADLINE_SECONDS)
+    breaks(manifest)
+    space.apply(manifest)
+    run = space.wait_for(
+        "pick", lambda run: condition_holds(run, "Failed"), 120 + START_DEADLINE_SECONDS + TOLD_WITHIN_SECONDS
+    )
+    failed = find(run, "Failed")
+    assert failed["reason"] == "StartDeadlineExceeded"
+    for words in said:
+        assert words in failed["message"]
+    assert find(run, "Stalled")["status"] == "True"
+    space.wait_for("pick", lambda run: not space.list("pods", "annotationrun.dev/step=annotate"), 60)
+
+
+def test_a_server_that_never_gets_healthy_ends_the_run_and_is_quoted(space, images):
+    manifest = manifest_of("pick", images)
+    manifest["spec"]["model"]["serving"] |= {"args": ["--demo-start-seconds=600"], "startTimeoutSeconds": 20}
+    manifest["spec"]["workers"] = {**manifest["spec"]["workers"], "parallelism": 1}
+    space.apply(manifest)
+    run = space.wait_for("pick", lambda run: condition_holds(run, "Failed"), 240)
+    assert find(run, "Failed")["reason"] == "ServerNotReady"
+    assert "127.0.0.1:8000" in find(run, "Failed")["message"]
+    space.wait_for("pick", lambda run: not space.list("pods", "annotationrun.dev/step=annotate"), 60)
+
+
+def test_a_quota_that_is_exceeded_is_told(space, images):
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "small"},
+        "spec": {"hard": {"requests.memory": "300Mi"}},
+    }
+    manifest = manifest_of("pick", images)
+    space.apply(quota)
+    space.apply(manifest)
+    run = space.wait_for(
+        "pick",
+        lambda run: (
+            bool(run.get("status", {}).get("conditions")) and find(run, "Ready")["reason"] == "QuotaExceeded"
+        ),
+        90,
+    )
+    assert "exceeded quota: small" in find(run, "Ready")["message"]
+    assert "Raise the quota" in find(run, "Ready")["message"]
+
+
+def test_a_claim_for_one_node_with_three_workers_is_stalled(space, images):
+    space.make_volume("one-node", "ReadWriteOnce")
+    manifest = external("pick", "http://10.96.0.1:8000/v1")
+    manifest["spec"]["output"] = {"path": "out", "volume": {"claimName": "one-node"}}
+    space.apply(manifest)
+    run = space.wait_for("pick", lambda run: condition_holds(run, "Stalled"), 30)
+    assert find(run, "Stalled")["reason"] == "VolumeAccessMode"
+    assert "one-node" in find(run, "Stalled")["message"]
+    assert space.list("jobs") == []
