@@ -94,8 +94,6 @@ crds: $(READY)  ## Generate the CRD from the manifest's models, for kubectl and 
 lock:  ## Lock the requirements again (hashes, no URLs)
 	uv_flags="--quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header"; \
 	$(BIN)/uv pip compile pyproject.toml $$uv_flags --extra dev --output-file tests/requirements.txt; \
-	for side in worker operator; do \
-	  excludes=/dev/null; [ $$side = operator ] || excludes=<(echo torch); \
-	  $(BIN)/uv pip compile pyproject.toml $$uv_flags --extra $$side --constraint tests/requirements.txt \
-	    --excludes $$excludes --output-file $$side/requirements.txt; \
-	done
+	compile="$(BIN)/uv pip compile pyproject.toml $$uv_flags --constraint tests/requirements.txt"; \
+	$$compile --extra operator --output-file operator/requirements.txt; \
+	$$compile --extra worker --excludes <(echo torch) --output-file worker/requirements.txt  # Debian's, in the image

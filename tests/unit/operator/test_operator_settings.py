@@ -1,0 +1,100 @@
+"""The operator's settings come from the environment; what is wrong there is named."""
+
+import json
+
+import pytest
+
+from annotationrun_operator.errors import SettingsError
+from annotationrun_operator.job_settings import ContainerDefaults
+from annotationrun_operator.settings import OperatorSettings, read_job_settings, read_settings
+
+IMAGES = {"ANNOTATIONRUN_WORKER_IMAGE": "worker:1", "ANNOTATIONRUN_VLLM_IMAGE": "vllm/vllm-openai:v1"}
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        pytest.param({}, id="nothing set"),
+        pytest.param(
+            {
+                "ANNOTATIONRUN_NAMESPACES": "",
+                "ANNOTATIONRUN_RESYNC_SECONDS": "",
+                "ANNOTATIONRUN_HEALTH_PORT": "",
+                "ANNOTATIONRUN_METRICS_PORT": "",
+                "ANNOTATIONRUN_LOG_FORMAT": "",
+            },
+            id="all empty",
+        ),
+    ],
+)
+def test_without_settings_all_namespaces_are_served(environment):
+    settings = read_settings(environment)
+    assert settings == OperatorSettings()
+    assert settings.scopes == (None,)
+
+
+def test_all_settings_are_read():
+    settings = read_settings(
+        {
+            "ANNOTATIONRUN_NAMESPACES": "team-a, team-b,team-a",
+            "ANNOTATIONRUN_RESYNC_SECONDS": "60",
+            "ANNOTATIONRUN_HEALTH_PORT": "9000",
+            "ANNOTATIONRUN_METRICS_PORT": "0",
+            "ANNOTATIONRUN_LOG_FORMAT": "json",
+        }
+    )
+    assert settings == OperatorSettings(("team-a", "team-b"), 60, 9000, 0, "json")
+    assert settings.scopes == ("team-a", "team-b")
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        pytest.param("ANNOTATIONRUN_NAMESPACES", "team-a,Team_B", id="no namespace"),
+        pytest.param("ANNOTATIONRUN_NAMESPACES", "a" * 64, id="too long a namespace"),
+        pytest.param("ANNOTATIONRUN_RESYNC_SECONDS", "5m", id="a duration"),
+        pytest.param("ANNOTATIONRUN_RESYNC_SECONDS", "9", id="too short"),
+        pytest.param("ANNOTATIONRUN_RESYNC_SECONDS", "-60", id="negative"),
+        pytest.param("ANNOTATIONRUN_HEALTH_PORT", "65536", id="no port"),
+        pytest.param("ANNOTATIONRUN_METRICS_PORT", "http", id="a name of a port"),
+        pytest.param("ANNOTATIONRUN_LOG_FORMAT", "JSON", id="capitals"),
+    ],
+)
+def test_what_is_wrong_is_named(variable, text):
+    with pytest.raises(SettingsError, match=variable):
+        read_settings({variable: text})
+
+
+def test_the_jobs_settings_are_read():
+    resources = {
+        "plan": {"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {}},
+        "sidecar": {"requests": {"cpu": "500m"}, "limits": {"memory": "64Gi"}},
+    }
+    settings = read_job_settings(
+        {
+            **IMAGES,
+            "ANNOTATIONRUN_WORKER_IMAGE_PULL_POLICY": "Always",
+            "ANNOTATIONRUN_JOB_DEFAULTS": json.dumps(resources),
+        }
+    )
+    assert (settings.worker_image, settings.vllm_image) == ("worker:1", "vllm/vllm-openai:v1")
+    assert settings.image_pull_policy == "Always"
+    assert settings.plan == ContainerDefaults({"cpu": "1", "memory": "1Gi"}, {})
+    assert settings.sidecar == ContainerDefaults({"cpu": "500m"}, {"memory": "64Gi"})
+    assert settings.worker == read_job_settings(IMAGES).worker
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        pytest.param("ANNOTATIONRUN_WORKER_IMAGE", "", id="no worker image"),
+        pytest.param("ANNOTATIONRUN_VLLM_IMAGE", " ", id="no vLLM image"),
+        pytest.param("ANNOTATIONRUN_WORKER_IMAGE_PULL_POLICY", "Sometimes", id="no pull policy"),
+        pytest.param("ANNOTATIONRUN_JOB_DEFAULTS", "{", id="no JSON"),
+        pytest.param("ANNOTATIONRUN_JOB_DEFAULTS", '{"server": {}}', id="no container of ours"),
+        pytest.param("ANNOTATIONRUN_JOB_DEFAULTS", '{"plan": {"request": {}}}', id="a misspelt field"),
+    ],
+)
+def test_what_is_wrong_for_jobs_is_named(variable, text):
+    with pytest.raises(SettingsError, match=variable):
+        read_job_settings({**IMAGES, variable: text})
