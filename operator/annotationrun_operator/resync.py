@@ -84,7 +84,7 @@ class Resync:
         behind = {
             run.key
             for run in found
-            if False
+            if self._record.listed(Watched.RUNS, run.key, {run.uid: run.resource_version})
         }
         # A pass over a run lists its Jobs and pods, and so learns what of them is still awaited.
         for key in behind | self._record.awaiting() | (self._known - keys) | (keys if mark_all else set()):

@@ -50,6 +50,7 @@ def installation(cluster: Client, images: Images) -> Iterator[Installation]:
     installed.install()
     yield installed
     installed.uninstall()
+    Workspace(cluster, "all", images.worker).remove_files()
 
 
 @pytest.fixture

@@ -131,16 +131,19 @@ class Workspace:
         )
 
     def remove(self) -> None:
-        """Remove the namespace, its volumes and their files."""
+        """Have the namespace and its volumes removed, without waiting for it."""
         volumes = [
             found["metadata"]["name"]
             for found in json.loads(self.client.kubectl("get", "pv", "--output=json"))["items"]
             if found["metadata"]["name"].startswith(f"{self.namespace}-")
         ]
-        self.client.kubectl("delete", "namespace", self.namespace, "--wait=true", "--timeout=120s")
+        self.client.kubectl("delete", "namespace", self.namespace, "--wait=false")
         if volumes:
             self.client.kubectl("delete", "pv", *volumes, "--wait=false")
-        self._as_root("remove", f"rm -rf /node/{self.namespace}")
+
+    def remove_files(self) -> None:
+        """Remove the files of all namespaces from the node, when their pods are gone."""
+        self._as_root("remove", "rm -rf /node/*")
 
     def _as_root(self, name: str, script: str) -> None:
         """Run a script as root on the node's folder; pods of the namespace itself may not."""

@@ -84,15 +84,22 @@ def test_a_worker_that_hangs_is_given_up():
         asyncio.run(scenario())
 
 
-def test_a_worker_that_sends_for_ever_is_given_up():
+@pytest.mark.parametrize(
+    ("pause_seconds", "said"),
+    [
+        pytest.param(0.2, "no answer within 2 s", id="slowly"),
+        pytest.param(0.0, "over 65536 bytes", id="fast"),
+    ],
+)
+def test_a_worker_that_sends_for_ever_is_given_up(pause_seconds, said):
     async def endless(request):
         response = web.StreamResponse()
         await response.prepare(request)
         while True:
             await response.write(b"x" * 1024)
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(pause_seconds)
 
-    with pytest.raises(ProgressUnavailableError, match="no answer within 2 s"):
+    with pytest.raises(ProgressUnavailableError, match=said):
         asyncio.run(ask(endless))
 
 

@@ -2,15 +2,22 @@
 
 import http.client
 import json
+import random
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from tests.support.api_server import api_server
+from tests.support.job_player import PLAN
 from tests.support.kube_api import PODS, wait_for
 from tests.support.operator_process import operator_process
 from tests.support.played_run import PlayedRun
 
 from annotationrun_api.labels import Step
+from annotationrun_api.step_results import PROGRESS_PORT, WorkerProgress, write_result
 
 ROLE_RULES = [
     {"apiGroups": ["annotationrun.dev"], "resources": ["annotationruns"], "verbs": ["get", "list", "watch"]},
@@ -87,6 +94,19 @@ def test_suspend_removes_the_job_and_resume_makes_the_next(server, namespace, op
     run.edit(suspend=False)
     run.play_until("Complete")
     assert run.created_jobs() == ["plan 1", "annotate 1", "annotate 2", "merge 1"]
+
+
+def test_progress_is_that_of_a_worker_as_long_as_one_tells(server, namespace, operator):
+    run = PlayedRun(server.api, namespace)
+    run.player.held.add(Step.ANNOTATE)
+    with worker_that_tells(WorkerProgress(plan=PLAN, total=6, done=3)) as run.player.pod_ip:
+        run.play_until("Annotating")
+        wait_for("progress", lambda: run.get()["status"]["progress"]["text"] == "50% (3/6)")
+    wait_for("the note", lambda: run.condition("Annotated")["reason"] == "ProgressUnavailable")
+    assert run.player.pod_ip in run.condition("Annotated")["message"]
+    assert run.get()["status"]["progress"]["text"] == "50% (3/6)"
+    run.player.held.clear()
+    run.play_until("Complete")
 
 
 def test_a_job_of_the_name_that_is_not_ours_is_told(server, namespace, operator, tmp_path):
@@ -194,6 +214,32 @@ def test_an_operator_that_is_set_wrongly_says_what(tmp_path, settings, said):
         assert operator.wait() == 3
     assert said in operator.log
     assert "Traceback" not in operator.log
+
+
+@contextmanager
+def worker_that_tells(progress: WorkerProgress) -> Iterator[str]:
+    """Serve what a worker tells, on its port at an address of the loopback network; yields the address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            body = write_result(progress).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *words):
+            """Not into the test's output."""
+
+    address = f"127.{random.randint(1, 254)}.{random.randint(0, 254)}.{random.randint(1, 254)}"
+    with ThreadingHTTPServer((address, PROGRESS_PORT), Handler) as http_server:
+        thread = threading.Thread(target=http_server.serve_forever)
+        thread.start()
+        try:
+            yield address
+        finally:
+            http_server.shutdown()
+            thread.join()
 
 
 def _foreign_job(name: str) -> dict:

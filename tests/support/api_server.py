@@ -10,6 +10,7 @@ import yaml
 from tests.cluster.boot import build_programs
 from tests.cluster.certificates import Certificates
 from tests.cluster.control_plane import free_ports, make_certificates, start_api_server
+from tests.cluster.host import API_SERVER_PACKAGES, install
 from tests.cluster.processes import Processes
 from tests.support.kube_api import KubeApi, wait_for
 
@@ -79,6 +80,7 @@ class ApiServer:
 @contextmanager
 def api_server(folder: Path, *, with_crd: bool = True) -> Iterator[ApiServer]:
     """Start one in an empty folder, and stop it."""
+    install(API_SERVER_PACKAGES)
     programs, ports = build_programs(), free_ports()
     certificates = make_certificates(folder / "certificates", ["127.0.0.1"])
     address = f"https://127.0.0.1:{ports.api_server}"

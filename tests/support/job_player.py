@@ -41,6 +41,7 @@ class JobPlayer:
     api: KubeApi
     namespace: str
     held: set[Step] = field(default_factory=set)
+    pod_ip: str = ""
 
     def turn(self) -> None:
         """Give pods to Jobs without, end those that may end, remove what is orphaned."""
@@ -104,7 +105,9 @@ class JobPlayer:
             "state": {"running": {"startedAt": STARTED}} if is_running else {"terminated": terminated},
         }
         phase = "Running" if is_running else "Succeeded"
-        status = {"phase": phase, "containerStatuses": [state]}
+        status: dict[str, Any] = {"phase": phase, "containerStatuses": [state]}
+        if self.pod_ip:
+            status["podIP"], status["podIPs"] = self.pod_ip, [{"ip": self.pod_ip}]
         self.api.patch(f"{PODS.format(self.namespace)}/{pod['metadata']['name']}/status", {"status": status})
 
     def _end(self, job: dict[str, Any]) -> None:
