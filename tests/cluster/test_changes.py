@@ -41,13 +41,19 @@ def run_pods(space):
     return [pod["metadata"]["name"] for pod in space.list("pods", RUN_PODS)]
 
 
+def live_pods(space):
+    """Those that have not ended; the plan's has, and stays to be read."""
+    pods = space.list("pods", RUN_PODS)
+    return [pod for pod in pods if pod["status"]["phase"] not in ("Succeeded", "Failed")]
+
+
 def test_suspended_in_the_middle_it_holds_no_pod_and_goes_on_where_it_was(slow, undisturbed):
     space, manifest = slow
     expected, requests = undisturbed
     space.apply(manifest)
     wait_until_annotating(space)
     patch(space, {"suspend": True})
-    wait_until(lambda: not run_pods(space), 45, lambda: space.describe("pick"))
+    wait_until(lambda: not live_pods(space), 45, lambda: space.describe("pick"))
     assert condition_holds(space.get("annotationrun", "pick"), "Suspended")
     before = len(asked(space))
     assert int(space.shell("find staging/answers -name '*.json' | wc -l")) > 0
@@ -56,7 +62,6 @@ def test_suspended_in_the_middle_it_holds_no_pod_and_goes_on_where_it_was(slow, 
     assert space.hashes("out") == expected
     in_flight = 3 * 16
     assert before < len(asked(space)) <= requests + in_flight
-    assert len({json.dumps(line) for line in asked(space)}) > 0
 
 
 @pytest.mark.parametrize("step", ["plan", "annotate", "merge"])

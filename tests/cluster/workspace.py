@@ -185,12 +185,11 @@ class Workspace:
 
     def hashes(self, place: str, claim: str = "data") -> str:
         """SHA-256 of every file of a folder on a volume, by path, as lines."""
-        script = f"cd {MOUNT}/{place} && find . -type f -print0 | sort -z | xargs -0 sha256sum"
-        return self.kubectl("exec", self._files_pod(claim), "--", "sh", "-c", script)
+        return self.shell(f"cd {place} && find . -type f -print0 | sort -z | xargs -0 sha256sum", claim)
 
     def shell(self, script: str, claim: str = "data") -> str:
-        """What a script prints that runs where the volume is at MOUNT."""
-        return self.kubectl("exec", self._files_pod(claim), "--", "sh", "-c", script)
+        """What a script prints that runs in the volume's root."""
+        return self.kubectl("exec", self._files_pod(claim), "--", "sh", "-c", f"cd {MOUNT} && {script}")
 
     def _files_pod(self, claim: str) -> str:
         name = f"{FILES_POD}-{claim}"
