@@ -1,5 +1,6 @@
 """The chart, installed on a cluster by helm."""
 
+import json
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,11 @@ class Installation:
     def deployment(self) -> str:
         """Name of the operator's Deployment."""
         return self.kubectl("get", "deployments", "--output=jsonpath={.items[0].metadata.name}")
+
+    def pods(self) -> list[dict[str, Any]]:
+        """The operator's pods."""
+        items: list[dict[str, Any]] = json.loads(self.kubectl("get", "pods", "--output=json"))["items"]
+        return items
 
     def delete_operator_pod(self) -> None:
         """Delete the operator's pod; the Deployment makes another."""

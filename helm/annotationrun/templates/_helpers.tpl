@@ -48,7 +48,7 @@ app.kubernetes.io/component: operator
   verbs: [get, list, watch]
 - apiGroups: [annotationrun.dev]
   resources: [annotationruns/status]
-  verbs: [get, patch, update]
+  verbs: [update]
 # For blockOwnerDeletion in the Jobs' ownerReferences, where OwnerReferencesPermissionEnforcement is on.
 - apiGroups: [annotationrun.dev]
   resources: [annotationruns/finalizers]
@@ -58,11 +58,11 @@ app.kubernetes.io/component: operator
   verbs: [get, list, watch, create, delete]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
   verbs: [get]
 - apiGroups: [""]
   resources: [events]
-  verbs: [get, list, create, patch]
+  verbs: [create, list]
 {{- end }}
