@@ -14,7 +14,7 @@ EVERYBODY = {
 
 
 def rights_of(installation, account):
-    """Verbs by resource, as `kubectl auth can-i --list` tells them; paths that are no resources are left out."""
+    """Verbs by resource, as `kubectl auth can-i --list` tells them, without paths that are no resources."""
     told = installation.kubectl("auth", "can-i", "--list", f"--as=system:serviceaccount:{account}")
     found = {}
     for line in told.splitlines()[1:]:
