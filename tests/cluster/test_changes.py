@@ -115,3 +115,30 @@ def test_a_run_applied_again_after_its_end_asks_nothing(slow):
     assert second["metadata"]["uid"] != first["metadata"]["uid"]
     assert len(asked(space)) == before
     assert space.hashes("out") == hashes
+
+
+def test_after_a_failure_a_retry_token_asks_for_the_failed_episodes_alone(slow, undisturbed):
+    """Two episodes' video is cut; then it is whole again."""
+    space, manifest = slow
+    video = "in/videos/observation.images.wrist/chunk-000/file-001.mp4"
+    space.shell(f"cp {video} whole.mp4 && head -c 20000 whole.mp4 > {video}")
+    space.apply(manifest)
+    run = space.wait_for("pick", lambda run: condition_holds(run, "Failed"), 300)
+    failed = next(found for found in run["status"]["conditions"] if found["type"] == "Failed")
+    assert failed["reason"] == "TooManyFailedEpisodes"
+    assert {failure["episodeIndex"] for failure in run["status"]["failures"]} == {4, 5}
+    assert run["status"]["episodes"]["failed"] == 2
+    before = len(asked(space))
+    space.shell(f"cp whole.mp4 {video}")
+    patch(space, {"retryToken": "whole again"})
+    space.wait_complete("pick")
+    again = asked(space)[before:]
+    seen = {
+        tile["code"]["episode"]
+        for line in again
+        for image in line["images"]
+        for tile in image["tiles"]
+        if tile["code"]
+    }
+    assert seen == {4, 5}
+    assert space.hashes("out") == undisturbed[0]
