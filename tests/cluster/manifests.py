@@ -1,5 +1,6 @@
 """The runs that the cluster's tests apply, and the same run by hand in a pod."""
 
+import copy
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -37,7 +38,7 @@ def manifest_of(name: str, images: Images, latency_seconds: float = 0.0, **spec:
         "apiVersion": "annotationrun.dev/v1alpha1",
         "kind": "AnnotationRun",
         "metadata": {"name": name},
-        "spec": {**SPEC, "model": model, **spec},
+        "spec": {**copy.deepcopy(SPEC), "model": model, **spec},
     }
 
 
@@ -105,5 +106,5 @@ def external(name: str, url: str, **spec: Any) -> dict[str, Any]:
         "apiVersion": "annotationrun.dev/v1alpha1",
         "kind": "AnnotationRun",
         "metadata": {"name": name},
-        "spec": {**SPEC, "model": model, **spec},
+        "spec": {**copy.deepcopy(SPEC), "model": model, **spec},
     }
