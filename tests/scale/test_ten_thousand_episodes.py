@@ -138,7 +138,7 @@ def test_a_step_costs_no_more_an_episode_with_ten_times_the_episodes(few, many, 
 def test_what_is_staged_grows_as_the_number_of_episodes(few, many):
     assert many.requests / MANY == few.requests / FEW == 2
     assert many.plan_bytes / MANY == pytest.approx(few.plan_bytes / FEW, rel=MORE_AN_EPISODE)
-    assert many.objects.keys() == few.objects.keys() == {"answers", "plans", "results"}
+    assert many.objects.keys() == few.objects.keys() == {"answers", "plans", "progress", "results"}
     assert many.objects.total() / MANY == pytest.approx(few.objects.total() / FEW, rel=MORE_AN_EPISODE)
 
 
