@@ -40,6 +40,15 @@ class ConditionType(StrEnum):
     PUBLISHED = "Published", "the merged dataset lies where spec.output says"
 
 
+STEP_CONDITIONS = (
+    ConditionType.PLANNED,
+    ConditionType.ANNOTATED,
+    ConditionType.MERGED,
+    ConditionType.PUBLISHED,
+)
+"""What the steps come to, in their order."""
+
+
 class Condition(StatusModel):
     """One condition, with the fields of ``metav1.Condition``.
 

@@ -36,7 +36,6 @@ APP_NAME = "annotationrun"
 # Annotations of a Job.
 SPEC_DIGEST_ANNOTATION = f"{GROUP}/spec-digest"
 """SHA-256 over the Job's spec as it was created: a Job of our name with another one is not ours to adopt."""
-PLAN_DIGEST_ANNOTATION = f"{GROUP}/plan-digest"
 
 # Annotations of a run, written by people and tools.
 REQUESTED_AT_ANNOTATION = f"{GROUP}/requested-at"
@@ -44,6 +43,5 @@ REQUESTED_AT_ANNOTATION = f"{GROUP}/requested-at"
 
 # Kueue (https://kueue.sigs.k8s.io/docs/reference/labels-and-annotations/).
 KUEUE_QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
-KUEUE_PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
 COPIED_PREFIXES = ("kueue.x-k8s.io/",)
 """Labels of the run that its Jobs get too; no others, as GitOps tools prune what bears their labels."""

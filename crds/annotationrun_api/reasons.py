@@ -191,3 +191,8 @@ class Reason(StrEnum):
         "No worker can be asked for its progress, so it is counted by ended pods.",
         "Let the operator reach the workers' port where a NetworkPolicy or a mesh forbids it.",
     )
+
+
+def find_reason(word: str) -> Reason | None:
+    """The reason of a word; None for one of another version."""
+    return next((reason for reason in Reason if reason.value == word), None)

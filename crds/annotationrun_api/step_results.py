@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from annotationrun_api.errors import UnreadableResultError
-from annotationrun_api.labels import Step
+from annotationrun_api.labels import GROUP, Step
 from annotationrun_api.status import EpisodeFailure
 from annotationrun_api.status_types import Count, Digest, StatusModel, Text64, Text256, Text1024
 
@@ -22,7 +22,7 @@ PROGRESS_PORT = 9090
 PROGRESS_PATH = "/progress"
 API_KEY_VARIABLE = "ANNOTATIONRUN_API_KEY"
 """Environment variable of the annotate step: the API key of the model servers, if they want one."""
-MANIFEST_ANNOTATION = "annotationrun.dev/manifest"
+MANIFEST_ANNOTATION = f"{GROUP}/manifest"
 """Annotation of a step's pod: the manifest as JSON, which the pod has as a file (downward API)."""
 
 Sha256 = Annotated[Digest, Field(min_length=64)]

@@ -9,11 +9,11 @@ crash creates that Job and no other.
 from datetime import datetime, timedelta
 from typing import Final
 
-from annotationrun_api.conditions import ConditionType, find_condition, holds
+from annotationrun_api.conditions import STEP_CONDITIONS, ConditionType, find_condition, holds
 from annotationrun_api.errors import ManifestError
 from annotationrun_api.labels import REQUESTED_AT_ANNOTATION, Step
 from annotationrun_api.manifest import parse_object
-from annotationrun_api.reasons import Reason
+from annotationrun_api.reasons import Reason, find_reason
 from annotationrun_api.spec import AnnotationRun
 from annotationrun_api.status import AnnotateStatus, EpisodeCounts, MergeStatus, PlanStatus, Progress
 from annotationrun_operator.accounting import active_seconds, count_disruptions, count_gpus, set_active
@@ -84,7 +84,7 @@ def _stay(draft: Draft, manifest: AnnotationRun) -> Decision:
     kind: StateKind = "Complete" if holds(status.conditions, ConditionType.COMPLETE) else "Failed"
     failed = find_condition(status.conditions, ConditionType.FAILED)
     said = failed if kind == "Failed" and failed else known
-    reason = next((reason for reason in Reason if said and reason.value == said.reason), Reason.COMPLETE)
+    reason = (find_reason(said.reason) if said else None) or Reason.COMPLETE
     return draft.conclude(State(kind, reason, said.message if said else ""))
 
 
@@ -171,11 +171,6 @@ def _begin_anew(run: RunPass) -> Decision | None:
         failures=(),
         completion_time=None,
     )
-    for kind in (
-        ConditionType.PLANNED,
-        ConditionType.ANNOTATED,
-        ConditionType.MERGED,
-        ConditionType.PUBLISHED,
-    ):
+    for kind in STEP_CONDITIONS:
         draft.steps[kind] = (False, reason, "")
     return None

@@ -4,11 +4,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
-from annotationrun_api.conditions import ConditionType, condition, find_condition, with_condition
+from annotationrun_api.conditions import (
+    STEP_CONDITIONS,
+    ConditionType,
+    condition,
+    find_condition,
+    with_condition,
+)
 from annotationrun_api.labels import Step
-from annotationrun_api.reasons import NOTHING, Reason
+from annotationrun_api.reasons import NOTHING, Reason, find_reason
 from annotationrun_api.status import RunStatus, StepStatus
-from annotationrun_operator.decision import Action, Announcement, CreateJob, Decision, DeleteJob
+from annotationrun_operator.decision import Action, Announcement, Decision, DeleteJob
 from annotationrun_operator.job_settings import JobSettings
 from annotationrun_operator.observation import JobView, Observation
 
@@ -61,10 +67,6 @@ class Draft:
         seconds = max(1.0, seconds)
         self.recheck_seconds = seconds if self.recheck_seconds is None else min(self.recheck_seconds, seconds)
 
-    def create(self, job: CreateJob) -> None:
-        """Create a Job once the status is written."""
-        self.actions.append(job)
-
     def delete(self, job: JobView) -> None:
         """Delete a Job that is not being deleted yet."""
         if job.is_deleting or any(isinstance(old, DeleteJob) and old.uid == job.uid for old in self.actions):
@@ -105,19 +107,15 @@ class Draft:
                 state.reason,
                 state.message if state.kind in holding else "",
             )
-        for kind in (
-            ConditionType.PLANNED,
-            ConditionType.ANNOTATED,
-            ConditionType.MERGED,
-            ConditionType.PUBLISHED,
-        ):
+        for kind in STEP_CONDITIONS:
             known = find_condition(self.status.conditions, kind)
             if kind in self.steps:
                 found[kind] = self.steps[kind]
             elif known is None:
                 found[kind] = (False, Reason.NOT_STARTED, "")
             else:
-                found[kind] = (known.status == "True", _reason(known.reason), known.message)
+                reason = find_reason(known.reason) or Reason.IN_PROGRESS
+                found[kind] = (known.status == "True", reason, known.message)
         conditions = self.status.conditions
         for kind, (holds, reason, message) in found.items():
             conditions = with_condition(
@@ -132,8 +130,3 @@ def with_remedy(reason: Reason, message: str) -> str:
     said = message.rstrip(". \n")
     happened = f"{reason.happened} {said}." if said else reason.happened
     return happened if reason.remedy == NOTHING else f"{happened} {reason.remedy}"
-
-
-def _reason(word: str) -> Reason:
-    """The reason of a word; one of another version is as good as being at it."""
-    return next((reason for reason in Reason if reason.value == word), Reason.IN_PROGRESS)

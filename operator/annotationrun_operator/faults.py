@@ -28,10 +28,7 @@ def find_fault(manifest: AnnotationRun, claims: Mapping[str, ClaimView]) -> Fail
 def needed_claims(spec: RunSpec) -> list[str]:
     """All claims that pods of the run mount."""
     cache = spec.model.serving.cache
-    return [
-        *claims_of(spec),
-        *([cache.claim_name] if cache and cache.claim_name not in claims_of(spec) else []),
-    ]
+    return list(dict.fromkeys([*claims_of(spec), *([cache.claim_name] if cache else [])]))
 
 
 def _faults(manifest: AnnotationRun, claims: Mapping[str, ClaimView]) -> Iterator[Failure]:

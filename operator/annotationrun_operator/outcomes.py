@@ -1,7 +1,7 @@
 """What came of a Job that has ended: what its pod tells, or why it failed."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +15,7 @@ from annotationrun_operator.pods import SIDECAR_CONTAINER, WORKER_CONTAINER
 SHOWN_CHARACTERS: Final = 600
 """Of the end of a log, in a message."""
 
-_REASONS = {
+_REASONS: Mapping[int, Reason] = {
     ExitCode.USAGE: Reason.CONFIGURATION_REFUSED,
     ExitCode.CONFIGURATION: Reason.CONFIGURATION_REFUSED,
     ExitCode.DATASET: Reason.DATASET_UNREADABLE,
@@ -94,8 +94,7 @@ def pod_failure(pod: PodView, worker: ContainerView) -> Failure:
 
 
 def _reason(code: int) -> Reason:
-    known = {int(code): reason for code, reason in _REASONS.items()}
-    return known.get(code, Reason.PODS_FAILED)
+    return _REASONS.get(code, Reason.PODS_FAILED)
 
 
 def _as_the_job_says(job: JobView) -> Failure:

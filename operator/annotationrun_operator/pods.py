@@ -100,11 +100,6 @@ def has_sidecar(step: Step, spec: RunSpec) -> bool:
     return step is Step.ANNOTATE and spec.model.serving.mode == "Sidecar"
 
 
-def gpus_per_pod(step: Step, spec: RunSpec) -> int:
-    """GPUs that a pod of the step holds."""
-    return spec.model.serving.gpus if has_sidecar(step, spec) else 0
-
-
 def _placement(step: Step, spec: RunSpec) -> dict[str, Any]:
     """Where pods may run. What picks nodes for the model server is for its pods alone: others need no GPU."""
     overlay = spec.workers.pod

@@ -115,9 +115,10 @@ def _open_attempt(run: RunPass, step: Step, pods: int) -> Decision:
     return _create(run, step, pods)
 
 
-def _job_plan(run: RunPass, step: Step, pods: int) -> JobPlan:
-    status, current = run.draft.status, run.draft.step(step)
-    return JobPlan(step, current.attempt, current.job_name, status.plan.digest, pods)
+def _creation(run: RunPass, step: Step, pods: int) -> CreateJob:
+    draft, current = run.draft, run.draft.step(step)
+    plan = JobPlan(step, current.attempt, current.job_name, draft.status.plan.digest, pods)
+    return CreateJob(make_job(draft.seen.run, run.manifest, plan, draft.settings))
 
 
 def _create(run: RunPass, step: Step, pods: int) -> Decision:
@@ -125,17 +126,15 @@ def _create(run: RunPass, step: Step, pods: int) -> Decision:
     draft, current, refusal = run.draft, run.draft.step(step), run.draft.seen.refusal
     set_active(draft, is_active=True)
     if refusal is None or refusal.job_name != current.job_name:
-        plan = _job_plan(run, step, pods)
-        draft.create(CreateJob(make_job(draft.seen.run, run.manifest, plan, draft.settings)))
+        draft.actions.append(_creation(run, step, pods))
         return _working(run, step, Reason.WAITING_FOR_PODS, "")
     reason = Reason.JOB_CONFLICT if refusal.is_conflict else refusal_reason(refusal.message)
     if step is Step.PLAN and reason is Reason.ADMISSION_REFUSED and refusal.code == _UNPROCESSABLE:
         return fail(run, Failure(reason, refusal.message))
     since = (draft.now - refusal.time).total_seconds()
     if since >= CREATE_AGAIN_SECONDS:
-        plan = _job_plan(run, step, pods)
-        draft.create(CreateJob(make_job(draft.seen.run, run.manifest, plan, draft.settings)))
-    draft.recheck(max(1.0, CREATE_AGAIN_SECONDS - since))
+        draft.actions.append(_creation(run, step, pods))
+    draft.recheck(CREATE_AGAIN_SECONDS - since)
     return _await(run, step, reason, refusal.message)
 
 
