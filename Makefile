@@ -40,7 +40,7 @@ ffmpeg:
 
 .PHONY: test
 test: $(READY) ffmpeg  ## Everything that must hold, with a table of counts and seconds
-	$(BIN)/python tests/suites.py
+	$(BIN)/python -m tests.suites
 
 SUITES := lint types unit component faults scale frames-exact mutants interop chart operator cluster docs
 component faults frames-exact interop mutants: ffmpeg
@@ -59,7 +59,7 @@ operator:  ## The operator against a real API server; the tests play the Jobs
 cluster:  ## Runs on a real Kubernetes: booted here, or the one that KUBECONFIG names
 docs:  ## The README's commands
 $(SUITES): $(READY)
-	$(BIN)/python tests/suites.py $@
+	$(BIN)/python -m tests.suites $@
 
 .PHONY: bench-pipeline
 bench-pipeline: $(READY) ffmpeg  ## Our pipeline beside LeRobot's own, in one run: a table, and JSON in out/
@@ -77,7 +77,7 @@ frames-stress: $(READY) ffmpeg  ## 16 threads on one provider, a minute for each
 
 .PHONY: check
 check: $(READY)  ## What is quick: lint, types, unit
-	$(BIN)/python tests/suites.py lint types unit
+	$(BIN)/python -m tests.suites lint types unit
 
 .PHONY: format
 format: $(READY)  ## Format the code

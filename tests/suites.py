@@ -1,35 +1,40 @@
-"""`make test`: every suite in turn, then a table of what passed and how long it took.
+"""`make test`: every suite, those of a lane in turn and the lanes side by side, then a table.
 
 A skipped, deselected or expectedly failing test counts as a failure: nothing is left out in silence.
 """
 
-import json
 import os
-import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Final
 
-ROOT = Path(__file__).parents[1]
-BIN = Path(sys.executable).parent
-LEFT_OUT = ("skipped", "xfailed", "xpassed", "deselected")
+from tests.support.suite_run import GIGABYTE, LEFT_OUT, Outcome, Suite, missing_disk_bytes, run_suite
+from tests.support.suite_table import Times, table
 
+BIN: Final = Path(sys.executable).parent
+VERSITYGW: Final = ("tests/support/versitygw.sh",)
+HELM: Final = ("tests/support/helm.sh",)
 
-@dataclass(frozen=True)
-class Suite:
-    """Commands that are one line of the table; pytest's arguments, or programs with their own output."""
-
-    name: str
-    pytest: Sequence[str] = ()
-    programs: Sequence[Sequence[str]] = ()
-    is_in_all: bool = True
-    """Run when no suite is named."""
-
-
-SUITES = (
+SUITES: Final = (
+    # What waits most runs beside what computes most; the builds of a first run come first.
+    Suite(
+        "cluster",
+        builds=((sys.executable, "-m", "tests.cluster", "build"), HELM),
+        pytest=("tests/cluster",),
+        lane="cluster",
+        caches=("kubernetes-*", "helm-*", "images", "containerd"),
+        disk_bytes=16 * GIGABYTE,
+    ),
+    Suite(
+        "operator",
+        builds=(("tests/cluster/programs/build.sh",),),
+        pytest=("tests/operator",),
+        lane="cluster",
+        caches=("kubernetes-*",),
+        disk_bytes=5 * GIGABYTE,
+    ),
     Suite(
         "lint",
         programs=(
@@ -40,83 +45,47 @@ SUITES = (
     ),
     Suite("types", programs=((str(BIN / "mypy"),),)),
     Suite("unit", pytest=("tests/unit", "tests/architecture")),
-    Suite("component", programs=(("tests/support/versitygw.sh",),), pytest=("tests/component",)),
-    Suite("faults", programs=(("tests/support/versitygw.sh",),), pytest=("tests/faults",)),
+    Suite("component", builds=(VERSITYGW,), pytest=("tests/component",), caches=("versitygw-*",)),
+    Suite("faults", builds=(VERSITYGW,), pytest=("tests/faults",), caches=("versitygw-*",)),
     Suite("scale", pytest=("tests/scale",)),
     Suite("frames-exact", programs=((sys.executable, "-m", "tests.component.frames_exact"),)),
     Suite("mutants", programs=((sys.executable, "tests/mutants/mutants.py"),)),
-    Suite("interop", programs=(("tests/interop/environment.sh",),), pytest=("tests/interop",)),
-    Suite("chart", programs=(("tests/support/helm.sh",),), pytest=("tests/chart",)),
     Suite(
-        "operator",
-        programs=(("tests/cluster/programs/build.sh",),),
-        pytest=("tests/operator",),
-        is_in_all=False,
+        "interop",
+        builds=(("tests/interop/environment.sh",),),
+        pytest=("tests/interop",),
+        caches=("interop-*", "lerobot-*"),
+        disk_bytes=9 * GIGABYTE,
     ),
-    Suite(
-        "cluster",
-        programs=((sys.executable, "-m", "tests.cluster", "build"), ("tests/support/helm.sh",)),
-        pytest=("tests/cluster",),
-        is_in_all=False,
-    ),
+    Suite("chart", builds=(HELM,), pytest=("tests/chart",), caches=("helm-*",)),
     Suite("docs", pytest=("tests/docs",)),
 )
 
 
-@dataclass
-class Outcome:
-    """What came of a suite; a program that ends well is one test passed."""
-
-    seconds: float = 0.0
-    counts: dict[str, int] = field(default_factory=dict)
-
-    def add(self, counts: dict[str, int]) -> None:
-        for name, count in counts.items():
-            self.counts[name] = self.counts.get(name, 0) + count
-
-    def count(self, *names: str) -> int:
-        return sum(self.counts.get(name, 0) for name in names)
-
-
-def run_suite(suite: Suite) -> Outcome:
-    outcome = Outcome()
-    start = time.monotonic()
-    for command in suite.programs:
-        done = subprocess.run(command, cwd=ROOT, check=False)
-        outcome.add({"failed" if done.returncode else "passed": 1})
-    if suite.pytest:
-        with tempfile.TemporaryDirectory() as folder:
-            counts = Path(folder) / "counts.json"
-            command = [sys.executable, "-m", "pytest", "-q", "--counts", str(counts), *suite.pytest]
-            status = subprocess.run(command, cwd=ROOT, check=False).returncode
-            outcome.add(json.loads(counts.read_text()) if counts.exists() else {"error": 1})
-            if status != 0 and not outcome.count("failed", "error"):
-                outcome.add({"error": 1})
-    outcome.seconds = time.monotonic() - start
-    return outcome
-
-
 def main(names: Sequence[str]) -> int:
-    """Run the suites `names`, or all that are run together; 0 if all passed and nothing was left out."""
-    chosen = [suite for suite in SUITES if (suite.name in names if names else suite.is_in_all)]
+    """Run the suites `names`, or all; 0 if all passed and nothing was left out."""
+    chosen = [suite for suite in SUITES if not names or suite.name in names]
     if names and len(chosen) != len(set(names)):
         sys.stderr.write(f"unknown suite in {list(names)}; there are {[suite.name for suite in SUITES]}\n")
         return 2
+    if missing := missing_disk_bytes(chosen):
+        sys.stderr.write(
+            f"the disk lacks {missing / GIGABYTE:.1f} GB for what these suites build; "
+            "remove something, or set XDG_CACHE_HOME to another disk\n"
+        )
+        return 1
     os.environ["PYTHONUNBUFFERED"] = "1"
-    outcomes = {}
-    for suite in chosen:
-        print(f"=== {suite.name}", flush=True)
-        outcomes[suite.name] = run_suite(suite)
-    header = ("suite", "passed", "failed", *LEFT_OUT, "seconds")
-    print("\n" + "".join(f"{title:>12}" for title in header))
-    for name, outcome in outcomes.items():
-        cells = (outcome.count("passed"), outcome.count("failed", "error"), *map(outcome.count, LEFT_OUT))
-        print(f"{name:>12}" + "".join(f"{cell:>12}" for cell in cells) + f"{outcome.seconds:>12.0f}")
-    total = Outcome()
-    for outcome in outcomes.values():
-        total.add(outcome.counts)
+    lanes = {suite.lane: [one for one in chosen if one.lane == suite.lane] for suite in chosen}
+    is_alone = len(lanes) == 1
+    with ThreadPoolExecutor(len(lanes)) as pool:
+        runs = [
+            pool.submit(lambda lane: [(suite, run_suite(suite, is_alone)) for suite in lane], lane)
+            for lane in lanes.values()
+        ]
+        outcomes = [pair for run in runs for pair in run.result()]
+    print(table(outcomes, Times.read()), flush=True)
+    total = Outcome.sum(outcome for _, outcome in outcomes)
     failed, left_out = total.count("failed", "error"), total.count(*LEFT_OUT)
-    print(f"{'all':>12}" + " " * 72 + f"{sum(outcome.seconds for outcome in outcomes.values()):>12.0f}")
     print(", ".join(f"{total.count(name)} {name}" for name in LEFT_OUT))
     print(f"{total.count('passed')} passed, {failed} failed", flush=True)
     return 1 if failed or left_out or not total.count("passed") else 0

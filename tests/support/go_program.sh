@@ -34,7 +34,7 @@ build() {
   env -u GOROOT -u GOBIN -u GOOS -u GOARCH \
     GOTOOLCHAIN=local CGO_ENABLED=0 GOPATH="$folder/build/path" GOCACHE="$folder/build/cache" \
     GOMODCACHE="$folder/build/modules" GOFLAGS="-modcacherw -trimpath" \
-    nice -n 19 "$folder/build/python/go/bin/go" install -ldflags "-s -w $linker_flags" "$package" >&2 \
+    "$folder/build/python/go/bin/go" install -ldflags "-s -w $linker_flags" "$package" >&2 \
     || fail "Go could not build $package; its messages are above"
   mv "$folder/build/path/bin/$name" "$folder/$name"
   rm -rf "$folder/build"
