@@ -5,13 +5,17 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.cluster import boot
 from tests.cluster.client import Client
 from tests.cluster.images import Images
 from tests.cluster.installation import Installation
+from tests.cluster.manifests import external, start_server
+from tests.cluster.pick import LATENCY_SECONDS, Undisturbed, run_undisturbed
 from tests.cluster.workspace import Workspace
+from tests.support.annotation import REFERENCE
 
 IMAGE_VARIABLES = ("OPERATOR_IMAGE", "WORKER_IMAGE", "DEMO_VLM_IMAGE")
 
@@ -59,10 +63,19 @@ def workspace(installation: Installation) -> Iterator[Callable[..., Workspace]]:
     yield from _workspaces(installation)
 
 
-@pytest.fixture(scope="module")
-def module_workspace(installation: Installation) -> Iterator[Callable[..., Workspace]]:
-    """Makes namespaces for the tests of a module."""
-    yield from _workspaces(installation)
+@pytest.fixture(scope="session")
+def undisturbed(installation: Installation) -> Iterator[Undisturbed]:
+    """What the run `pick` comes to if it is left alone."""
+    for make in _workspaces(installation):
+        yield run_undisturbed(make("undisturbed"), installation.images)
+
+
+@pytest.fixture
+def slow(workspace: Callable[..., Workspace], images: Images) -> tuple[Workspace, dict[str, Any]]:
+    """A workspace with the dataset and a server that takes its time; the manifest of the run `pick` there."""
+    space = workspace("slow")
+    space.put_folder(REFERENCE, "in")
+    return space, external("pick", start_server(space, images, LATENCY_SECONDS))
 
 
 def _workspaces(installation: Installation) -> Iterator[Callable[..., Workspace]]:

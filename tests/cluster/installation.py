@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,18 @@ class Installation:
     def delete_operator_pod(self) -> None:
         """Delete the operator's pod; the Deployment makes another."""
         self.kubectl("delete", "pods", "--all", "--wait=true", "--timeout=60s")
+
+    def operator_restarts(self) -> int:
+        """How often the operator's containers were started again."""
+        statuses = [status for pod in self.pods() for status in pod["status"].get("containerStatuses", [])]
+        return sum(int(status["restartCount"]) for status in statuses)
+
+    def patch_operator(self, command: Sequence[str]) -> None:
+        """Start the operator with another command, and wait until it is ready."""
+        containers = [{"name": "operator", "command": list(command)}]
+        change = {"spec": {"template": {"spec": {"containers": containers}}}}
+        self.kubectl("patch", "deployment", self.deployment, f"--patch={json.dumps(change)}")
+        self.kubectl("rollout", "status", f"deployment/{self.deployment}", "--timeout=120s")
 
     def kubectl(self, *arguments: str | Path) -> str:
         """kubectl in the namespace of the release."""
