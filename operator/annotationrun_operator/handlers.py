@@ -5,7 +5,8 @@ finalizer on the object.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, repeat
 from typing import Any
 
 import kopf
@@ -46,6 +47,16 @@ def make_registry(mark: Callable[[RunKey], None], record: WatchRecord) -> kopf.O
     return registry
 
 
+class _Backoffs(Iterable[float]):
+    """Seconds between attempts, without end: an API server that is away for long must not end the process.
+
+    The health endpoint tells of it. Kopf goes through them anew for each request.
+    """
+
+    def __iter__(self) -> Iterator[float]:
+        return chain((1.0, 2.0, 4.0), repeat(8.0))
+
+
 def make_settings() -> kopf.OperatorSettings:
     """How kopf watches. A stream that brings nothing for 70 s, not even a bookmark, is opened again."""
     settings = kopf.OperatorSettings()
@@ -57,7 +68,7 @@ def make_settings() -> kopf.OperatorSettings:
         settings.watching.label_selectors[children] = RUN_UID_LABEL
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 10
-    settings.networking.error_backoffs = (1, 2, 4, 8)
+    settings.networking.error_backoffs = _Backoffs()
     settings.scanning.disabled = True
     settings.peering.standalone = True
     settings.posting.enabled = False

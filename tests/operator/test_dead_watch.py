@@ -24,6 +24,8 @@ from annotationrun_operator.settings import OperatorSettings
 
 IMPATIENT = Patience(list_seconds=0.2, watch_behind_seconds=2.0, list_age_seconds=3.0, pass_seconds=60.0)
 WATCHES = 3
+AWAY_SECONDS = 20
+"""Longer than a watch would be tried again if its attempts were counted."""
 
 
 @dataclass
@@ -72,6 +74,7 @@ async def operated(server: ApiServer, namespace: str, monkeypatch, tmp_path) -> 
                     for task in tasks:
                         task.cancel()
                     await asyncio.wait(tasks)
+                watching.result()  # an error of the watches ends the operator
 
 
 async def play(run: PlayedRun, is_there: Callable[[], bool]) -> None:
@@ -121,9 +124,13 @@ def test_an_api_server_that_is_away_for_long_is_told(server, namespace, monkeypa
         async with operated(server, namespace, monkeypatch, tmp_path) as operator:
             await operator.wait_for_health(200)
             operator.proxy.is_away = True
+            operator.proxy.close_watches()
             assert "the runs could not be listed for" in await operator.wait_for_health(503)
+            await asyncio.sleep(AWAY_SECONDS)
             operator.proxy.is_away = False
             await operator.wait_for_health(200)
+            while len(operator.proxy.transports) < WATCHES:
+                await asyncio.sleep(0.05)
 
     asyncio.run(scenario())
 
