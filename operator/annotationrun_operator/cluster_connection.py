@@ -1,9 +1,11 @@
 """How the operator reaches its API server."""
 
 import os
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import kopf
 import yaml
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
@@ -34,7 +36,42 @@ async def load_configuration() -> Configuration:
         ) from error
     # As kopf's watches: a proxy of the environment is for the world outside of the cluster.
     configuration.client_session_kwargs = {"trust_env": False}
+    configuration.disable_strict_ssl_verification = True  # see WatchConnection
     return configuration
+
+
+class WatchConnection(kopf.ConnectionInfo):
+    """How kopf's watches reach the API server, without the strictness that Python 3.13 has by default.
+
+    Authorities of clusters that were made years ago lack the key identifiers and usages that it asks for
+    (https://github.com/kubernetes-client/python/issues/2394). The chain, the name and the dates are checked.
+    """
+
+    def as_ssl_context(self) -> ssl.SSLContext:
+        """Kopf's own, less one flag."""
+        context = super().as_ssl_context()
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        return context
+
+
+async def watch_connection() -> WatchConnection:
+    """The same way to the API server as that of our own requests; a token is read anew each time.
+
+    Raises:
+        ConnectionSettingsError: there is none, or it can't be read.
+    """
+    configuration = await load_configuration()
+    header = await configuration.get_api_key_with_prefix("BearerToken") or ""
+    scheme, _, token = header.rpartition(" ")
+    return WatchConnection(
+        server=configuration.host,
+        ca_path=configuration.ssl_ca_cert,
+        insecure=not configuration.verify_ssl,
+        scheme=scheme or None,
+        token=token or None,
+        certificate_path=configuration.cert_file,
+        private_key_path=configuration.key_file,
+    )
 
 
 @asynccontextmanager

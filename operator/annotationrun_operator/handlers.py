@@ -19,7 +19,7 @@ from annotationrun_api.labels import (
     RUN_UID_LABEL,
     VERSION,
 )
-from annotationrun_operator.cluster_connection import load_configuration
+from annotationrun_operator.cluster_connection import WatchConnection, watch_connection
 from annotationrun_operator.run_key import RunKey
 from annotationrun_operator.watch_record import WatchRecord
 
@@ -29,8 +29,8 @@ def make_registry(mark: Callable[[RunKey], None], record: WatchRecord) -> kopf.O
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry, id="log_in")
-    async def log_in(**_: Any) -> kopf.ConnectionInfo:  # noqa: ANN401 - kopf's keywords
-        return await _connection_info()
+    async def log_in(**_: Any) -> WatchConnection:  # noqa: ANN401 - kopf's keywords
+        return await watch_connection()
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
     async def run_changed(event: kopf.RawEvent, **_: Any) -> None:  # noqa: ANN401 - kopf's keywords
@@ -92,19 +92,3 @@ def _take(event: kopf.RawEvent, record: WatchRecord) -> dict[str, Any]:
     else:
         record.brought(metadata["uid"], metadata["resourceVersion"])
     return metadata
-
-
-async def _connection_info() -> kopf.ConnectionInfo:
-    """The same way to the API server as that of our own requests; a token is read anew each time."""
-    configuration = await load_configuration()
-    header = await configuration.get_api_key_with_prefix("BearerToken") or ""
-    scheme, _, token = header.rpartition(" ")
-    return kopf.ConnectionInfo(
-        server=configuration.host,
-        ca_path=configuration.ssl_ca_cert,
-        insecure=not configuration.verify_ssl,
-        scheme=scheme or None,
-        token=token or None,
-        certificate_path=configuration.cert_file,
-        private_key_path=configuration.key_file,
-    )
