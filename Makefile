@@ -85,10 +85,14 @@ format: $(READY)  ## Format the code
 	$(BIN)/ruff format .
 
 .PHONY: crds
-crds: $(READY)  ## Generate the CRD from the manifest's models, for kubectl and for the chart
+crds: $(READY)  ## Generate the CRD, its reference and the runbook from the models
 	$(BIN)/python -m annotationrun_api.crd_schema > crds/annotationruns.yaml.new
 	mv crds/annotationruns.yaml.new crds/annotationruns.yaml
 	cp crds/annotationruns.yaml helm/annotationrun/files/annotationruns.yaml
+	$(BIN)/python -m annotationrun_api.reference > crds/README.md.new
+	mv crds/README.md.new crds/README.md
+	$(BIN)/python -m annotationrun_api.runbook > operator/RUNBOOK.md.new
+	mv operator/RUNBOOK.md.new operator/RUNBOOK.md
 
 .PHONY: lock
 lock:  ## Lock the requirements again (hashes, no URLs)

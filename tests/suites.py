@@ -16,6 +16,7 @@ from tests.support.suite_table import Times, table
 BIN: Final = Path(sys.executable).parent
 VERSITYGW: Final = ("tests/support/versitygw.sh",)
 HELM: Final = ("tests/support/helm.sh",)
+PROMTOOL: Final = ("tests/chart/promtool.sh",)
 
 SUITES: Final = (
     # What waits most runs beside what computes most; the builds of a first run come first.
@@ -29,10 +30,10 @@ SUITES: Final = (
     ),
     Suite(
         "operator",
-        builds=(("tests/cluster/programs/build.sh",),),
+        builds=(("tests/cluster/programs/build.sh",), HELM),
         pytest=("tests/operator",),
         lane="cluster",
-        caches=("kubernetes-*",),
+        caches=("kubernetes-*", "helm-*"),
         disk_bytes=5 * GIGABYTE,
     ),
     Suite(
@@ -57,7 +58,7 @@ SUITES: Final = (
         caches=("interop-*", "lerobot-*"),
         disk_bytes=9 * GIGABYTE,
     ),
-    Suite("chart", builds=(HELM,), pytest=("tests/chart",), caches=("helm-*",)),
+    Suite("chart", builds=(HELM, PROMTOOL), pytest=("tests/chart",), caches=("helm-*", "promtool-*")),
     Suite("docs", pytest=("tests/docs",)),
 )
 

@@ -33,7 +33,7 @@ class ConditionType(StrEnum):
     STALLED = "Stalled", "nothing goes on until somebody changes something"
     COMPLETE = "Complete", "the run has ended and its dataset is published"
     FAILED = "Failed", "the run has ended without success"
-    SUSPENDED = "Suspended", "the run holds, by spec.suspend or by its queue; what is staged stays"
+    SUSPENDED = "Suspended", "the run holds, by spec.suspend; what is staged stays"
     PLANNED = "Planned", "which results are missing is known"
     ANNOTATED = "Annotated", "every planned episode has its results, but for those that may fail"
     MERGED = "Merged", "the rows are checked and written into the dataset's files"

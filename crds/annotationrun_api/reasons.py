@@ -43,7 +43,6 @@ class Reason(StrEnum):
         "spec.suspend is true: the pods are gone, what is staged stays.",
         "Set spec.suspend to false to go on.",
     )
-    FAILED = "Failed", "The run has ended without success.", "See the reason of the condition Failed."
 
     # Steps: reasons of Planned, Annotated, Merged, Published.
     NOT_STARTED = "NotStarted", "An earlier step has not ended."
@@ -67,11 +66,6 @@ class Reason(StrEnum):
         "InvalidSpec",
         "The spec holds a setting that is wrong in itself.",
         "Correct the fields that the message lists.",
-    )
-    NOT_SUPPORTED = (
-        "NotSupported",
-        "The spec holds a setting that this version does not carry out.",
-        "Leave out the fields that the message lists, or upgrade the operator.",
     )
     CONFIGURATION_REFUSED = (
         "ConfigurationRefused",
@@ -133,7 +127,7 @@ class Reason(StrEnum):
     JOB_CONFLICT = (
         "JobConflict",
         "A Job with the name of ours is there that is not ours.",
-        "Delete or rename the Job that the message names.",
+        "Delete the Job that the message names.",
     )
 
     # A step has started and does not succeed.
@@ -171,11 +165,6 @@ class Reason(StrEnum):
         "ActiveDeadlineExceeded",
         "The run was active for longer than spec.activeDeadlineSeconds; what is staged stays.",
         "Raise it to go on.",
-    )
-    MERGE_REFUSED = (
-        "MergeRefused",
-        "The merged dataset did not pass its checks, or the output refuses it; nothing was published.",
-        "Read the message; what is staged stays.",
     )
     INTERNAL_ERROR = (
         "InternalError",

@@ -1,7 +1,8 @@
-"""What an installation gives to all Jobs: images, and resources where a manifest says nothing."""
+"""What an installation gives to all Jobs: images, environment, resources where a manifest says nothing."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 ResourceMap = Mapping[str, str]
 
@@ -12,6 +13,15 @@ class ContainerDefaults:
 
     requests: ResourceMap
     limits: ResourceMap = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CaBundle:
+    """Certificates of authorities that are trusted: a key of a ConfigMap or of a Secret, one of both."""
+
+    key: str
+    config_map_name: str = ""
+    secret_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +37,11 @@ class JobSettings:
     worker: ContainerDefaults = ContainerDefaults({"cpu": "1", "memory": "2Gi"})
     merge: ContainerDefaults = ContainerDefaults({"cpu": "1", "memory": "2Gi"})
     sidecar: ContainerDefaults = ContainerDefaults({"cpu": "1", "memory": "8Gi"})
+    pod_env: tuple[Mapping[str, Any], ...] = ()
+    """EnvVars of all containers, as Kubernetes has them; what a container has of its own wins."""
+    ca_bundle: CaBundle | None = None
+    """Of all containers, in place of their image's; None: that one."""
+    server_host: str = "127.0.0.1"
+    """Address that the sidecar listens on. Another than the pod's own lets Prometheus in, and everybody."""
+    server_args: tuple[str, ...] = ()
+    """Arguments of ``vllm serve``, before those of a manifest: of an option twice, the last holds."""

@@ -1,22 +1,24 @@
 """What the operator tells Prometheus."""
 
-from collections import Counter
 from collections.abc import Callable
+from datetime import datetime
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     GC_COLLECTOR,
     PLATFORM_COLLECTOR,
     CollectorRegistry,
+    Counter,
     Gauge,
     Histogram,
     ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client import Counter as CounterMetric
 
+from annotationrun_api.status import RunStatus
 from annotationrun_operator.run_key import RunKey
+from annotationrun_operator.run_metrics import RunMetrics
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _PASS_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -36,27 +38,27 @@ class Metrics:
             registry.register(collector)
         ProcessCollector(registry=registry)
         self._registry = registry
-        self._states: dict[RunKey, str] = {}
-        self._runs = Gauge("annotationrun_runs", "Runs, by state.", ["state"], registry=registry)
-        self._passes = CounterMetric(
+        self._runs = RunMetrics()
+        registry.register(self._runs)
+        self._passes = Counter(
             "annotationrun_passes", "Passes over runs, by how they ended.", ["outcome"], registry=registry
         )
         self._pass_seconds = Histogram(
             "annotationrun_pass_seconds", "Seconds of a pass.", buckets=_PASS_SECONDS, registry=registry
         )
-        self._errors = CounterMetric(
+        self._errors = Counter(
             "annotationrun_errors",
             "Passes that ended with an error, by its class.",
             ["error"],
             registry=registry,
         )
-        self._requests = CounterMetric(
+        self._requests = Counter(
             "annotationrun_api_requests",
             "Requests to the API server; code 0: no answer.",
             ["verb", "resource", "code"],
             registry=registry,
         )
-        self._writes = CounterMetric(
+        self._writes = Counter(
             "annotationrun_api_writes",
             "Writes that the API server has accepted.",
             ["verb", "resource"],
@@ -80,22 +82,14 @@ class Metrics:
         if error is not None:
             self._errors.labels(type(error).__name__).inc()
 
-    def set_state(self, key: RunKey, state: str) -> None:
-        """The state of a run, as ``kubectl get`` shows it."""
-        if self._states.get(key) != state:
-            self._states[key] = state
-            self._count_states()
+    def show_run(self, key: RunKey, status: RunStatus, now: datetime) -> None:
+        """A pass has left a run with this status."""
+        self._runs.show(key, status, now)
 
     def forget(self, key: RunKey) -> None:
         """A run is gone."""
-        if self._states.pop(key, None) is not None:
-            self._count_states()
+        self._runs.forget(key)
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
-
-    def _count_states(self) -> None:
-        self._runs.clear()
-        for state, count in Counter(self._states.values()).items():
-            self._runs.labels(state).set(count)

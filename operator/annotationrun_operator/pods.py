@@ -16,6 +16,7 @@ from annotationrun_api.labels import Step
 from annotationrun_api.spec import AnnotationRun, RunSpec
 from annotationrun_api.step_results import API_KEY_VARIABLE, MANIFEST_ANNOTATION, PROGRESS_PORT
 from annotationrun_operator.job_settings import ContainerDefaults, JobSettings
+from annotationrun_operator.pod_environment import ca_mounts, ca_volumes, with_environment
 
 WORKER_CONTAINER: Final = "worker"
 SIDECAR_CONTAINER: Final = "vllm"
@@ -57,6 +58,8 @@ class PodPlan:
     """Of the staged plan; empty for the step that makes it."""
     retry_token: str = ""
     """Takes the place of ``spec.retryToken``; empty: that holds."""
+    account: str = ""
+    """The run's UID: under it all its workers count what they use."""
 
 
 def pod_template(
@@ -90,7 +93,7 @@ def pod_template(
                 else {}
             ),
             "containers": [_worker(plan, manifest.spec, settings)],
-            "volumes": _volumes(step, manifest.spec),
+            "volumes": [*_volumes(step, manifest.spec), *ca_volumes(settings)],
         },
     }
 
@@ -140,7 +143,7 @@ def _worker(plan: PodPlan, spec: RunSpec, settings: JobSettings) -> dict[str, An
         "image": settings.worker_image,
         "imagePullPolicy": settings.image_pull_policy,
         "args": _arguments(plan, spec),
-        "env": env,
+        "env": with_environment(env, settings),
         **({"envFrom": [{"secretRef": {"name": store.name}}]} if store else {}),
         **(
             {"ports": [{"name": "progress", "containerPort": PROGRESS_PORT}]} if step is Step.ANNOTATE else {}
@@ -156,6 +159,7 @@ def _worker(plan: PodPlan, spec: RunSpec, settings: JobSettings) -> dict[str, An
                 {"name": _volume_name(number), "mountPath": _mount_path(claim)}
                 for number, claim in enumerate(claims_of(spec))
             ),
+            *ca_mounts(settings),
         ],
     }
 
@@ -167,12 +171,15 @@ def _arguments(plan: PodPlan, spec: RunSpec) -> list[str]:
         words += ["--volume", f"{claim}={_mount_path(claim)}"]
     if plan.retry_token and step is not Step.PLAN:
         words += ["--retry-token", plan.retry_token]
+    if plan.account and step is not Step.PLAN:
+        words += ["--account", plan.account]
     if step is not Step.ANNOTATE:
         return [*words, "--result", _TERMINATION_LOG]
     words += ["--plan", plan.plan_digest]
     words += ["--start-timeout-seconds", str(spec.model.serving.start_timeout_seconds)]
     words += ["--progress-port", str(PROGRESS_PORT)]
     if has_sidecar(step, spec):
+        words += ["--gpus", str(spec.model.serving.gpus)]
         words += ["--endpoint", f"http://127.0.0.1:{SERVER_PORT}/v1"]
     return words
 
@@ -187,14 +194,19 @@ def _sidecar(spec: RunSpec, settings: JobSettings) -> dict[str, Any]:
         "args": [
             model.id,
             f"--revision={model.revision}",
-            "--host=127.0.0.1",
+            f"--host={settings.server_host}",
             f"--port={SERVER_PORT}",
+            *settings.server_args,
             *serving.args,
         ],
-        "env": [
-            {"name": "HOME", "value": "/tmp"},  # noqa: S108
-            {"name": "HF_HOME", "value": "/models"},
-        ],
+        "env": with_environment(
+            [
+                {"name": "HOME", "value": "/tmp"},  # noqa: S108
+                {"name": "HF_HOME", "value": "/models"},
+            ],
+            settings,
+        ),
+        "ports": [{"name": "vllm", "containerPort": SERVER_PORT}],
         "resources": _resources(
             settings.sidecar, serving.resources.requests | gpus, serving.resources.limits | gpus
         ),
@@ -208,6 +220,7 @@ def _sidecar(spec: RunSpec, settings: JobSettings) -> dict[str, Any]:
                 **({"subPath": serving.cache.sub_path} if serving.cache and serving.cache.sub_path else {}),
             },
             {"name": "shared-memory", "mountPath": "/dev/shm"},  # noqa: S108
+            *ca_mounts(settings),
         ],
     }
 

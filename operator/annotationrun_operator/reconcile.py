@@ -5,8 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from annotationrun_api.conditions import ConditionType, find_condition
-from annotationrun_api.status import RunStatus
 from annotationrun_api.step_results import WorkerProgress
 from annotationrun_operator.apply import Applied, apply
 from annotationrun_operator.cluster_api import ClusterApi
@@ -100,7 +98,7 @@ class Reconciler:
         now = datetime.now(UTC)
         decision = self._decide(observation, now)
         applied = await apply(self._api, run, decision, now)
-        self._metrics.set_state(key, _state_of(decision.status))
+        self._metrics.show_run(key, decision.status, now)
         self._memories[key] = replace(memory, refusal=_refusal_after(memory.refusal, applied))
         if applied.refusal is not None and not _is_same(applied.refusal, memory.refusal):
             return 0.0  # the status has to tell of it
@@ -184,8 +182,3 @@ def _refusal_after(before: Refusal | None, applied: Applied) -> Refusal | None:
 
 def _is_same(one: Refusal, other: Refusal | None) -> bool:
     return other is not None and replace(one, time=other.time) == other
-
-
-def _state_of(status: RunStatus) -> str:
-    ready = find_condition(status.conditions, ConditionType.READY)
-    return ready.reason if ready is not None else "Unknown"

@@ -1,14 +1,14 @@
 """The operator's settings, from the environment; the chart sets the variables."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, model_validator
 
 from annotationrun_operator.errors import SettingsError
-from annotationrun_operator.job_settings import ContainerDefaults, JobSettings
+from annotationrun_operator.job_settings import CaBundle, ContainerDefaults, JobSettings
 
 LogFormat = Literal["plain", "json"]
 
@@ -20,8 +20,14 @@ _LOG_FORMAT = "ANNOTATIONRUN_LOG_FORMAT"
 _WORKER_IMAGE = "ANNOTATIONRUN_WORKER_IMAGE"
 _WORKER_IMAGE_PULL_POLICY = "ANNOTATIONRUN_WORKER_IMAGE_PULL_POLICY"
 _VLLM_IMAGE = "ANNOTATIONRUN_VLLM_IMAGE"
+_VLLM_HOST = "ANNOTATIONRUN_VLLM_HOST"
+_VLLM_ARGS = "ANNOTATIONRUN_VLLM_ARGS"
 _JOB_DEFAULTS = "ANNOTATIONRUN_JOB_DEFAULTS"
+_POD_ENV = "ANNOTATIONRUN_POD_ENV"
+_CA_BUNDLE = "ANNOTATIONRUN_CA_BUNDLE"
+_OURS = "ANNOTATIONRUN_"
 _PULL_POLICIES = ("Always", "IfNotPresent", "Never")
+_SERVER_HOSTS = ("127.0.0.1", "0.0.0.0", "::")  # noqa: S104  (the pod's; who wants it says so)
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -56,7 +62,7 @@ def read_settings(environment: Mapping[str, str]) -> OperatorSettings:
         resync_seconds=_read_number(environment, _RESYNC_SECONDS, 300, range(10, 86_401)),
         health_port=_read_number(environment, _HEALTH_PORT, 8080, range(65_536)),
         metrics_port=_read_number(environment, _METRICS_PORT, 8081, range(65_536)),
-        log_format=_read_log_format(environment.get(_LOG_FORMAT, "")),
+        log_format=cast(LogFormat, _read_choice(environment, _LOG_FORMAT, "plain", get_args(LogFormat))),
     )
 
 
@@ -68,7 +74,35 @@ class _Resources(BaseModel):
     limits: dict[str, str] = Field(default_factory=dict)
 
 
+class _EnvVar(BaseModel):
+    """An EnvVar of Kubernetes; what ``valueFrom`` holds is for the API server to judge."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: Annotated[str, Field(pattern=r"^[-._a-zA-Z][-._a-zA-Z0-9]*$")]
+    value: str | None = None
+    value_from: dict[str, JsonValue] | None = Field(default=None, alias="valueFrom")
+
+
+class _CaBundle(BaseModel):
+    """A key of a ConfigMap or of a Secret."""
+
+    model_config = ConfigDict(extra="forbid")
+    config_map_name: str = Field(default="", alias="configMapName")
+    secret_name: str = Field(default="", alias="secretName")
+    key: Annotated[str, Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _names_one(self) -> Self:
+        if bool(self.config_map_name) == bool(self.secret_name):
+            raise ValueError("expected one of configMapName and secretName")
+        return self
+
+
 _JOB_RESOURCES = TypeAdapter(dict[Literal["plan", "worker", "merge", "sidecar"], _Resources])
+_ENV_VARS = TypeAdapter(tuple[_EnvVar, ...])
+_CA = TypeAdapter(_CaBundle)
+_ARGUMENTS = TypeAdapter(tuple[str, ...])
+_ValueT = TypeVar("_ValueT")
 
 
 def read_job_settings(environment: Mapping[str, str]) -> JobSettings:
@@ -77,17 +111,27 @@ def read_job_settings(environment: Mapping[str, str]) -> JobSettings:
     Raises:
         SettingsError: a variable is wrong, or an image is not named; the text names it.
     """
-    policy = environment.get(_WORKER_IMAGE_PULL_POLICY, "").strip() or "IfNotPresent"
-    if policy not in _PULL_POLICIES:
-        raise SettingsError(
-            f"{_WORKER_IMAGE_PULL_POLICY}: expected one of {', '.join(_PULL_POLICIES)}, got {policy[:80]!r}"
-        )
     return JobSettings(
         worker_image=_read_image(environment, _WORKER_IMAGE),
         vllm_image=_read_image(environment, _VLLM_IMAGE),
-        image_pull_policy=policy,
+        image_pull_policy=_read_choice(
+            environment, _WORKER_IMAGE_PULL_POLICY, "IfNotPresent", _PULL_POLICIES
+        ),
+        pod_env=_read_pod_env(environment.get(_POD_ENV, "")),
+        ca_bundle=_read_ca_bundle(environment.get(_CA_BUNDLE, "")),
+        server_host=_read_choice(environment, _VLLM_HOST, "127.0.0.1", _SERVER_HOSTS),
+        server_args=_read_json(
+            _VLLM_ARGS, environment.get(_VLLM_ARGS, ""), "[]", _ARGUMENTS, "a list of texts"
+        ),
         **_read_job_resources(environment.get(_JOB_DEFAULTS, "")),
     )
+
+
+def _read_choice(environment: Mapping[str, str], variable: str, default: str, choices: Sequence[str]) -> str:
+    word = environment.get(variable, "").strip() or default
+    if word not in choices:
+        raise SettingsError(f"{variable}: expected one of {', '.join(choices)}, got {word[:80]!r}")
+    return word
 
 
 def _read_image(environment: Mapping[str, str], variable: str) -> str:
@@ -98,16 +142,37 @@ def _read_image(environment: Mapping[str, str], variable: str) -> str:
 
 
 def _read_job_resources(text: str) -> dict[str, ContainerDefaults]:
+    found = _read_json(
+        _JOB_DEFAULTS, text, "{}", _JOB_RESOURCES, "requests and limits for plan, worker, merge, sidecar"
+    )
+    return {container: ContainerDefaults(given.requests, given.limits) for container, given in found.items()}
+
+
+def _read_pod_env(text: str) -> tuple[Mapping[str, Any], ...]:
+    found = _read_json(_POD_ENV, text, "[]", _ENV_VARS, "a list of EnvVars")
+    names = [variable.name for variable in found]
+    for name in names:
+        if names.count(name) > 1 or name.startswith(_OURS):
+            raise SettingsError(f"{_POD_ENV}: expected names that stand once and are not ours, got {name!r}")
+    return tuple(variable.model_dump(mode="json", by_alias=True, exclude_none=True) for variable in found)
+
+
+def _read_ca_bundle(text: str) -> CaBundle | None:
+    if not text.strip():
+        return None
+    found = _read_json(_CA_BUNDLE, text, "", _CA, "configMapName or secretName, and key")
+    return CaBundle(found.key, found.config_map_name, found.secret_name)
+
+
+def _read_json(
+    variable: str, text: str, default: str, adapter: TypeAdapter[_ValueT], expected: str
+) -> _ValueT:
     try:
-        found = _JOB_RESOURCES.validate_json(text.strip() or "{}")
+        return adapter.validate_json(text.strip() or default)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "the text"
-        raise SettingsError(
-            f"{_JOB_DEFAULTS}: expected JSON with requests and limits for plan, worker, merge, sidecar;"
-            f" {place}: {first['msg']}"
-        ) from error
-    return {container: ContainerDefaults(given.requests, given.limits) for container, given in found.items()}
+        raise SettingsError(f"{variable}: expected JSON with {expected}; {place}: {first['msg']}") from error
 
 
 def _read_namespaces(text: str) -> tuple[str, ...]:
@@ -131,10 +196,3 @@ def _read_number(environment: Mapping[str, str], variable: str, default: int, al
             f" got {text[:80]!r}"
         )
     return int(text)
-
-
-def _read_log_format(text: str) -> LogFormat:
-    word = text.strip() or "plain"
-    if word not in get_args(LogFormat):
-        raise SettingsError(f"{_LOG_FORMAT}: expected plain or json, got {word[:80]!r}")
-    return cast(LogFormat, word)

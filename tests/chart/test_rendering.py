@@ -8,8 +8,7 @@ import pytest
 import yaml
 from tests.support.helm import CHART, NAMESPACE, RELEASE, HelmError, helm, of_kind, render, the
 
-from annotationrun_api.labels import COMPONENT_LABEL, RUN_UID_LABEL, Step
-from annotationrun_api.step_results import PROGRESS_PORT
+from annotationrun_api.labels import COMPONENT_LABEL, Step
 from annotationrun_operator.settings import OperatorSettings, read_settings
 
 ROOT = CHART.parents[1]
@@ -31,7 +30,22 @@ SWITCHES = {
     "another account": {"serviceAccount": {"create": False, "name": "mine"}},
     "no metrics": {"metrics": {"enabled": False}},
     "a ServiceMonitor": {"metrics": {"serviceMonitor": {"enabled": True, "namespace": "monitoring"}}},
+    "a PodMonitor": {
+        "vllm": {"host": "::"},
+        "metrics": {"podMonitor": {"enabled": True, "vllm": True, "namespace": "monitoring"}},
+    },
+    "a PrometheusRule": {"metrics": {"prometheusRule": {"enabled": True, "namespace": "monitoring"}}},
+    "a dashboard": {"metrics": {"dashboard": {"enabled": True, "annotations": {"grafana_folder": "ML"}}}},
     "a NetworkPolicy": {"networkPolicy": {"enabled": True, "metricsFrom": [PEER]}},
+    "NetworkPolicies of runs": {
+        "metrics": {"podMonitor": {"enabled": True}},
+        "networkPolicy": {"metricsFrom": [PEER], "runs": {"enabled": True, "namespaces": ["a", "b"]}},
+    },
+    "a proxy and a CA bundle": {
+        "proxy": {"httpsProxy": "http://proxy.example.com:3128", "noProxy": ["10.0.0.0/8"]},
+        "caBundle": {"configMapName": "trust"},
+        "jobs": {"env": [{"name": "HF_ENDPOINT", "value": "https://hub.example.com"}]},
+    },
     "a PodDisruptionBudget": {"podDisruptionBudget": {"enabled": True}},
     "names": {"nameOverride": "labels", "fullnameOverride": "the-operator"},
     "a parent chart": {"global": {"imageRegistry": "registry.example.com"}},
@@ -127,7 +141,11 @@ def test_selectors_mean_the_operators_pod_and_no_pod_of_a_run(values):
         the("Deployment", manifests)["spec"]["selector"]["matchLabels"],
         the("PodDisruptionBudget", manifests)["spec"]["selector"]["matchLabels"],
         *(found["spec"]["selector"] for found in of_kind(manifests, "Service")),
-        *(found["spec"]["podSelector"]["matchLabels"] for found in of_kind(manifests, "NetworkPolicy")),
+        *(
+            found["spec"]["podSelector"]["matchLabels"]
+            for found in of_kind(manifests, "NetworkPolicy")
+            if not found["metadata"]["name"].endswith("-runs")
+        ),
     ]
     for selector in selectors:
         assert selector.items() <= labels.items()
@@ -141,7 +159,14 @@ def test_selectors_mean_the_operators_pod_and_no_pod_of_a_run(values):
         pytest.param(SWITCHES["no CRD"], {"CustomResourceDefinition": -1}, id="no CRD"),
         pytest.param(SWITCHES["no metrics"], {"Service": -1}, id="no metrics"),
         pytest.param(SWITCHES["a ServiceMonitor"], {"ServiceMonitor": 1}, id="a ServiceMonitor"),
+        pytest.param(SWITCHES["a PodMonitor"], {"PodMonitor": 1}, id="a PodMonitor"),
+        pytest.param(SWITCHES["a PrometheusRule"], {"PrometheusRule": 1}, id="a PrometheusRule"),
+        pytest.param(SWITCHES["a dashboard"], {"ConfigMap": 1}, id="a dashboard"),
+        pytest.param(SWITCHES["a proxy and a CA bundle"], {}, id="a proxy and a CA bundle"),
         pytest.param(SWITCHES["a NetworkPolicy"], {"NetworkPolicy": 1}, id="a NetworkPolicy"),
+        pytest.param(
+            SWITCHES["NetworkPolicies of runs"], {"NetworkPolicy": 2, "PodMonitor": 1}, id="policies of runs"
+        ),
         pytest.param(SWITCHES["a PodDisruptionBudget"], {"PodDisruptionBudget": 1}, id="a budget"),
         pytest.param(
             SWITCHES["namespaces"],
@@ -294,26 +319,6 @@ def test_an_uninstall_keeps_the_crd_and_with_it_the_runs(policy):
     annotations = {"example.com/sync": "no", **policy}
     crd = the("CustomResourceDefinition", render({"crds": {"annotations": annotations}}))
     assert crd["metadata"]["annotations"] == {"example.com/sync": "no", "helm.sh/resource-policy": "keep"}
-
-
-def test_the_network_policy_lets_the_operator_ask_for_progress():
-    policy = the("NetworkPolicy", render(SWITCHES["a NetworkPolicy"]))["spec"]
-    assert policy["policyTypes"] == ["Ingress", "Egress"]
-    assert policy["ingress"] == [{"ports": [{"port": "metrics"}], "from": [PEER]}]
-    (progress,) = [rule for rule in policy["egress"] if "to" in rule]
-    assert progress["ports"] == [{"port": PROGRESS_PORT}]
-    (peer,) = progress["to"]
-    assert peer["podSelector"]["matchExpressions"] == [{"key": RUN_UID_LABEL, "operator": "Exists"}]
-
-
-def test_the_service_monitor_finds_the_service():
-    values = {"metrics": {"serviceMonitor": {"enabled": True, "additionalLabels": {"release": "prometheus"}}}}
-    manifests = render(values)
-    monitor, service = the("ServiceMonitor", manifests), the("Service", manifests)
-    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
-    assert monitor["spec"]["namespaceSelector"]["matchNames"] == [service["metadata"]["namespace"]]
-    assert monitor["spec"]["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
-    assert monitor["metadata"]["labels"]["release"] == "prometheus"
 
 
 def test_the_chart_has_the_version_of_the_project():

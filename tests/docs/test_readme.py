@@ -2,20 +2,27 @@
 
 import ast
 import inspect
+import json
 import re
+import shlex
 import shutil
 import subprocess
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import yaml
 
 from annotationrun_api.exit_codes import ExitCode
-from annotationrun_api.manifest import parse_manifest
+from annotationrun_api.manifest import load_manifest, parse_manifest
+from annotationrun_api.spec import AnnotationRun
+from annotationrun_api.spec_fields import type_at
 from annotationrun_worker.support import check_supported
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+KUBERNETES = README.partition("\n## On Kubernetes\n")[2].partition("\n## ")[0]
+CHART = ROOT / "helm" / "annotationrun"
 RUN_BY_CI = "make test"
 """The suite that this test belongs to."""
 
@@ -89,3 +96,103 @@ def test_every_make_target_named_exists():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert named
     assert named <= targets
+
+
+def shell_commands(text: str) -> list[list[str]]:
+    """What a cluster is needed for: not run here, but held to the files, values and fields that it names."""
+    found = re.findall(r"^```shell\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    lines = "".join(found).replace("\\\n", " ").splitlines()
+    return [shlex.split(line) for line in lines]
+
+
+def options(command: list[str], name: str) -> list[str]:
+    """Values of an option, given as `--name value` or `--name=value`."""
+    joined = [part.partition("=")[2] for part in command if part.startswith(f"{name}=")]
+    return joined + [after for before, after in pairwise(command) if before == name]
+
+
+def test_every_file_that_a_shell_command_names_exists():
+    named = [value for command in shell_commands(README) for value in options(command, "-f")]
+    named += [command[3] for command in shell_commands(README) if command[:2] == ["helm", "install"]]
+    assert len(named) >= 2
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_every_chart_value_that_the_readme_names_exists():
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    tops = "|".join(values)
+    named = {
+        value.partition("=")[0] for command in shell_commands(README) for value in options(command, "--set")
+    }
+    assert named
+    named |= set(re.findall(rf"`((?:{tops})(?:\.[A-Za-z]+)*)`", KUBERNETES))
+    for name in named:
+        value = values
+        for part in name.split("."):
+            assert part in value, name
+            value = value[part]
+
+
+def test_the_images_that_are_built_are_those_that_the_chart_installs():
+    stages = re.findall(
+        r"^FROM \S+ AS (\S+)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    commands = shell_commands(README)
+    (registry,) = [
+        value.removeprefix("image.registry=") for command in commands for value in options(command, "--set")
+    ]
+    wanted = {
+        f"{registry}/{image['repository']}:{chart['appVersion']}"
+        for image in (values["image"], values["worker"]["image"])
+    }
+    builds = [command for command in commands if command[:2] == ["docker", "build"]]
+    assert {options(command, "--target")[0] for command in builds} <= set(stages)
+    assert {options(command, "-t")[0] for command in builds} == wanted
+    assert {command[2] for command in commands if command[:2] == ["docker", "push"]} == wanted
+    assert chart["kubeVersion"].startswith(">=1.29.")
+    assert "Kubernetes 1.29 or later" in KUBERNETES
+
+
+def test_the_run_that_is_applied_is_the_one_that_is_waited_for_and_patched():
+    (sample,) = {value for command in shell_commands(README) for value in options(command, "-f")}
+    run = load_manifest(ROOT / sample)
+    check_supported(run, endpoint_given=True)
+    names = {
+        part.removeprefix("arun/")
+        for command in shell_commands(README)
+        for part in command
+        if "volume" in part
+    }
+    assert names == {sample, run.metadata.name}
+
+
+@pytest.mark.parametrize("page", ["README.md", "operator/RUNBOOK.md"])
+def test_every_patch_is_of_fields_that_exist(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    patches = [json.loads(value) for command in shell_commands(text) for value in options(command, "--patch")]
+    assert len(patches) == 3
+    for patch in patches:
+        ((part, fields),) = patch.items()
+        for name, value in fields.items():
+            found = type_at(AnnotationRun, [part, name])
+            assert found is not None
+            assert isinstance(value, found.base)
+
+
+def test_every_field_that_the_readme_names_exists():
+    named = set(re.findall(r"`(spec(?:\.[a-zA-Z]+)+)`", README))
+    assert len(named) > 10
+    assert {name for name in named if type_at(AnnotationRun, name.split(".")) is None} == set()
+
+
+def test_every_page_that_the_readme_links_to_exists():
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+    assert len(links) > 5
+    for link in links:
+        path, _, anchor = link.partition("#")
+        text = (ROOT / (path or "README.md")).read_text(encoding="utf-8")
+        titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+        slugs = {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles}
+        assert not anchor or anchor in slugs, link

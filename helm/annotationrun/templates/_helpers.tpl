@@ -41,6 +41,43 @@ app.kubernetes.io/component: operator
 {{- with .image.digest }}@{{ . }}{{ end -}}
 {{- end }}
 
+{{/* Labels of an object that another tool selects by labels of the user's; takes a list: the root, the labels. */}}
+{{- define "annotationrun.labelsWith" -}}
+{{- merge (include "annotationrun.labels" (index . 0) | fromYaml) (index . 1) | toYaml -}}
+{{- end }}
+
+{{/* EnvVars of all containers of the runs, as JSON: the proxy, then those of the user. Nothing: there are none. */}}
+{{- define "annotationrun.podEnv" -}}
+{{- $found := list -}}
+{{- with .Values.proxy -}}
+{{- if or .httpsProxy .httpProxy .noProxy -}}
+{{- with .httpsProxy }}{{ $found = append $found (dict "name" "HTTPS_PROXY" "value" .) }}{{ end -}}
+{{- with .httpProxy }}{{ $found = append $found (dict "name" "HTTP_PROXY" "value" .) }}{{ end -}}
+{{- /* The worker asks its sidecar at 127.0.0.1, and servers of the cluster by the names of their Services. */ -}}
+{{- $direct := concat (list "localhost" "127.0.0.1" "::1" ".svc" ".cluster.local") .noProxy -}}
+{{- $found = append $found (dict "name" "NO_PROXY" "value" (join "," $direct)) -}}
+{{- end -}}
+{{- end -}}
+{{- $found = concat $found .Values.jobs.env -}}
+{{- $names := list -}}
+{{- range $found -}}
+{{- if has .name $names }}{{ fail (printf "jobs.env: %s is there twice, or set by proxy too" .name) }}{{ end -}}
+{{- $names = append $names .name -}}
+{{- end -}}
+{{- with $found }}{{ toJson . }}{{ end -}}
+{{- end }}
+
+{{/* A text as the value of an environment variable: the kubelet shall not put in other variables for $(NAME). */}}
+{{- define "annotationrun.verbatim" -}}
+{{- . | replace "$" "$$" | quote -}}
+{{- end }}
+
+{{/* The pods of the runs, whose servers and workers are watched: a selector. */}}
+{{- define "annotationrun.runSelector" -}}
+matchExpressions:
+  - {key: annotationrun.dev/run-uid, operator: Exists}
+{{- end }}
+
 {{/* All that the operator may do: it reads runs and pods, writes the runs' status, owns Jobs, tells Events. */}}
 {{- define "annotationrun.operatorRules" -}}
 - apiGroups: [annotationrun.dev]

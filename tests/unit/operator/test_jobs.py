@@ -10,16 +10,17 @@ from tests.support.run_world import MANIFEST, PLAN, SETTINGS, RunWorld
 from annotationrun_api.labels import Step
 from annotationrun_api.manifest import parse_manifest, parse_object
 from annotationrun_api.step_results import MANIFEST_ANNOTATION
+from annotationrun_operator.job_settings import CaBundle
 from annotationrun_operator.jobs import MAX_NAME_CHARACTERS, JobPlan, job_name, make_job
 
 
-def made(step: Step, pods: int = 1, labels=None, annotations=None, **spec):
+def made(step: Step, pods: int = 1, labels=None, annotations=None, settings=SETTINGS, **spec):
     """The Job of a step of a run whose spec has these fields too."""
     value = copy.deepcopy(MANIFEST)
     value["spec"].update(spec)
     world = RunWorld(manifest=value, labels=labels or {}, annotations=annotations or {})
     plan = JobPlan(step, 1, "run-step-12345678", PLAN, pods)
-    return make_job(world.observe().run, parse_object(value, "run"), plan, SETTINGS)
+    return make_job(world.observe().run, parse_object(value, "run"), plan, settings)
 
 
 def pod_of(job):
@@ -89,6 +90,18 @@ def test_only_the_annotate_step_has_a_server_and_it_is_a_native_sidecar_without_
     assert sidecar["args"][:1] == ["demo-vlm"]
     assert sidecar["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert "http://127.0.0.1:8000/v1" in containers(made(Step.ANNOTATE))["worker"]["args"]
+
+
+def test_all_workers_of_a_run_count_under_its_uid_and_those_with_a_server_their_gpus():
+    for step in (Step.ANNOTATE, Step.MERGE):
+        args = containers(made(step))["worker"]["args"]
+        assert args[args.index("--account") + 1] == "run-uid"
+    assert "--account" not in containers(made(Step.PLAN))["worker"]["args"]
+    model = {"id": "m", "serving": {"gpus": 4}}
+    args = containers(made(Step.ANNOTATE, model=model))["worker"]["args"]
+    assert args[args.index("--gpus") + 1] == "4"
+    model = {"id": "m", "serving": {"mode": "External", "endpoints": ["http://vlm:8000/v1"]}}
+    assert "--gpus" not in containers(made(Step.ANNOTATE, model=model))["worker"]["args"]
 
 
 def test_endpoints_of_others_need_no_sidecar_and_their_key_is_given_to_the_asking_worker_alone():
@@ -205,3 +218,70 @@ def test_each_new_time_of_a_request_is_another_retry_token_for_those_that_ask():
             tokens.add(told)
     assert len(tokens) == 4
     assert option(made(Step.ANNOTATE, retryToken="a"), "--retry-token") is None
+
+
+BUNDLE = "/etc/annotationrun-ca/ca.crt"
+
+
+def environment(container) -> dict[str, str | None]:
+    found = {variable["name"]: variable.get("value") for variable in container["env"]}
+    assert len(found) == len(container["env"]), "a name twice"
+    return found
+
+
+@pytest.mark.parametrize("step", Step)
+def test_every_container_gets_the_variables_of_the_installation_and_keeps_its_own(step):
+    env = ({"name": "HTTPS_PROXY", "value": "http://proxy:3128"}, {"name": "HOME", "value": "/root"})
+    for container in containers(made(step, settings=replace(SETTINGS, pod_env=env))).values():
+        found = environment(container)
+        assert found["HTTPS_PROXY"] == "http://proxy:3128"
+        assert found["HOME"] == "/tmp"
+
+
+@pytest.mark.parametrize("step", Step)
+@pytest.mark.parametrize(
+    ("bundle", "source"),
+    [
+        pytest.param(
+            CaBundle("ca.pem", config_map_name="trust"),
+            {"configMap": {"name": "trust", "items": [{"key": "ca.pem", "path": "ca.crt"}]}},
+            id="a ConfigMap",
+        ),
+        pytest.param(
+            CaBundle("tls.crt", secret_name="trust"),
+            {"secret": {"secretName": "trust", "items": [{"key": "tls.crt", "path": "ca.crt"}]}},
+            id="a Secret",
+        ),
+    ],
+)
+def test_every_container_trusts_the_ca_bundle_of_the_installation(step, bundle, source):
+    job = made(step, settings=replace(SETTINGS, ca_bundle=bundle))
+    (volume,) = [found for found in pod_of(job)["volumes"] if found["name"] == "ca-bundle"]
+    assert volume == {"name": "ca-bundle", **source}
+    for container in containers(job).values():
+        (mount,) = [found for found in container["volumeMounts"] if found["name"] == "ca-bundle"]
+        assert mount["readOnly"] is True
+        found = environment(container)
+        for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+            assert found[name] == f"{mount['mountPath']}/ca.crt" == BUNDLE
+
+
+def test_without_a_ca_bundle_containers_trust_what_their_image_trusts():
+    assert not mentions(made(Step.ANNOTATE), "ca-bundle")
+    assert not mentions(made(Step.ANNOTATE), "SSL_CERT_FILE")
+
+
+def test_the_server_is_the_pods_own_unless_the_installation_lets_others_in():
+    assert "--host=127.0.0.1" in containers(made(Step.ANNOTATE))["vllm"]["args"]
+    job = made(Step.ANNOTATE, settings=replace(SETTINGS, server_host="0.0.0.0"))
+    assert "--host=0.0.0.0" in containers(job)["vllm"]["args"]
+    assert "http://127.0.0.1:8000/v1" in containers(job)["worker"]["args"]
+    assert containers(job)["vllm"]["ports"] == [{"name": "vllm", "containerPort": 8000}]
+
+
+def test_arguments_of_the_manifest_come_after_those_of_the_installation_and_so_win():
+    serving = {"args": ["--max-model-len=8192"]}
+    settings = replace(SETTINGS, server_args=("--max-model-len=4096", "--enforce-eager"))
+    job = made(Step.ANNOTATE, settings=settings, model={"id": "m", "serving": serving})
+    args = containers(job)["vllm"]["args"]
+    assert args[-3:] == ["--max-model-len=4096", "--enforce-eager", "--max-model-len=8192"]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from annotationrun_operator.errors import SettingsError
-from annotationrun_operator.job_settings import ContainerDefaults
+from annotationrun_operator.job_settings import CaBundle, ContainerDefaults
 from annotationrun_operator.settings import OperatorSettings, read_job_settings, read_settings
 
 IMAGES = {"ANNOTATIONRUN_WORKER_IMAGE": "worker:1", "ANNOTATIONRUN_VLLM_IMAGE": "vllm/vllm-openai:v1"}
@@ -84,9 +84,49 @@ def test_the_jobs_settings_are_read():
     assert settings.worker == read_job_settings(IMAGES).worker
 
 
+def test_what_all_pods_get_is_read():
+    env = [
+        {"name": "HTTPS_PROXY", "value": "http://proxy:3128"},
+        {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}},
+        {"name": "EMPTY"},
+    ]
+    settings = read_job_settings(
+        {
+            **IMAGES,
+            "ANNOTATIONRUN_POD_ENV": json.dumps(env),
+            "ANNOTATIONRUN_CA_BUNDLE": '{"configMapName": "ca", "key": "ca.pem"}',
+            "ANNOTATIONRUN_VLLM_HOST": "0.0.0.0",
+            "ANNOTATIONRUN_VLLM_ARGS": '["--enforce-eager"]',
+        }
+    )
+    assert list(settings.pod_env) == env
+    assert settings.ca_bundle == CaBundle("ca.pem", config_map_name="ca")
+    assert settings.server_host == "0.0.0.0"
+    assert settings.server_args == ("--enforce-eager",)
+
+
+def test_without_settings_pods_get_nothing_more_and_the_server_is_their_own():
+    settings = read_job_settings({**IMAGES, "ANNOTATIONRUN_POD_ENV": "", "ANNOTATIONRUN_CA_BUNDLE": ""})
+    assert (settings.pod_env, settings.ca_bundle, settings.server_host) == ((), None, "127.0.0.1")
+
+
 @pytest.mark.parametrize(
     ("variable", "text"),
     [
+        pytest.param("ANNOTATIONRUN_POD_ENV", '{"A": "1"}', id="a map of variables"),
+        pytest.param("ANNOTATIONRUN_POD_ENV", '[{"name": "A=B"}]', id="no name of a variable"),
+        pytest.param("ANNOTATIONRUN_POD_ENV", '[{"name": "A", "val": "1"}]', id="a misspelt value"),
+        pytest.param("ANNOTATIONRUN_POD_ENV", '[{"name": "A"}, {"name": "A"}]', id="a variable twice"),
+        pytest.param("ANNOTATIONRUN_POD_ENV", '[{"name": "ANNOTATIONRUN_API_KEY"}]', id="a variable of ours"),
+        pytest.param("ANNOTATIONRUN_CA_BUNDLE", '{"key": "ca.crt"}', id="a bundle of no object"),
+        pytest.param(
+            "ANNOTATIONRUN_CA_BUNDLE",
+            '{"configMapName": "a", "secretName": "b", "key": "c"}',
+            id="a bundle of two objects",
+        ),
+        pytest.param("ANNOTATIONRUN_CA_BUNDLE", '{"secretName": "b", "key": ""}', id="a bundle of no key"),
+        pytest.param("ANNOTATIONRUN_VLLM_HOST", "example.com", id="an address of others"),
+        pytest.param("ANNOTATIONRUN_VLLM_ARGS", "--enforce-eager", id="arguments that are no list"),
         pytest.param("ANNOTATIONRUN_WORKER_IMAGE", "", id="no worker image"),
         pytest.param("ANNOTATIONRUN_VLLM_IMAGE", " ", id="no vLLM image"),
         pytest.param("ANNOTATIONRUN_WORKER_IMAGE_PULL_POLICY", "Sometimes", id="no pull policy"),

@@ -1,0 +1,172 @@
+"""What the chart gives to the pods of runs: settings of the server, proxy, CA bundle, and their network."""
+
+import http.server
+import threading
+
+import openai
+import pytest
+from tests.support.helm import NAMESPACE, HelmError, of_kind, render, the
+from tests.support.run_pods import containers_of, operator_environment, ports_of, run_pod
+
+from annotationrun_api.labels import RUN_UID_LABEL, Step
+from annotationrun_api.step_results import PROGRESS_PORT
+from annotationrun_operator.job_settings import CaBundle
+from annotationrun_operator.pods import SERVER_PORT
+from annotationrun_operator.settings import read_job_settings
+
+PROXY = {"httpsProxy": "http://proxy.example.com:3128", "noProxy": ["10.0.0.0/8", "hub.example.com"]}
+PEER = {"namespaceSelector": {"matchLabels": {"team": "monitoring"}}}
+RUNS = [{"key": RUN_UID_LABEL, "operator": "Exists"}]
+DIRECT = "localhost,127.0.0.1,::1,.svc,.cluster.local"
+
+
+def settings_of(values):
+    return read_job_settings(operator_environment(render(values)))
+
+
+def environment(container):
+    return {variable["name"]: variable.get("value") for variable in container["env"]}
+
+
+def test_without_values_pods_get_nothing_more():
+    settings = settings_of({})
+    assert (settings.pod_env, settings.ca_bundle, settings.server_args) == ((), None, ())
+    assert settings.server_host == "127.0.0.1"
+
+
+def test_arguments_and_address_of_the_server_reach_the_sidecar_as_they_are():
+    values = {"vllm": {"args": ["--enforce-eager", '--x=$(HOME) "y" {{z}}'], "host": "::"}}
+    (sidecar,) = run_pod(render(values), Step.ANNOTATE)["spec"]["initContainers"]
+    assert sidecar["args"][-2:] == values["vllm"]["args"]
+    assert "--host=::" in sidecar["args"]
+
+
+@pytest.mark.parametrize("step", Step)
+def test_the_proxy_and_further_variables_reach_every_container(step):
+    token = {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}
+    values = {"proxy": PROXY, "jobs": {"env": [token, {"name": "NOTE", "value": "$(HOME) a$$b"}]}}
+    for container in containers_of(run_pod(render(values), step)):
+        assert token in container["env"]
+        found = environment(container)
+        assert found["HTTPS_PROXY"] == PROXY["httpsProxy"]
+        assert "HTTP_PROXY" not in found
+        assert found["NO_PROXY"] == f"{DIRECT},10.0.0.0/8,hub.example.com"
+        assert found["NOTE"] == "$(HOME) a$$b"
+
+
+def test_a_worker_behind_a_proxy_asks_its_own_server_directly(monkeypatch):
+    """By the client that it has for model servers."""
+    closed = "http://127.0.0.1:9"
+    for variable in settings_of({"proxy": {"httpProxy": closed, "httpsProxy": closed}}).pod_env:
+        monkeypatch.setenv(variable["name"], variable["value"])
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        with (
+            openai.OpenAI(base_url=url, api_key="-", max_retries=0) as client,
+            pytest.raises(openai.APIStatusError, match="501"),  # no do_GET: the server itself has answered
+        ):
+            client.models.list()
+    with (
+        openai.OpenAI(base_url="http://vlm.example.com/v1", api_key="-", max_retries=0) as client,
+        pytest.raises(openai.APIConnectionError),
+    ):
+        client.models.list()
+
+
+def test_a_proxy_whose_address_is_secret_comes_as_a_variable():
+    address = {"name": "HTTPS_PROXY", "valueFrom": {"secretKeyRef": {"name": "proxy", "key": "url"}}}
+    env = settings_of({"proxy": {"noProxy": ["hub.example.com"]}, "jobs": {"env": [address]}}).pod_env
+    assert list(env) == [{"name": "NO_PROXY", "value": f"{DIRECT},hub.example.com"}, address]
+
+
+def test_a_variable_that_stands_twice_is_refused():
+    env = [{"name": "HTTPS_PROXY", "value": "http://other:3128"}]
+    with pytest.raises(HelmError, match=r"jobs\.env: HTTPS_PROXY is there twice, or set by proxy too"):
+        render({"proxy": PROXY, "jobs": {"env": env}})
+    assert settings_of({"jobs": {"env": env}}).pod_env == tuple(env)
+
+
+@pytest.mark.parametrize(
+    ("given", "bundle"),
+    [
+        pytest.param({"configMapName": "trust"}, CaBundle("ca.crt", "trust"), id="a ConfigMap"),
+        pytest.param(
+            {"secretName": "trust", "key": "bundle.pem"},
+            CaBundle("bundle.pem", secret_name="trust"),
+            id="a key of a Secret",
+        ),
+    ],
+)
+def test_the_ca_bundle_reaches_the_operator(given, bundle):
+    assert settings_of({"caBundle": given}).ca_bundle == bundle
+
+
+def test_the_network_policy_lets_the_operator_ask_for_progress():
+    values = {"networkPolicy": {"enabled": True, "metricsFrom": [PEER]}}
+    policy = the("NetworkPolicy", render(values))["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert policy["ingress"] == [{"ports": [{"port": "metrics"}], "from": [PEER]}]
+    (progress,) = [rule for rule in policy["egress"] if "to" in rule]
+    assert progress["ports"] == [{"port": PROGRESS_PORT}]
+    (peer,) = progress["to"]
+    assert peer["podSelector"]["matchExpressions"] == RUNS
+
+
+@pytest.mark.parametrize(
+    ("values", "namespaces"),
+    [
+        pytest.param({"watchNamespaces": ["a", "b"]}, ["a", "b"], id="those that are served"),
+        pytest.param(
+            {"watchNamespaces": ["a", "b"], "networkPolicy": {"runs": {"namespaces": ["b"]}}},
+            ["b"],
+            id="some of them",
+        ),
+        pytest.param({"networkPolicy": {"runs": {"namespaces": ["c"]}}}, ["c"], id="of all that are served"),
+    ],
+)
+def test_each_namespace_of_runs_gets_a_policy(values, namespaces):
+    runs = {**values.get("networkPolicy", {}).get("runs", {}), "enabled": True}
+    policies = of_kind(render({**values, "networkPolicy": {"runs": runs}}), "NetworkPolicy")
+    assert [policy["metadata"]["namespace"] for policy in policies] == namespaces
+    for policy in policies:
+        assert policy["spec"]["podSelector"] == {"matchExpressions": RUNS}
+        assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+
+
+def run_policy(**values):
+    runs = {"enabled": True, "namespaces": ["robots"], **values.pop("runs", {})}
+    policy = {"runs": runs, "metricsFrom": values.pop("metricsFrom", [])}
+    return the("NetworkPolicy", render({**values, "networkPolicy": policy}))["spec"]
+
+
+def test_only_the_operator_may_ask_the_pods_of_runs():
+    manifests = render()
+    (rule,) = run_policy()["ingress"]
+    assert rule["ports"] == [{"port": PROGRESS_PORT}]
+    (peer,) = rule["from"]
+    assert peer["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": NAMESPACE}
+    labels = the("Deployment", manifests)["spec"]["template"]["metadata"]["labels"]
+    assert peer["podSelector"]["matchLabels"].items() <= labels.items()
+
+
+def test_who_scrapes_may_ask_the_ports_with_metrics_and_no_others():
+    values = {"vllm": {"host": "0.0.0.0"}, "metrics": {"podMonitor": {"enabled": True, "vllm": True}}}
+    _, rule = run_policy(**values, metricsFrom=[PEER])["ingress"]
+    assert rule == {"ports": [{"port": PROGRESS_PORT}, {"port": SERVER_PORT}], "from": [PEER]}
+    pod = run_pod(render(values), Step.ANNOTATE)
+    assert {port["containerPort"] for port in ports_of(pod)} == {PROGRESS_PORT, SERVER_PORT}
+    _, rule = run_policy(metrics={"podMonitor": {"enabled": True}})["ingress"]
+    assert rule == {"ports": [{"port": PROGRESS_PORT}]}
+
+
+def test_the_pods_of_runs_reach_dns_https_and_what_the_user_adds():
+    dns = {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}
+    assert run_policy()["egress"] == [dns, {"ports": [{"port": 443}]}]
+    store = {"to": [{"podSelector": {"matchLabels": {"app": "minio"}}}], "ports": [{"port": 9000}]}
+    assert run_policy(runs={"egressPorts": [443, 3128], "egress": [store]})["egress"] == [
+        dns,
+        {"ports": [{"port": 443}, {"port": 3128}]},
+        store,
+    ]
+    assert run_policy(runs={"egressPorts": [], "egress": [store]})["egress"] == [dns, store]
