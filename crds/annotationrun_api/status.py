@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from annotationrun_api.conditions import Condition
+from annotationrun_api.run_usage import RunUsage
 from annotationrun_api.schema_marks import ListMap
 from annotationrun_api.status_types import (
     Count,
@@ -152,6 +153,11 @@ class AnnotateStatus(StepStatus):
         default=0,
         description="disruptionsWithoutProgress: disruptions since the last progress. Default 0.",
     )
+    server: Text256 = Field(
+        default="",
+        description="server: what the workers of the attempt found at their model server."
+        ' Default "": they have not asked it yet.',
+    )
 
 
 class MergeStatus(StepStatus):
@@ -211,6 +217,11 @@ class RunStatus(StatusModel):
         " Default 0.",
     )
     gpu: GpuUse = Field(default_factory=GpuUse, description="gpu: GPU time used. Default {}.")
+    usage: RunUsage = Field(
+        default_factory=RunUsage,
+        description="usage: what the run has cost since it was created, over all plans and attempts; its"
+        " gpuSeconds is gpu.seconds, the rest stands as of the last merge. Default {}.",
+    )
     activity: Activity = Field(
         default_factory=Activity, description="activity: what deadlines are measured by. Default {}."
     )

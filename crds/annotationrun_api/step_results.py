@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from annotationrun_api.errors import UnreadableResultError
 from annotationrun_api.labels import GROUP, Step
+from annotationrun_api.run_usage import RunUsage
 from annotationrun_api.status import EpisodeFailure
 from annotationrun_api.status_types import Count, Digest, StatusModel, Text64, Text256, Text1024
 
@@ -20,6 +21,7 @@ MAX_MESSAGE_BYTES = 4096
 MAX_PROGRESS_BYTES = 65_536
 PROGRESS_PORT = 9090
 PROGRESS_PATH = "/progress"
+METRICS_PATH = "/metrics"
 API_KEY_VARIABLE = "ANNOTATIONRUN_API_KEY"
 """Environment variable of the annotate step: the API key of the model servers, if they want one."""
 MANIFEST_ANNOTATION = f"{GROUP}/manifest"
@@ -61,6 +63,8 @@ class MergeOutcome(StatusModel):
     place: Text1024 = ""
     commit: Text64 = ""
     pull_request: Text256 = ""
+    usage: RunUsage = RunUsage()
+    """Of all workers of the run; GPU time by their own account."""
     failures: tuple[EpisodeFailure, ...] = ()
     """The first failures, as many as fit."""
 
@@ -73,6 +77,8 @@ class WorkerProgress(StatusModel):
     total: Count
     done: Count
     failed: Count = 0
+    server: Text256 = ""
+    """What the worker found at its model server, for people; empty: it has not asked it yet."""
 
 
 ResultT = TypeVar("ResultT", PlanResult, MergeOutcome, WorkerProgress)

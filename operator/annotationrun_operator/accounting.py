@@ -4,6 +4,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from annotationrun_api.labels import Step
+from annotationrun_api.run_usage import RunUsage
 from annotationrun_api.status import MAX_DISRUPTED_PODS, Activity, EpisodeCounts, GpuUse, Progress
 from annotationrun_api.step_results import WorkerProgress
 from annotationrun_operator.draft import Draft
@@ -22,7 +23,18 @@ def count_gpus(draft: Draft) -> None:
     if held == used.held and passed < COUNT_GPUS_EVERY_SECONDS:
         return
     seconds = used.seconds + round(used.held * max(0.0, passed))
-    draft.set(gpu=GpuUse(seconds=seconds, held=held, counted_time=now))
+    draft.set(
+        gpu=GpuUse(seconds=seconds, held=held, counted_time=now),
+        usage=draft.status.usage.with_gpu_seconds(seconds),
+    )
+
+
+def take_usage(draft: Draft, told: RunUsage) -> None:
+    """Take over what the merge summed of the workers' counts; for GPU time the pods' own time holds.
+
+    The workers can't know that: GPUs are held from a pod's scheduling on, and a killed worker tells nothing.
+    """
+    draft.set(usage=told.with_gpu_seconds(draft.status.gpu.seconds))
 
 
 def count_disruptions(draft: Draft) -> None:
@@ -67,7 +79,7 @@ def set_waiting(draft: Draft, *, is_waiting: bool) -> float:
 
 
 def take_progress(draft: Draft, told: WorkerProgress, since: datetime) -> None:
-    """Take over what a worker tells; counts never fall under one plan.
+    """Take over what a worker tells, of the model server too; counts never fall under one plan.
 
     Args:
         draft: of the pass.
@@ -77,6 +89,8 @@ def take_progress(draft: Draft, told: WorkerProgress, since: datetime) -> None:
     status = draft.status
     if told.plan != status.plan.digest:
         return
+    if told.server:
+        draft.set_step(Step.ANNOTATE, server=told.server)
     known = status.episodes
     total = max(known.total, told.total)
     counts = EpisodeCounts(

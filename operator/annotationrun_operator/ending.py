@@ -57,7 +57,8 @@ def complete(run: RunPass, outcome: MergeOutcome) -> Decision:
         )
     draft.steps[ConditionType.MERGED] = (True, same, "")
     draft.steps[ConditionType.PUBLISHED] = (True, same, outcome.place)
-    message = f"{outcome.done} of {outcome.total} episodes annotated, in {outcome.place}."
+    annotated = f"{outcome.done} of {outcome.total} episodes annotated, in {outcome.place}."
+    message = f"{annotated} {draft.status.usage.text()}."
     return draft.conclude(State("Complete", Reason.COMPLETE, message))
 
 

@@ -80,7 +80,10 @@ def make_job(run: RunView, manifest: AnnotationRun, plan: JobPlan, settings: Job
         "podFailurePolicy": {"rules": _failure_rules()},
         **({"suspend": True} if queue else {}),
         "template": pod_template(
-            PodPlan(plan.step, plan.plan_digest, _retry_token(run, manifest)), manifest, settings, labels
+            PodPlan(plan.step, plan.plan_digest, _retry_token(run, manifest), run.uid),
+            manifest,
+            settings,
+            labels,
         ),
     }
     return {

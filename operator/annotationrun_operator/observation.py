@@ -50,6 +50,8 @@ class JobView:
     is_deleting: bool = False
     is_suspended: bool = False
     """Its ``spec.suspend``: Kueue holds it."""
+    queue: str = ""
+    """Its LocalQueue of Kueue; empty: none."""
     active: int = 0
     succeeded: int = 0
     failed: int = 0

@@ -4,7 +4,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from annotationrun_api.labels import ATTEMPT_LABEL, RUN_UID_LABEL, SPEC_DIGEST_ANNOTATION, STEP_LABEL, Step
+from annotationrun_api.labels import (
+    ATTEMPT_LABEL,
+    KUEUE_QUEUE_LABEL,
+    RUN_UID_LABEL,
+    SPEC_DIGEST_ANNOTATION,
+    STEP_LABEL,
+    Step,
+)
 from annotationrun_api.spec import KIND
 from annotationrun_api.status import read_status
 from annotationrun_operator.errors import UnreadableObjectError
@@ -81,6 +88,7 @@ def view_job(raw: Raw) -> JobView:
         created=_time(metadata["creationTimestamp"]),
         is_deleting="deletionTimestamp" in metadata,
         is_suspended=bool(spec.get("suspend")),
+        queue=metadata["labels"].get(KUEUE_QUEUE_LABEL, ""),
         active=status.get("active") or 0,
         succeeded=status.get("succeeded") or 0,
         failed=status.get("failed") or 0,

@@ -8,7 +8,7 @@ from annotationrun_api.labels import Step
 from annotationrun_api.reasons import Reason
 from annotationrun_api.status import EpisodeCounts
 from annotationrun_api.step_results import MergeOutcome
-from annotationrun_operator.accounting import set_active, set_waiting, take_progress
+from annotationrun_operator.accounting import set_active, set_waiting, take_progress, take_usage
 from annotationrun_operator.decision import Announcement, CreateJob, Decision
 from annotationrun_operator.draft import Draft, State, with_remedy
 from annotationrun_operator.ending import PUBLISHED, complete, fail, record_publication, take_counts
@@ -58,9 +58,15 @@ def take_step(run: RunPass) -> Decision:
         return _work(run, Step.ANNOTATE, status.plan.digest, _pods(run))
     if ConditionType.ANNOTATED not in run.draft.steps:
         reason = Reason.SUCCEEDED if status.plan.pending else Reason.NOTHING_TO_DO
-        run.draft.steps[ConditionType.ANNOTATED] = (True, reason, "")
+        run.draft.steps[ConditionType.ANNOTATED] = (True, reason, _server(run.draft))
     wanted = digest_of([status.plan.digest, run.inputs.merge, annotate.attempt])
     return _work(run, Step.MERGE, wanted, 1)
+
+
+def _server(draft: Draft) -> str:
+    """What the workers found at their model server, as a sentence; empty where that is not known."""
+    found = draft.status.annotate.server
+    return f"Model server: {found}." if found else ""
 
 
 def _pods(run: RunPass) -> int:
@@ -108,7 +114,8 @@ def _open_attempt(run: RunPass, step: Step, pods: int) -> Decision:
     name = job_name(draft.seen.run, step, draft.status.plan.digest, attempt)
     draft.set_step(step, attempt=attempt, job_name=name)
     if step is Step.ANNOTATE:
-        draft.set_step(step, episodes_before=draft.status.episodes.done + draft.status.episodes.failed)
+        before = draft.status.episodes.done + draft.status.episodes.failed
+        draft.set_step(step, episodes_before=before, server="")
     if draft.status.start_time is None:
         draft.set(start_time=draft.now)
     draft.announcements.append(Announcement("Normal", Reason.JOB_CREATED, f"Job {name}"))
@@ -146,7 +153,8 @@ def _watch(run: RunPass, step: Step, job: JobView) -> Decision:
     draft, pods = run.draft, pods_of(job, run.draft.seen.pods)
     if job.is_suspended:
         set_active(draft, is_active=False)
-        return _working(run, step, Reason.QUEUED, "")
+        where = f"Queue {job.queue!r}, Job {job.name}" if job.queue else f"Job {job.name}"
+        return _working(run, step, Reason.QUEUED, where)
     set_active(draft, is_active=True)
     if not has_started(pods) and not job.succeeded:
         waiting = why_waiting(pods, draft.seen.job_events)
@@ -167,7 +175,8 @@ def _watch(run: RunPass, step: Step, job: JobView) -> Decision:
         note = with_remedy(Reason.PROGRESS_UNAVAILABLE, draft.seen.progress_error)
         draft.steps[ConditionType.ANNOTATED] = (False, Reason.PROGRESS_UNAVAILABLE, note)
     counts = draft.status.episodes
-    return _working(run, step, Reason.ANNOTATING, f"{counts.done} of {counts.total} episodes are done.")
+    done = f"{counts.done} of {counts.total} episodes are done."
+    return _working(run, step, Reason.ANNOTATING, f"{done} {_server(draft)}".strip())
 
 
 def _lost_server(run: RunPass, job: JobView) -> Failure | None:
@@ -253,6 +262,7 @@ def _take_merged(run: RunPass, job: JobView) -> Decision:
         said = f"The merge Job {job.name} ended without a result that can be read"
         return _try_again(run, Step.MERGE, Failure(Reason.INTERNAL_ERROR, said))
     draft.set_step(Step.MERGE, digest=outcome.merge_digest, retries=0)
+    take_usage(draft, outcome.usage)
     if outcome.outcome in PUBLISHED:
         return complete(run, outcome)
     counts = take_counts(draft, outcome)

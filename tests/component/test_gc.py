@@ -34,10 +34,12 @@ def result_path(name: str) -> str:
     return f"results/vqa/{KEYS[name][:2]}/{KEYS[name]}.jsonl"
 
 
+USAGE = "usage/p/host-1-aa.json"
 PROGRESS = {"progress/p/done/3", "progress/p/failed/t/4"}
 STAGED = {
     "answers/ab/abc.json": b"{}",
     "plans/p.json": b"{}",
+    USAGE: b"{}",
     **dict.fromkeys(PROGRESS, b""),
     "merges/m.json": json.dumps({"results": {"0": {"vqa": KEYS["merged"]}}}).encode(),
     result_path("merged"): b"rows",
@@ -71,7 +73,17 @@ def store_at(location):
 def listed(store):
     return {
         found.path
-        for folder in ("answers", "results", "claims", "workers", "failures", "plans", "progress", "merges")
+        for folder in (
+            "answers",
+            "results",
+            "claims",
+            "workers",
+            "failures",
+            "plans",
+            "progress",
+            "merges",
+            "usage",
+        )
         for found in store.list_now(folder)
     }
 
@@ -115,6 +127,7 @@ def test_what_nobody_used_for_long_goes_by_choice_but_for_what_was_merged(locati
     assert found["answers"] == {"answers/ab/abc.json"}
     assert found["plans"] == {"plans/p.json"}
     assert found["progress"] == PROGRESS
+    assert found["usage"] == {USAGE}
     assert found["results"] == {result_path("never merged")}
     assert found["failures"] == needless
     assert listed(store) == {result_path("merged"), "merges/m.json"} | needed
@@ -178,7 +191,7 @@ def test_a_dry_run_says_what_would_go_and_deletes_nothing(tmp_path):
     wet = run_command("gc", tmp_path, "--unused-days", "30")
     assert wet.stdout == dry.stdout.replace("would go", "deleted")
     counts = dict(line.split(" deleted")[0].split(": ") for line in wet.stdout.splitlines())
-    assert counts == dict.fromkeys(("answers", "failures", "plans", "results", "workers"), "1") | {
+    assert counts == dict.fromkeys(("answers", "failures", "plans", "results", "usage", "workers"), "1") | {
         "claims": "2",
         "progress": "2",
     }
@@ -238,7 +251,7 @@ def test_on_s3_gc_leaves_a_finished_run_as_it_is(tmp_path, s3_location):
         asked = len(server.bodies)
         assert asked > 0
         assert run_command("gc", s3_location).stdout == "nothing to delete\n"
-        assert swept(open_store(s3_location), MONTHS, unused_days=30).keys() == {"answers", "plans"}
+        assert swept(open_store(s3_location), MONTHS, unused_days=30).keys() == {"answers", "plans", "usage"}
         assert run_command(*run).returncode == ExitCode.OK
         assert len(server.bodies) == asked
 

@@ -1,4 +1,4 @@
-"""Progress over all workers: marks in a real store, told over real HTTP."""
+"""Progress over all workers, and one worker's metrics: told over real HTTP, marks in a real store."""
 
 import asyncio
 import http.client
@@ -10,10 +10,13 @@ from contextlib import contextmanager
 
 import pytest
 
-from annotationrun_api.step_results import PROGRESS_PATH, WorkerProgress, read_result
+from annotationrun_api.step_results import METRICS_PATH, PROGRESS_PATH, WorkerProgress, read_result
 from annotationrun_worker.errors import ConfigurationError, StorageError
+from annotationrun_worker.frames.protocol import FrameCounts
 from annotationrun_worker.run import progress as progress_module
+from annotationrun_worker.run.metrics import Account, WorkerMetrics
 from annotationrun_worker.run.progress import StoreProgress, serve_progress
+from annotationrun_worker.run.report import AnnotateReport
 from annotationrun_worker.staging.digests import digest_json
 from annotationrun_worker.staging.progress import EpisodeMarks
 from annotationrun_worker.staging.store import open_store
@@ -33,10 +36,13 @@ def mark(marks, done=(), failed=()):
     asyncio.run(all_of_them())
 
 
+NOTHING_DONE = WorkerMetrics(Account("run"), AnnotateReport(), FrameCounts)
+
+
 @contextmanager
-def progress_of(marks):
+def progress_of(marks, metrics=NOTHING_DONE):
     progress = StoreProgress(marks, EPISODES)
-    with serve_progress(0, progress) as port:
+    with serve_progress(0, progress, metrics) as port:
         yield port
 
 
@@ -152,12 +158,28 @@ def test_a_store_that_can_not_be_read_is_told_as_such(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_metrics_are_told_beside_it_though_the_store_can_not_be_read(tmp_path):
+    class Broken(EpisodeMarks):
+        def done_now(self):
+            raise StorageError("gone")
+
+    report = AnnotateReport()
+    metrics = WorkerMetrics(Account("run"), report, FrameCounts)
+    with progress_of(Broken(open_store(tmp_path), PLAN), metrics) as port:
+        assert ask(port)[0] == 503
+        report.episodes_finished = 3
+        status, headers, body = ask(port, METRICS_PATH)
+    assert (status, headers["Content-Type"].partition(";")[0]) == (200, "text/plain")
+    assert b'annotationrun_worker_episodes_total{outcome="done"} 3.0\n' in body
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
         pytest.param("GET", "/", 404, id="the root"),
         pytest.param("GET", "/progress/", 404, id="a folder"),
         pytest.param("GET", "/progress?plan=x", 404, id="a query"),
+        pytest.param("GET", "/metrics/", 404, id="a folder of metrics"),
         pytest.param("GET", "/../progress", 404, id="a way around"),
         pytest.param("GET", f"/{'x' * 70_000}", 414, id="a long path"),
         pytest.param("POST", "/progress", 501, id="another method"),
@@ -224,6 +246,6 @@ def test_a_port_that_is_taken_is_named(tmp_path):
     with (
         progress_of(marks) as port,
         pytest.raises(ConfigurationError, match=rf"port {port}: Address already in use.*--progress-port"),
-        serve_progress(port, StoreProgress(marks, EPISODES)),
+        serve_progress(port, StoreProgress(marks, EPISODES), NOTHING_DONE),
     ):
         pass

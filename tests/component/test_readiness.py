@@ -11,7 +11,8 @@ from tests.support.asking import ask, asker
 from tests.support.openai_server import Reply, scripted_server
 
 from annotationrun_worker.errors import ConfigurationError, RequestFailedError, ServerNotReadyError
-from annotationrun_worker.vlm.readiness import POLL_SECONDS, health_url
+from annotationrun_worker.vlm.readiness import POLL_SECONDS
+from annotationrun_worker.vlm.server_pages import page_url
 
 RED = Reply('{"colour": "red"}')
 LOADING = Reply(status=503, body=b"")
@@ -54,7 +55,7 @@ def ask_it(server, folder, *texts, **settings):
     ],
 )
 def test_health_lies_beside_the_api(base_url, health):
-    assert health_url(base_url) == health
+    assert page_url(base_url, "health") == health
 
 
 def test_a_server_that_is_loading_is_waited_for_and_asked_nothing_before(tmp_path):

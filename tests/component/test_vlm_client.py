@@ -29,7 +29,7 @@ def test_a_question_is_sent_with_its_schema_and_answered(tmp_path):
     assert body["response_format"]["json_schema"]["schema"]["required"] == ["colour"]
     assert body["chat_template_kwargs"] == {"enable_thinking": False}
     assert (body["temperature"], body["seed"], body["max_tokens"]) == (0.2, 7, 64)
-    assert usage == {"colour": Usage(requests=1, retries=0, prompt_tokens=10, completion_tokens=5)}
+    assert usage == {"colour": Usage(answered=1, prompt_tokens=10, completion_tokens=5)}
 
 
 def test_a_staged_answer_is_not_asked_again(tmp_path):
@@ -249,3 +249,28 @@ def test_questions_of_an_episode_go_to_one_server_and_episodes_to_all():
         asyncio.run(run([a.base_url, b.base_url]))
     assert all(len(set(servers)) == 1 and len(servers) == 3 for servers in asked.values())
     assert {servers[0] for servers in asked.values()} == {"a", "b"}
+
+
+TOO_LONG = (
+    "This model's maximum context length is 4096 tokens. However, your prompt contains 5000 input tokens, "
+    "which exceeds this limit even without any output tokens."
+)
+
+
+def test_a_prompt_beyond_the_context_names_the_settings_and_ends_the_run_if_it_is_the_first(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"5000 input tokens.*--max-model-len.*spec\.modules\.plan"):
+        ask_once(lambda n, b: Reply(status=400, error=TOO_LONG), tmp_path)
+
+
+def test_a_prompt_beyond_the_context_names_the_settings_and_fails_alone_after_others(tmp_path):
+    def script(number, body):
+        return Reply(status=400, error=TOO_LONG) if number else Reply('{"colour": "red"}')
+
+    async def run():
+        with scripted_server(script) as server:
+            async with asker(server.base_url, tmp_path) as one:
+                await ask(one, "first?")
+                await ask(one, "second?")
+
+    with pytest.raises(AnswerError, match=r"5000 input tokens.*--max-model-len.*spec\.modules\.plan"):
+        asyncio.run(run())

@@ -33,6 +33,8 @@ MODULES: dict[str, Any] = {
 """Two requests an episode."""
 CACHE_BYTES = 32 * 1024**2
 """Of decoded frames: a setting, and so no part of what is measured."""
+KINDS = {"answers", "plans", "progress", "results", "usage"}
+"""Of staged objects."""
 STEPS = ("plan", "annotate", "merge", "validate", "show")
 ONE_GROUP = "merge, one row group a file"
 
@@ -138,7 +140,8 @@ def test_a_step_costs_no_more_an_episode_with_ten_times_the_episodes(few, many, 
 def test_what_is_staged_grows_as_the_number_of_episodes(few, many):
     assert many.requests / MANY == few.requests / FEW == 2
     assert many.plan_bytes / MANY == pytest.approx(few.plan_bytes / FEW, rel=MORE_AN_EPISODE)
-    assert many.objects.keys() == few.objects.keys() == {"answers", "plans", "progress", "results"}
+    assert many.objects.keys() == few.objects.keys() == KINDS
+    assert many.objects["usage"] == few.objects["usage"] == 1, "one a worker, however many episodes"
     assert many.objects.total() / MANY == pytest.approx(few.objects.total() / FEW, rel=MORE_AN_EPISODE)
 
 

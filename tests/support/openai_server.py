@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from annotationrun_worker.vlm.server_probe import is_probe
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -16,6 +18,7 @@ class Reply:
     content: str | None = None
     status: int = 200
     finish_reason: str = "stop"
+    prompt_tokens: int = 10
     error: str = ""
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes | None = None
@@ -26,6 +29,14 @@ class Reply:
 
 Script = Callable[[int, dict[str, Any]], Reply]
 """(number of the request from 0, its body) -> reply."""
+
+
+def answer_probe(number: int, body: dict[str, Any]) -> Reply:
+    """What a server answers that honours schemas, and knows nothing of ``uuid``."""
+    if "response_format" not in body:
+        return Reply("Hello!")
+    properties = body["response_format"]["json_schema"]["schema"]["properties"]
+    return Reply(json.dumps({name: allowed["enum"][0] for name, allowed in properties.items()}))
 
 
 class ScriptedServer(ThreadingHTTPServer):
@@ -43,6 +54,12 @@ class ScriptedServer(ThreadingHTTPServer):
         self.keys: set[str | None] = set()
         """What requests of all kinds had as header ``Authorization``."""
         self.bodies: list[dict[str, Any]] = []
+        self.probe: Script = answer_probe
+        """Answers what only tries the server, the ``number``-th from 0."""
+        self.probes: list[dict[str, Any]] = []
+        """The bodies of these, which are not among the others."""
+        self.pages: dict[str, Callable[[], Reply]] = {}
+        """Beside the API, such as ``/metrics``."""
         self.in_flight = 0
         self.most_in_flight = 0
         self.lock = threading.Lock()
@@ -62,6 +79,12 @@ class _Handler(BaseHTTPRequestHandler):
             number, self.server.looks_at_health = self.server.looks_at_health, self.server.looks_at_health + 1
             self._send_as_it_is(self.server.health(number))
             return
+        if self.path in self.server.pages:
+            self._send_as_it_is(self.server.pages[self.path]())
+            return
+        if not self.path.endswith("/models"):
+            self._send(404, {"detail": "Not Found"})
+            return
         models = self.server.models
         if isinstance(models, Reply):
             self._send_as_it_is(models)
@@ -72,13 +95,14 @@ class _Handler(BaseHTTPRequestHandler):
         server = self.server
         server.keys.add(self.headers["Authorization"])
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        script, bodies = (server.probe, server.probes) if is_probe(body) else (server.script, server.bodies)
         with server.lock:
-            number = len(server.bodies)
-            server.bodies.append(body)
+            number = len(bodies)
+            bodies.append(body)
             server.in_flight += 1
             server.most_in_flight = max(server.most_in_flight, server.in_flight)
         try:
-            reply = server.script(number, body)
+            reply = script(number, body)
         finally:
             with server.lock:
                 server.in_flight -= 1
@@ -89,7 +113,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(reply.status, {"error": {"message": reply.error, "type": "error"}}, reply.headers)
             return
         message = {"role": "assistant", "content": reply.content}
-        usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+        prompt_tokens = reply.prompt_tokens
+        usage = {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": 5,
+            "total_tokens": prompt_tokens + 5,
+        }
         choice = {"index": 0, "message": message, "finish_reason": reply.finish_reason}
         answer = {
             "id": "c",

@@ -18,6 +18,7 @@ from typing import Any
 
 from annotationrun_worker.demo.answers import answer as look_and_answer
 from annotationrun_worker.demo.chat_request import parse_request
+from annotationrun_worker.vlm.server_probe import is_probe
 
 MODEL = "plausible"
 SUBTASK_SECONDS = 3.0
@@ -198,9 +199,10 @@ class _Handler(BaseHTTPRequestHandler):
             with self.server.lock:
                 counts.refused.append(str(error))
             return 400, {"error": {"message": str(error), "type": "BadRequestError"}}
-        with self.server.lock:
-            counts.requests += 1
-            counts.kinds[kind] += 1
+        if not is_probe(body):
+            with self.server.lock:
+                counts.requests += 1
+                counts.kinds[kind] += 1
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
         usage = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
         head = {"id": "c", "object": "chat.completion", "created": 0, "model": body["model"]}

@@ -16,6 +16,7 @@ from annotationrun_api.conditions import (
 from annotationrun_api.crd_schema import crd
 from annotationrun_api.labels import Step
 from annotationrun_api.reasons import Reason
+from annotationrun_api.run_usage import RunUsage
 from annotationrun_api.spec_fields import walk_fields
 from annotationrun_api.status import (
     SHOWN_FAILURES,
@@ -61,6 +62,7 @@ def _largest() -> RunStatus:
         ),
         disruptions=MOST,
         gpu=GpuUse(seconds=MOST, held=MOST, counted_time=NOW),
+        usage=RunUsage(**dict.fromkeys(RunUsage.model_fields, MOST)),
         plan=PlanStatus(**step, digest="f" * 64, source_commit=LONG, retry_token=LONG, requested_at=LONG),
         annotate=AnnotateStatus(**step, done_before=MOST, disruptions_without_progress=MOST),
         merge=MergeStatus(**step, digest="f" * 64),

@@ -331,6 +331,28 @@ def test_progress_never_falls_and_tells_the_time_to_go():
     assert world.status.progress.estimated_completion_time == world.now + timedelta(seconds=240)
 
 
+def test_what_a_worker_found_at_its_model_server_stands_in_the_messages_of_its_attempt():
+    world = RunWorld()
+    world.go_to(ANNOTATING)
+    world.run_pod(ANNOTATING)
+    found = "'Qwen/Qwen3-VL-8B', version 0.32.0; JSON schemas are ignored, and asked for as text"
+    world.extra["progress"] = WorkerProgress(plan=PLAN, total=6, done=2, server=found)
+    world.settle()
+    assert world.message().endswith(f"2 of 6 episodes are done. Model server: {found}.")
+    world.extra["progress"] = WorkerProgress(plan=PLAN, total=6, done=3)
+    world.settle()
+    assert world.message().endswith(f"3 of 6 episodes are done. Model server: {found}.")
+    world.end(ANNOTATING)
+    world.extra.clear()
+    world.settle()
+    assert f"Model server: {found}." in world.message(ConditionType.ANNOTATED)
+    world.end_merge("Missing", done=3)
+    world.settle()
+    world.run_pod(ANNOTATING)
+    world.settle()
+    assert "Model server" not in world.message()
+
+
 def test_progress_of_another_plan_is_not_taken():
     world = RunWorld()
     world.go_to(ANNOTATING)

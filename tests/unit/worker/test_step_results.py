@@ -17,6 +17,7 @@ from annotationrun_worker.run.places import Places
 from annotationrun_worker.run.report import AnnotateReport, EpisodeFailure
 from annotationrun_worker.run.step_results import merge_outcome, output_place
 from annotationrun_worker.staging.digests import digest_json
+from annotationrun_worker.staging.usage import WorkerUsage
 
 PLAN, MERGE = digest_json("plan"), digest_json("merge")
 HERE = Path("/here")
@@ -64,6 +65,13 @@ def test_episodes_and_results_are_counted_whole_and_in_part():
         (7, "vqa"),
     ]
     assert result.failures[0].attempts == 3
+
+
+def test_what_the_workers_used_is_told_with_the_length_of_what_they_annotated():
+    used = WorkerUsage(answered=7, failed=1, prompt_tokens=70, completion_tokens=20, gpu_seconds=30)
+    result = told(AnnotateReport(episodes_done=9), fault=IncompleteError("x"), used=used, video_seconds=359.6)
+    assert (result.usage.requests, result.usage.answered, result.usage.video_seconds) == (8, 7, 360)
+    assert (result.usage.tokens_per_video_hour, result.usage.gpu_seconds_per_video_hour) == (900, 300)
 
 
 @pytest.mark.parametrize(

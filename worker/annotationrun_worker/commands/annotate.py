@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from annotationrun_worker.commands.options import (
+    AccountOption,
     EndpointOption,
     LimitOption,
     Manifest,
@@ -21,6 +22,7 @@ from annotationrun_worker.run.events import EpisodeSeen, encode_event
 from annotationrun_worker.run.local import Listener, annotate_run
 from annotationrun_worker.staging.digests import Digest
 from annotationrun_worker.vlm.client import Usage
+from annotationrun_worker.vlm.server_findings import ServerFindings
 
 
 def annotate(
@@ -51,9 +53,14 @@ def annotate(
         typer.Option(
             min=0,
             max=65_535,
-            help="Answer GET /progress here meanwhile: how far all workers are (JSON); 0: a free port.",
+            help="Answer here meanwhile GET /progress, how far all workers are (JSON), and GET /metrics, "
+            "what this one does (Prometheus); 0: a free port.",
         ),
     ] = None,
+    account: AccountOption = None,
+    gpus: Annotated[
+        int, typer.Option(min=0, max=1024, help="GPUs of the model server beside this worker, to count.")
+    ] = 0,
 ) -> None:
     """Make the results that are missing; write nothing to the output.
 
@@ -61,16 +68,17 @@ def annotate(
     though others may still be at work.
     """
     options = RunOptions(
-        manifest, endpoint, tuple(volume or ()), staging, limit, retry_token, start_timeout_seconds
-    )
+        manifest, endpoint, tuple(volume or ()), staging, limit, retry_token, start_timeout_seconds,
+        account=account, gpus=gpus,
+    )  # fmt: skip
     local, digest = options.load(), None if plan is None else Digest(plan)
     if events:
-        done = annotate_run(local, digest, Listener(_tell, _tell, _say), progress_port)
+        done = annotate_run(local, digest, Listener(_tell, _tell, _tell, _say), progress_port)
         finish(Console(stderr=True, quiet=True), done, report)
         return
     console = Console()
     with episode_progress(console) as progress:
-        done = annotate_run(local, digest, Listener(progress, say=_say), progress_port)
+        done = annotate_run(local, digest, Listener(progress, on_server=_say_server, say=_say), progress_port)
     finish(console, done, report)
 
 
@@ -78,5 +86,10 @@ def _say(text: str) -> None:
     typer.echo(f"annotationrun: {text}", err=True)
 
 
-def _tell(event: EpisodeSeen | Mapping[str, Usage]) -> None:
+def _say_server(findings: ServerFindings) -> None:
+    if findings.hits is None:  # at the end they are told with the rest
+        _say(f"model server: {findings.line()}")
+
+
+def _tell(event: EpisodeSeen | ServerFindings | Mapping[str, Usage]) -> None:
     typer.echo(encode_event(event))

@@ -18,8 +18,8 @@ def gc(
         int | None,
         typer.Option(
             min=1,
-            help="Also delete answers, plans with their progress, and results that no merged dataset came "
-            "from, when they are older than this; a run that needs them asks again.",
+            help="Also delete answers, plans with their progress, counts of requests, and results that no "
+            "merged dataset came from, when they are older than this; a run that needs them asks again.",
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,

@@ -3,6 +3,7 @@
 from rich.console import Console
 
 from annotationrun_worker.commands.options import (
+    AccountOption,
     LimitOption,
     Manifest,
     ReportOption,
@@ -25,12 +26,13 @@ def merge(
     retry_token: RetryTokenOption = None,
     report: ReportOption = None,
     result: ResultOption = None,
+    account: AccountOption = None,
 ) -> None:
     """Write the annotated dataset from what is staged; nothing is asked.
 
     Exits 5 if results are missing: 'annotationrun annotate' makes them.
     """
-    options = RunOptions(manifest, None, tuple(volume or ()), staging, limit, retry_token)
+    options = RunOptions(manifest, None, tuple(volume or ()), staging, limit, retry_token, account=account)
     console = Console()
     local = options.load(asks=False)
     with episode_progress(console) as progress:

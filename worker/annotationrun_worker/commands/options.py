@@ -1,6 +1,7 @@
 """Options that several commands share, and the run that they name."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -50,6 +51,14 @@ ResultOption = Annotated[
         help="Write the outcome into this file, in place (JSON, 4 KiB at most): a pod's termination message.",
     ),
 ]
+AccountOption = Annotated[
+    str | None,
+    typer.Option(
+        "--account",
+        help="Name under which all workers of a run count requests and tokens, and 'merge' sums them; "
+        "default: the plan's digest.",
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +72,8 @@ class RunOptions:
     limit: int | None = None
     retry_token: str | None = None
     start_timeout_seconds: int = 0
+    account: str | None = None
+    gpus: int = 0
 
     def arguments(self) -> list[str]:
         """The same as words of a command line."""
@@ -97,6 +108,10 @@ class RunOptions:
                     param_hint="--retry-token",
                 )
             spec = spec.model_copy(update={"retry_token": self.retry_token})
+        if self.account is not None and not _ACCOUNT.fullmatch(self.account):
+            raise typer.BadParameter(
+                f"got {self.account!r}, expected up to 64 of a-z, 0-9 and '-'", param_hint="--account"
+            )
         volumes = parse_volumes(self.volumes, named_claims(spec))
         overrides = Overrides(endpoint=self.endpoint, staging=self.staging, volumes=volumes)
         return LocalRun(
@@ -105,10 +120,13 @@ class RunOptions:
             limit=self.limit,
             api_key=read_api_key(spec, os.environ) if asks else NO_API_KEY,
             start_timeout_seconds=self.start_timeout_seconds,
+            account=self.account,
+            gpus=self.gpus,
         )
 
 
 _TOKEN_CHARACTERS = 64  # as in the manifest
+_ACCOUNT = re.compile(r"[a-z0-9-]{1,64}")  # a UID, or a digest: it names a folder of the staging store
 
 
 def parse_volumes(given: tuple[str, ...], claims: list[str]) -> dict[str, Path]:

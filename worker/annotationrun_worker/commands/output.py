@@ -1,7 +1,7 @@
 """What the commands print."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +22,6 @@ from annotationrun_worker.run.events import EpisodeSeen
 from annotationrun_worker.run.local import RunReport
 from annotationrun_worker.run.report import AnnotateReport, describe_failure
 from annotationrun_worker.validate.problem import Problem
-from annotationrun_worker.vlm.client import Usage
 
 
 @contextmanager
@@ -127,6 +126,8 @@ def _count_lines(report: RunReport) -> Iterator[str]:
         yield f"{annotated.worker_deaths} worker processes died, others went on in their place"
     if annotated.left:
         yield f"{len(annotated.left)} results left to other workers"
+    if annotated.server is not None:
+        yield f"model server: {annotated.server.line()}"
     yield from _usage_lines(report)
     yield f"{frames.decoded} frames decoded, {frames.from_cache} from the cache" + (
         f", {frames.fallback_files} files by the ffmpeg program" if frames.fallback_files else ""
@@ -161,15 +162,13 @@ def print_problems(console: Console, problems: list[Problem]) -> None:
         console.print(str(problem), markup=False, highlight=False, soft_wrap=True)
 
 
-def _usage_lines(report: RunReport) -> list[str]:
+def _usage_lines(report: RunReport) -> Iterator[str]:
     """One line for all requests, and one a kind of question where there were any."""
-
-    def line(usages: Sequence[Usage]) -> str:
-        requests, retries = sum(u.requests for u in usages), sum(u.retries for u in usages)
-        asked, answered = sum(u.prompt_tokens for u in usages), sum(u.completion_tokens for u in usages)
-        return f"{requests} requests, {retries} retries, {asked} prompt and {answered} answer tokens"
-
-    return [
-        line(list(report.usage.values())),
-        *(f"  {kind}: {line([usage])}" for kind, usage in sorted(report.usage.items())),
-    ]
+    used = report.used
+    speed = f", {used.tokens_per_second:,g} tokens a second of a worker" if used.tokens_per_second else ""
+    yield f"{report.cost.text()}; {used.retries} retries{speed}"
+    for kind, usage in sorted(report.usage.items()):
+        yield (
+            f"  {kind}: {usage.requests} requests, {usage.retries} retries, {usage.prompt_tokens} prompt and "
+            f"{usage.completion_tokens} output tokens"
+        )

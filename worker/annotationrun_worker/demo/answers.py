@@ -20,6 +20,7 @@ from annotationrun_worker.demo.text_answers import (
     value_of,
 )
 from annotationrun_worker.demo.vision import Sight, Thing, look
+from annotationrun_worker.vlm.server_probe import PROBE_KIND
 
 Answer = dict[str, Any]
 _SPAN = re.compile(r"lasts from (\d+\.\d+) to (\d+\.\d+) s")
@@ -32,6 +33,8 @@ def answer(request: ChatRequest) -> Answer:
     Raises:
         BadRequestError: the kind is unknown, or its pictures are missing.
     """
+    if request.kind == PROBE_KIND:
+        return _as_the_schema_says(request.schema)
     if request.kind in _FROM_TEXT:
         return _FROM_TEXT[request.kind](request.text)
     if request.kind not in _FROM_PICTURES:
@@ -40,6 +43,11 @@ def answer(request: ChatRequest) -> Answer:
     if not request.images:
         raise BadRequestError(f"{request.kind!r} is asked without a picture")
     return _FROM_PICTURES[request.kind](request)
+
+
+def _as_the_schema_says(schema: Mapping[str, Any]) -> Answer:
+    """The first value that it allows for each property."""
+    return {name: allowed["enum"][0] for name, allowed in schema["properties"].items()}
 
 
 def _segments(request: ChatRequest) -> list[Segment]:

@@ -9,7 +9,7 @@ import binascii
 import hashlib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -17,7 +17,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from annotationrun_worker.demo.badges import badge_seconds, read_badge
 
@@ -86,6 +86,8 @@ class ChatRequest:
     """All text parts, joined by line feeds."""
     images: tuple[SentImage, ...]
     seed: int
+    schema: Mapping[str, Any]
+    """The JSON schema of the answer; empty where none is sent."""
 
     @property
     def tiles(self) -> tuple[Tile, ...]:
@@ -126,7 +128,9 @@ class _Message(BaseModel):
 
 
 class _JsonSchema(BaseModel):
+    model_config = ConfigDict(validate_by_name=True)
     name: str
+    schema_: dict[str, Any] = Field(default={}, alias="schema")
 
 
 class _ResponseFormat(BaseModel):
@@ -172,6 +176,7 @@ def parse_request(body: dict[str, Any]) -> ChatRequest:
         text=text,
         images=tuple(_read_images(parts, _find_grid(text))),
         seed=parsed.seed or 0,
+        schema=named.schema_ if named else {},
     )
 
 

@@ -7,7 +7,8 @@ It prints ``listening on http://127.0.0.1:PORT/v1`` once it is ready, and ends o
 otherwise, and has no way to the dataset. Its log has a line of JSON for each answered request, written before
 the answer is sent: the digest of the request's canonical JSON, the kind, for each image its digest and size
 and for each tile the time in its badge or, on a single frame, in the text before it, the frame code in its
-pixels, and the answer.
+pixels, and the answer. What only tries the server, before a worker's first question, is answered and not
+logged.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from typing import Any, NoReturn
 from annotationrun_worker.demo.answers import answer
 from annotationrun_worker.demo.chat_request import BadRequestError, ChatRequest, SentImage, parse_request
 from annotationrun_worker.demo.frame_code import read as read_code
+from annotationrun_worker.vlm.server_probe import is_probe
 
 MODEL = "demo-vlm"
 _MAX_BODY_BYTES = 256 * 1024**2
@@ -141,7 +143,8 @@ class _Handler(BaseHTTPRequestHandler):
         request = parse_request(body)
         answered = answer(request)
         digest = request_digest(body)
-        self.server.write_log(_log_line(digest, request, answered))
+        if not is_probe(body):
+            self.server.write_log(_log_line(digest, request, answered))
         time.sleep(self.server.latency_seconds)
         self._send(HTTPStatus.OK, _completion(digest, model, request, answered))
 

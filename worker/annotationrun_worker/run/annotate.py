@@ -24,6 +24,7 @@ from annotationrun_worker.run.report import AnnotateReport, LeftResult
 from annotationrun_worker.run.result_maker import Worker
 from annotationrun_worker.staging.digests import Digest
 from annotationrun_worker.staging.progress import EpisodeMarks
+from annotationrun_worker.vlm.server_probe import ServerNeeds
 
 LOOK_AGAIN_SECONDS: Final = 1.0
 """Between two looks at what other workers hold."""
@@ -65,6 +66,8 @@ class AnnotateStep:
     """Result keys by episode and module, of the episodes that have all their results."""
     marks: EpisodeMarks | None = None
     """Where what is done and what is given up is noted for others; ``None``: nowhere."""
+    server_needs: Callable[[], ServerNeeds] | None = None
+    """What the model servers have to take; ``None``: nothing is tried there."""
 
     @property
     def has_too_many_failures(self) -> bool:
@@ -141,8 +144,10 @@ class AnnotateStep:
         report = self.report
         report.results_made += outcome.made
         report.results_made_twice += outcome.made_twice
+        report.holes_made.update(outcome.holes_made)
         if outcome.failures:
             report.failures += outcome.failures
+            report.episodes_failed_here += outcome.has_failed_here
         elif outcome.left:
             report.left += [LeftResult(index, name, it.holder) for name, it in outcome.left.items()]
             report.results_of_left += len(outcome.results)
@@ -151,10 +156,14 @@ class AnnotateStep:
         report.results_reused += len(outcome.results) - outcome.made
         if outcome.failures:
             return
+        report.episodes_finished += bool(outcome.made)
         self.keys[index] = {name: result.key for name, result in outcome.results.items()}
         report.holes += [
             (index, Hole(**hole)) for result in outcome.results.values() for hole in result.holes
         ]
+        report.holes_by_module.update(
+            {name: len(it.holes) for name, it in outcome.results.items() if it.holes}
+        )
         if outcome.lacks_subtasks and "interjections" in outcome.results:
             report.speech_only.append(index)
 

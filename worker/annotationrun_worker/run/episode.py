@@ -5,6 +5,7 @@ What another worker is making is left to it.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
@@ -44,6 +45,10 @@ class EpisodeOutcome:
     failures: list[EpisodeFailure] = field(default_factory=list)
     left: dict[ResultName, Left] = field(default_factory=dict)
     """Results that are missing and were not tried."""
+    has_failed_here: bool = False
+    """Among the failures are some of this worker's own."""
+    holes_made: Counter[str] = field(default_factory=Counter)
+    """By module, in what was made here."""
     lacks_subtasks: bool = False
     """A module that builds on subtasks found none."""
 
@@ -67,7 +72,7 @@ class EpisodeAnnotator:
             episode = await asyncio.to_thread(self.basis.episodes.read, index)
             existing = await asyncio.to_thread(self._existing_rows, episode)
         except DatasetError as error:
-            return EpisodeOutcome(failures=[EpisodeFailure(index, "*", str(error))])
+            return EpisodeOutcome(failures=[EpisodeFailure(index, "*", str(error))], has_failed_here=True)
         work = _EpisodeWork(self, episode, existing, worker)
         for _ in range(self.basis.policy.attempts):
             await work.try_all()
@@ -157,6 +162,7 @@ class _EpisodeWork:
 
     async def _failed(self, name: ResultName, error: Exception) -> None:
         self.failures[name] = error
+        self.outcome.has_failed_here = True
         self.attempts[name] = await self.maker.record_failure(name, error)
 
     async def _effective_task(self) -> Known | Left:
@@ -221,6 +227,7 @@ class _EpisodeWork:
             if fault is None:
                 results[name] = await self._staged(Made(result, is_new=True))
                 self.outcome.made += 1
+                self.outcome.holes_made[name] += len(result.holes)
             else:
                 await self._failed(name, fault)
         self.with_holes.clear()

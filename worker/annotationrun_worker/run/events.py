@@ -3,7 +3,7 @@
 ``{"episode": 3, "total": 6, "failed": false, "left": false, "made": 2, "made_twice": 0}`` when the worker is
 through with an episode, and
 ``{"usage": {"vqa": {"requests": 12, ...}}}`` about once a second while requests are made and at the end: the
-counts since the start.
+counts since the start, and ``{"server": {...}}`` when the model server was tried, and at the end.
 """
 
 import json
@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from annotationrun_worker.dataset.records import EpisodeIndex
+from annotationrun_worker.vlm.cache_hits import CacheHits
 from annotationrun_worker.vlm.client import Usage
+from annotationrun_worker.vlm.server_findings import ServerFindings
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +32,16 @@ class EpisodeSeen:
     """Of those, another worker had staged first."""
 
 
-def encode_event(event: EpisodeSeen | Mapping[str, Usage]) -> str:
+def encode_event(event: EpisodeSeen | ServerFindings | Mapping[str, Usage]) -> str:
     """As a line, without its end."""
     if isinstance(event, EpisodeSeen):
         return json.dumps(asdict(event))
+    if isinstance(event, ServerFindings):
+        return json.dumps({"server": asdict(event)})
     return json.dumps({"usage": {kind: asdict(usage) for kind, usage in event.items()}})
 
 
-def decode_event(line: str) -> EpisodeSeen | dict[str, Usage]:
+def decode_event(line: str) -> EpisodeSeen | ServerFindings | dict[str, Usage]:
     """Read what ``encode_event`` wrote.
 
     Raises:
@@ -45,6 +49,9 @@ def decode_event(line: str) -> EpisodeSeen | dict[str, Usage]:
     """
     value = json.loads(line)
     try:
+        if "server" in value:
+            hits = value["server"].pop("hits")
+            return ServerFindings(**value["server"], hits=None if hits is None else CacheHits(**hits))
         if "usage" in value:
             return {kind: Usage(**counts) for kind, counts in value["usage"].items()}
         return EpisodeSeen(**value)

@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from annotationrun_api.exit_codes import ExitCode
+from annotationrun_api.run_usage import RunUsage
 from annotationrun_api.step_results import PROGRESS_PATH
 from annotationrun_worker.errors import IncompleteError, TooManyFailedError
 from annotationrun_worker.frames.provider import FrameCounts
@@ -15,12 +16,14 @@ from annotationrun_worker.rows import ResultName
 from annotationrun_worker.run.annotate import AnnotateStep, Progress
 from annotationrun_worker.run.estimate import Estimate, estimate_run
 from annotationrun_worker.run.merge import merge
+from annotationrun_worker.run.metrics import Account, WorkerMetrics, cost_of
 from annotationrun_worker.run.opening import (
     LocalRun,
     OpenDataset,
     make_sampling,
     open_dataset,
     open_marks,
+    open_staging,
     open_step,
 )
 from annotationrun_worker.run.plan import RunPlan, load_plan, make_plan
@@ -31,8 +34,10 @@ from annotationrun_worker.run.workers import WorkerPool
 from annotationrun_worker.staging.claims import Claims
 from annotationrun_worker.staging.digests import Digest
 from annotationrun_worker.staging.heartbeats import Heartbeat, Liveness
+from annotationrun_worker.staging.usage import WorkerUsage, read_usage, usage_path, usage_staged
 from annotationrun_worker.vlm.ask import Asker
 from annotationrun_worker.vlm.client import ServerSettings, Usage, VlmClient, sum_usages
+from annotationrun_worker.vlm.server_findings import ServerFindings
 
 REPORT_FORMAT: Final = 1
 USAGE_SECONDS: Final = 1.0
@@ -46,6 +51,8 @@ class Listener:
     on_episode: Progress
     on_usage: Callable[[Mapping[str, Usage]], None] = lambda usage: None
     """By kind of question, since the start."""
+    on_server: Callable[[ServerFindings], None] = lambda findings: None
+    """What the model server was found to take; once more at the end."""
     say: Callable[[str], None] = lambda text: None
     """Told in words what is waited for, and where progress is told."""
 
@@ -75,10 +82,19 @@ class RunReport:
     usage: Mapping[str, Usage]
     """By kind of question."""
     frames: FrameCounts
+    used: WorkerUsage = field(default_factory=WorkerUsage)
+    """By this process and the workers that it started; of a merge, by all workers of its account."""
+    video_seconds: float = 0.0
+    """Of the episodes with all their results."""
     merge: MergeResult | None = None
     """``None``: nothing was merged."""
     fault: IncompleteError | None = None
     """Why nothing was merged, or not all was annotated."""
+
+    @property
+    def cost(self) -> RunUsage:
+        """What was used, and for each hour of video."""
+        return cost_of(self.used, self.video_seconds)
 
     def to_value(self) -> dict[str, Any]:
         """As it stands in a report file: JSON values."""
@@ -91,7 +107,16 @@ class RunReport:
             "exitCode": int(ExitCode.OK if self.fault is None else ExitCode.INCOMPLETE),
             "episodes": self.episodes,
             **annotated.to_value(),
-            "usage": {kind: asdict(usage) for kind, usage in sorted(self.usage.items())},
+            "holesByModule": dict(annotated.holes_by_module),
+            "usage": {
+                kind: {"requests": usage.requests, **asdict(usage)}
+                for kind, usage in sorted(self.usage.items())
+            },
+            "cost": {
+                **self.cost.model_dump(mode="json", by_alias=True),
+                "workerSeconds": self.used.worker_seconds,
+                "tokensPerSecond": self.used.tokens_per_second,
+            },
             "merge": None
             if self.merge is None
             else {
@@ -133,14 +158,19 @@ def annotate_run(
     dataset = open_dataset(run)
     digest, plan = asyncio.run(_plan(run, dataset, plan_digest))
     marks = open_marks(run, digest)
-    with (
-        _progress_told(progress_port, StoreProgress(marks, plan.indices), listener.say),
-        open_step(run, dataset, marks) as step,
-    ):
-        usage = asyncio.run(_annotate(step, run, plan, listener, waits=False))
-        frames = step.annotator.basis.frames.counts
+    account = Account(run.account or digest, run.gpus)
+    with open_step(run, dataset, marks) as step:
+        basis = step.annotator.basis
+        metrics = WorkerMetrics(account, step.report, lambda: basis.frames.counts)
+        progress = StoreProgress(marks, plan.indices, lambda: step.report.server)
+        with _told(progress_port, progress, metrics, listener.say):
+            usage = asyncio.run(_annotate(step, run, plan, listener, account, waits=False))
+        frames = basis.frames.counts
     fault = _too_many_failures(step, plan)
-    return RunReport(run, digest, len(plan.indices), step.report, usage, frames, fault=fault)
+    return RunReport(
+        run, digest, len(plan.indices), step.report, usage, frames,
+        used=account.read(), video_seconds=_video_seconds(step, plan, dataset), fault=fault,
+    )  # fmt: skip
 
 
 def merge_run(run: LocalRun, progress: Progress) -> RunReport:
@@ -154,7 +184,12 @@ def merge_run(run: LocalRun, progress: Progress) -> RunReport:
     with open_step(run, dataset) as step:
         asyncio.run(step.run(plan.indices, None, progress))
         frames = step.annotator.basis.frames.counts
-    return _merged(step, RunReport(run, digest, len(plan.indices), step.report, {}, frames), plan)
+    used = asyncio.run(read_usage(open_staging(run), run.account or digest))
+    report = RunReport(
+        run, digest, len(plan.indices), step.report, {}, frames,
+        used=used, video_seconds=_video_seconds(step, plan, dataset),
+    )  # fmt: skip
+    return _merged(step, report, plan)
 
 
 def run_local(run: LocalRun, progress: Progress, pool: WorkerPool | None = None) -> RunReport:
@@ -167,22 +202,35 @@ def run_local(run: LocalRun, progress: Progress, pool: WorkerPool | None = None)
     """
     dataset = open_dataset(run)
     digest, plan = asyncio.run(make_plan(run, dataset))
+    account = Account(run.account or digest, run.gpus)
     by_pool = pool.run(digest, progress) if pool else {}
     with open_step(run, dataset) as step:
-        here = asyncio.run(_annotate(step, run, plan, Listener(progress), waits=True))
+        here = asyncio.run(_annotate(step, run, plan, Listener(progress), account, waits=True))
         frames = step.annotator.basis.frames.counts
-    usage = sum_usages([by_pool, here])
+    account.asked = usage = sum_usages([by_pool, here])
     if pool:
         step.report.count_pool(pool.made, pool.made_twice, pool.deaths)
-    return _merged(step, RunReport(run, digest, len(plan.indices), step.report, usage, frames), plan)
+        step.report.server = step.report.server or pool.server
+    report = RunReport(
+        run, digest, len(plan.indices), step.report, usage, frames,
+        used=account.read(), video_seconds=_video_seconds(step, plan, dataset),
+    )  # fmt: skip
+    return _merged(step, report, plan)
+
+
+def _video_seconds(step: AnnotateStep, plan: RunPlan, dataset: OpenDataset) -> float:
+    """Of the episodes with all their results."""
+    return sum(length for index, length in plan.episodes if index in step.keys) / dataset.fps
 
 
 @contextmanager
-def _progress_told(port: int | None, progress: StoreProgress, say: Callable[[str], None]) -> Iterator[None]:
+def _told(
+    port: int | None, progress: StoreProgress, metrics: WorkerMetrics, say: Callable[[str], None]
+) -> Iterator[None]:
     if port is None:
         yield
         return
-    with serve_progress(port, progress) as listening:
+    with serve_progress(port, progress, metrics) as listening:
         say(f"progress at port {listening}, {PROGRESS_PATH}")
         yield
 
@@ -194,9 +242,14 @@ async def _plan(run: LocalRun, dataset: OpenDataset, digest: Digest | None) -> t
 
 
 async def _annotate(
-    step: AnnotateStep, run: LocalRun, plan: RunPlan, listener: Listener, *, waits: bool
+    step: AnnotateStep, run: LocalRun, plan: RunPlan, listener: Listener, account: Account, *, waits: bool
 ) -> Mapping[str, Usage]:
     spec, store = run.spec, step.annotator.basis.store
+
+    def found(findings: ServerFindings) -> None:
+        step.report.server = findings
+        listener.on_server(findings)
+
     client = VlmClient(
         ServerSettings(
             base_urls=run.places.endpoints,
@@ -209,13 +262,20 @@ async def _annotate(
         ),
         run.api_key,
         listener.say,
+        step.server_needs,
+        found,
     )
+    account.asked = client.usage
     telling = asyncio.create_task(_tell_usage(client, listener))
     try:
-        async with Heartbeat(store) as heartbeat:
+        async with (
+            Heartbeat(store) as heartbeat,
+            usage_staged(store, usage_path(account.name, heartbeat.me), account.read),
+        ):
             asker = Asker(client, store, make_sampling(spec), spec.model.revision)
             worker = Worker(asker, Claims(store, heartbeat.me, Liveness(store)))
             await step.run(plan.indices, worker, listener.on_episode, waits=waits)
+        await client.read_cache_hits()
     finally:
         telling.cancel()
         listener.on_usage(client.usage)

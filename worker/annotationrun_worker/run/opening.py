@@ -23,6 +23,7 @@ from annotationrun_worker.run.episode import EpisodeAnnotator
 from annotationrun_worker.run.estimate import requests_at_once
 from annotationrun_worker.run.existing_rows import ExistingRows, ExistingRowsReader
 from annotationrun_worker.run.modules import Module, RunModules, enabled_modules
+from annotationrun_worker.run.needs import server_needs
 from annotationrun_worker.run.places import Places
 from annotationrun_worker.run.report import AnnotateReport
 from annotationrun_worker.run.result_maker import EpisodePolicy, ResultBasis
@@ -31,6 +32,7 @@ from annotationrun_worker.staging.progress import EpisodeMarks
 from annotationrun_worker.staging.store import StagingStore, open_store
 from annotationrun_worker.vlm.request import Sampling
 from annotationrun_worker.vlm.server_errors import NO_API_KEY
+from annotationrun_worker.vlm.server_probe import ServerNeeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,10 @@ class LocalRun:
     """Of the model servers."""
     start_timeout_seconds: float = 0
     """How long a model server may take until it is there; 0: what is not there is an error at once."""
+    account: str | None = None
+    """Under which requests and tokens are counted; ``None``: under the plan's digest."""
+    gpus: int = 0
+    """Held by the model server beside this process; 0: none, or not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +158,12 @@ def open_step(
         def at_once(index: EpisodeIndex) -> int:
             return requests_at_once(spec, summaries[index], dataset.fps, dataset.features)
 
-        yield AnnotateStep(EpisodeAnnotator(basis, modules), limits, at_once, report, marks=marks)
+        def needs() -> ServerNeeds:
+            return server_needs(spec, make_sampling(spec), dataset.chosen, dataset.features)
+
+        yield AnnotateStep(
+            EpisodeAnnotator(basis, modules), limits, at_once, report, marks=marks, server_needs=needs
+        )
 
 
 def open_marks(run: LocalRun, plan: Digest) -> EpisodeMarks:

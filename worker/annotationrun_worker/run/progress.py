@@ -1,13 +1,14 @@
 """``GET /progress`` of the annotate step: how far the whole plan is, whoever worked on it.
 
-One path, one answer a connection, one connection at a time: the operator asks one worker every few seconds.
+``GET /metrics``: what this worker does. One answer a connection, one connection at a time: the operator asks
+one worker every few seconds, and Prometheus each of them now and then.
 """
 
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import contextmanager
@@ -16,9 +17,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Final
 
 from annotationrun_api.errors import AnnotationRunError
-from annotationrun_api.step_results import PROGRESS_PATH, WorkerProgress, write_result
+from annotationrun_api.step_results import METRICS_PATH, PROGRESS_PATH, WorkerProgress, write_result
 from annotationrun_worker.errors import ConfigurationError
+from annotationrun_worker.run.metrics import CONTENT_TYPE, WorkerMetrics
 from annotationrun_worker.staging.progress import EpisodeMarks
+from annotationrun_worker.vlm.server_findings import ServerFindings
 
 LOOK_AGAIN_SECONDS: Final = 2.0
 """Between two listings of the store, which has an object for each episode."""
@@ -33,9 +36,15 @@ _CLOSE_SECONDS: Final = 3.0
 class StoreProgress:
     """Counts the marks of a plan, when it is asked to; for one thread."""
 
-    def __init__(self, marks: EpisodeMarks, episodes: Iterable[int]) -> None:
-        """``episodes`` are those of the plan."""
+    def __init__(
+        self,
+        marks: EpisodeMarks,
+        episodes: Iterable[int],
+        server: Callable[[], ServerFindings | None] = lambda: None,
+    ) -> None:
+        """``episodes`` are those of the plan, ``server`` gives what is known of the model server by now."""
         self._marks = marks
+        self._server = server
         self._episodes = frozenset(map(int, episodes))
         self._executor = ThreadPoolExecutor(1, "progress")
         self._look: Future[WorkerProgress] | None = None
@@ -65,20 +74,25 @@ class StoreProgress:
     def _count(self) -> WorkerProgress:
         failed = self._marks.failed_now() & self._episodes
         done = self._marks.done_now() & self._episodes
+        server = self._server()
         return WorkerProgress(
-            plan=self._marks.plan, total=len(self._episodes), done=len(done), failed=len(failed - done)
+            plan=self._marks.plan,
+            total=len(self._episodes),
+            done=len(done),
+            failed=len(failed - done),
+            server="" if server is None else server.line(),
         )
 
 
 @contextmanager
-def serve_progress(port: int, progress: StoreProgress) -> Iterator[int]:
+def serve_progress(port: int, progress: StoreProgress, metrics: WorkerMetrics) -> Iterator[int]:
     """Answer within the context; gives the port, a free one for 0.
 
     Raises:
         ConfigurationError: the port is taken, or not allowed.
     """
     try:
-        server = _Server(port, progress)
+        server = _Server(port, progress, metrics)
     except OSError as error:
         raise ConfigurationError(
             f"can't listen on port {port}: {error.strerror}; choose another with --progress-port"
@@ -100,9 +114,10 @@ class _Server(HTTPServer):
 
     address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
 
-    def __init__(self, port: int, progress: StoreProgress) -> None:
+    def __init__(self, port: int, progress: StoreProgress, metrics: WorkerMetrics) -> None:
         super().__init__(("", port), _Handler)
         self.progress = progress
+        self.metrics = metrics
 
     def server_bind(self) -> None:
         if self.address_family == socket.AF_INET6:
@@ -125,6 +140,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer; a body is never read, the connection ends with the answer."""
+        if self.path == METRICS_PATH:
+            self._send(CONTENT_TYPE, self.server.metrics.text())
+            return
         if self.path != PROGRESS_PATH:
             self.send_error(HTTPStatus.NOT_FOUND)
             return
@@ -133,8 +151,11 @@ class _Handler(BaseHTTPRequestHandler):
         except (TimeoutError, AnnotationRunError):
             self.send_error(HTTPStatus.SERVICE_UNAVAILABLE)
             return
+        self._send("application/json", content)
+
+    def _send(self, content_type: str, content: bytes) -> None:
         self.send_response(HTTPStatus.OK)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)

@@ -1,11 +1,13 @@
 """What a run did, as values: for the terminal now, for status and reports later."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from annotationrun_worker.annotate.context import Hole
 from annotationrun_worker.dataset.records import EpisodeIndex
+from annotationrun_worker.vlm.server_findings import ServerFindings
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +48,24 @@ class AnnotateReport:
     """Results that there are, of the episodes that lack others."""
     holes: list[tuple[EpisodeIndex, Hole]] = field(default_factory=list)
     """Questions without a usable answer in episodes that succeeded."""
+    holes_by_module: Counter[str] = field(default_factory=Counter)
+    """The same, counted."""
     speech_only: list[EpisodeIndex] = field(default_factory=list)
     """Episodes without subtasks: the module interjections made their first speech alone."""
     warnings: list[str] = field(default_factory=list)
     """What is doubtful of the run as a whole, and went on all the same."""
+    server: ServerFindings | None = None
+    """What the model server was found to take; ``None``: it was not asked anything."""
 
     worker_deaths: int = 0
     """Worker processes that died; others took over what they had claimed."""
+
+    episodes_finished: int = 0
+    """That this process did the last part of."""
+    episodes_failed_here: int = 0
+    """Given up by this process; one that can't be read, every process gives up."""
+    holes_made: Counter[str] = field(default_factory=Counter)
+    """Questions that this process got no usable answer to, by module."""
 
     def count_pool(self, made: int, made_twice: int, deaths: int) -> None:
         """Count in what worker processes made: it was staged when this report was begun."""
@@ -79,6 +92,7 @@ class AnnotateReport:
             "holes": [{"episode": episode, **asdict(hole)} for episode, hole in self.holes],
             "speechOnlyEpisodes": sorted(self.speech_only),
             "warnings": self.warnings,
+            "server": None if self.server is None else self.server.to_value(),
         }
 
 

@@ -29,6 +29,7 @@ def merge_outcome(report: RunReport) -> MergeOutcome:
         results=annotated.results_made + annotated.results_reused + annotated.results_of_left,
         merge_digest="" if merge is None else merge.digest,
         place="" if merge is None else output_place(report.run.spec),
+        usage=report.cost,
         failures=tuple(map(_told, failures[: status.SHOWN_FAILURES])),
     )
 

@@ -25,6 +25,7 @@ from annotationrun_worker.run.annotate import Progress, allowed_failures
 from annotationrun_worker.run.events import EpisodeSeen, decode_event
 from annotationrun_worker.staging.digests import Digest
 from annotationrun_worker.vlm.client import Usage, sum_usages
+from annotationrun_worker.vlm.server_findings import ServerFindings
 
 DEATHS_IN_A_ROW: Final = 3
 """Of any worker, without an answer between them, that end the run."""
@@ -57,6 +58,8 @@ class WorkerPool:
     """Results made by the workers."""
     made_twice: int = 0
     """Of those, another had staged first."""
+    server: ServerFindings | None = None
+    """What a worker found at the model server, the last that told; ``None``: none had to ask."""
     _failed: set[int] = field(default_factory=set)
     _usage: dict[int, Mapping[str, Usage]] = field(default_factory=dict)
     """By process."""
@@ -123,6 +126,9 @@ class WorkerPool:
     async def _listen(self, pid: int, stdout: asyncio.StreamReader, progress: Progress) -> None:
         async for line in stdout:
             event = decode_event(line.decode())
+            if isinstance(event, ServerFindings):
+                self.server = event
+                continue
             if not isinstance(event, EpisodeSeen):
                 self._usage[pid] = event
                 self._deaths_in_a_row = 0

@@ -1,7 +1,8 @@
 """The staging store: small objects, on a folder or an object store, shared by any number of processes.
 
 What is staged is created once and never overwritten: two workers that make the same object race for its
-creation, the loser reads what the winner wrote. Only a worker's heartbeat is overwritten, by that worker.
+creation, the loser reads what the winner wrote. Only a worker's heartbeat and its counts of what it used are
+overwritten, by that worker.
 """
 
 from collections.abc import AsyncIterator, Iterator
@@ -111,7 +112,7 @@ class StagingStore:
         return True
 
     async def put(self, path: str, content: bytes) -> None:
-        """Write the object at ``path`` over what is there: for heartbeats, never for what is staged."""
+        """Write the object at ``path`` over what is there: for heartbeats and counts, not for results."""
         store = self._open()
         try:
             await obstore.put_async(store, path, content, mode="overwrite")

@@ -3,6 +3,9 @@
 Several servers share the episodes: all questions of one go to the same server, so that its prefix and image
 caches serve them.
 
+Before the first question each server is tried with the largest prompts of the run (``server_probe``), and
+what it does not take is done without, or ends the run.
+
 Connection errors, timeouts, 429 (with the server's own delay) and 5xx are retried by the ``openai`` client. A
 server that may take its time to start is waited for beyond that, whenever it is away (``readiness``).
 An answer cut by its token limit is asked again with twice the limit, twice at most, as far as the context
@@ -17,7 +20,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Literal
 
 import openai
@@ -28,34 +31,33 @@ from annotationrun_worker.errors import (
     AnswerError,
     ConfigurationError,
     RequestFailedError,
-    ServerNotReadyError,
 )
+from annotationrun_worker.vlm.cache_hits import CacheHits
 from annotationrun_worker.vlm.json_extraction import quote
-from annotationrun_worker.vlm.readiness import POLL_SECONDS, Readiness
+from annotationrun_worker.vlm.limits import limit_advice
+from annotationrun_worker.vlm.readiness import Readiness
 from annotationrun_worker.vlm.request import without_schema
 from annotationrun_worker.vlm.responses import ChatResponse, read_response
 from annotationrun_worker.vlm.server_errors import (
     NO_API_KEY,
-    is_away,
-    is_broken_connection,
     is_refusal,
     refused,
     remote_words,
     shown_url,
 )
+from annotationrun_worker.vlm.server_findings import ServerFindings, in_common
+from annotationrun_worker.vlm.server_pages import read_cache_hits
+from annotationrun_worker.vlm.server_probe import PROBE_KIND, ServerNeeds, ServerProbe
+from annotationrun_worker.vlm.transport import Transport
 from annotationrun_worker.vlm.turns import Turns
 
 TRANSPORT_RETRIES = 5
 """Tries after the first of one request; the client waits 0.5 s, doubling to 8 s, between them."""
+PROBE_RETRIES: Final = 2
+"""The same, of requests that only try a server: the run goes on without their answer."""
 LENGTH_DOUBLINGS = 2
 AT_HAND: Final = 2
 """Requests that a worker should have ready, as a multiple of its bound: once in flight, once to follow."""
-LOST_CONNECTIONS: Final = 2
-"""Times that a request is sent again after its server went away with it and came back.
-
-The request may be what the server dies of; others that were in flight with it are lost with it.
-"""
-
 _SCHEMA_COMPLAINT = re.compile(r"response_format|json_schema|structured|guided|grammar", re.IGNORECASE)
 
 StructuredOutputs = Literal["Auto", "Required", "Never"]
@@ -77,11 +79,27 @@ class Completion:
 class Usage:
     """Counts of one process."""
 
-    requests: int = 0
-    """Answered or given up; the same one sent again after a transport error is a retry."""
+    answered: int = 0
+    """Requests that got an answer, of use or not; sent again after a transport error one counts once."""
+    failed: int = 0
+    """Requests that were refused or given up."""
     retries: int = 0
+    """Times that a request that was answered had to be sent again."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
+    """Of the prompts' tokens, those that the server says it had in its cache."""
+
+    @property
+    def requests(self) -> int:
+        """Answered or failed."""
+        return self.answered + self.failed
+
+    def add(self, other: "Usage") -> None:
+        """Count in what another process, or another kind of question, used."""
+        for counted in fields(self):
+            name = counted.name
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 def sum_usages(usages: Iterable[Mapping[str, Usage]]) -> dict[str, Usage]:
@@ -89,11 +107,7 @@ def sum_usages(usages: Iterable[Mapping[str, Usage]]) -> dict[str, Usage]:
     total: dict[str, Usage] = {}
     for found in usages:
         for kind, usage in found.items():
-            so_far = total.setdefault(kind, Usage())
-            so_far.requests += usage.requests
-            so_far.retries += usage.retries
-            so_far.prompt_tokens += usage.prompt_tokens
-            so_far.completion_tokens += usage.completion_tokens
+            total.setdefault(kind, Usage()).add(usage)
     return total
 
 
@@ -121,6 +135,8 @@ class VlmClient:
         settings: ServerSettings,
         api_key: str = NO_API_KEY,
         say: Callable[[str], None] = lambda text: None,
+        needs: Callable[[], ServerNeeds] | None = None,
+        found: Callable[[ServerFindings], None] = lambda findings: None,
     ) -> None:
         """Make a client; nothing is sent yet.
 
@@ -128,14 +144,22 @@ class VlmClient:
             settings: of the servers.
             api_key: a server without keys takes any.
             say: told when a server is waited for.
+            needs: what is tried at each server before the first question; ``None``: nothing.
+            found: told what came of that, and again what ``read_cache_hits`` adds to it.
         """
         self.settings = settings
+        self.findings: ServerFindings | None = None
+        """``None``: the servers were not tried, as there was nothing to ask."""
         self.usage: defaultdict[str, Usage] = defaultdict(Usage)
         """By kind of question."""
         self._turns = Turns(settings.requests_in_flight)
         self._has_answered = False
         self._refusal: ConfigurationError | None = None
         self._schema_refused = settings.structured_outputs == "Never"
+        self._context_tokens = settings.context_tokens
+        self._needs = needs
+        self._found = found
+        self._hits_before: CacheHits | None = None
         self._servers = [
             AsyncOpenAI(
                 base_url=base_url,
@@ -145,7 +169,10 @@ class VlmClient:
             )
             for base_url in settings.base_urls
         ]
-        self._readiness = Readiness(self._servers, settings.model, settings.start_timeout_seconds, say)
+        self._readiness = Readiness(
+            self._servers, settings.model, settings.start_timeout_seconds, say, self._try_servers
+        )
+        self._transport = Transport(self._readiness, settings.start_timeout_seconds)
 
     @property
     def requests_at_hand(self) -> int:
@@ -169,6 +196,57 @@ class VlmClient:
             ServerNotReadyError, ConfigurationError: see ``check_model``.
         """
         return await self._readiness.has_started(within_seconds)
+
+    @property
+    def images_left_out(self) -> int:
+        """Pictures that were named in place of being sent, as the server had them."""
+        return self._transport.images_left_out
+
+    async def read_cache_hits(self) -> None:
+        """Put into the findings what the servers' caches gave since the servers were tried."""
+        if self.findings is None or self._hits_before is None:
+            return
+        now = await self._cache_hits()
+        if now is not None:
+            self.findings = replace(self.findings, hits=now.since(self._hits_before))
+            self._found(self.findings)
+
+    async def _cache_hits(self) -> CacheHits | None:
+        """Of all servers that tell them; ``None`` where none does."""
+        found = await asyncio.gather(*map(read_cache_hits, self._servers))
+        told = [hits for hits in found if hits is not None]
+        return sum(told[1:], told[0]) if told else None
+
+    async def _try_servers(self) -> None:
+        if self._needs is None:
+            return
+        output = self.settings.structured_outputs
+        probe = ServerProbe(
+            needs=await asyncio.to_thread(self._needs),
+            ask=self._ask_probe,
+            sends_schema=output != "Never",
+            requires_schema=output == "Required",
+        )
+        lengths = self._readiness.max_model_lens
+        found = await asyncio.gather(
+            *(probe.look(server, lengths.get(shown_url(server))) for server in self._servers)
+        )
+        self._hits_before = await self._cache_hits()
+        findings = self.findings = in_common(found)
+        self._schema_refused |= findings.structured_output in {"Ignored", "Refused"}
+        if findings.max_model_len is not None:
+            self._context_tokens = min(self._context_tokens, findings.max_model_len)
+        if findings.takes_uuid:
+            self._transport.name_known_images(self._servers)
+        self._found(findings)
+
+    async def _ask_probe(self, server: AsyncOpenAI, body: Mapping[str, Any]) -> ChatResponse:
+        asked = Usage()
+        try:
+            return await self._counted(server.with_options(max_retries=PROBE_RETRIES), body, asked)
+        finally:
+            asked.failed = 0  # what is refused shows what it was to show
+            self.usage[PROBE_KIND].add(asked)
 
     def turn(self, *, can_wait: bool) -> AbstractAsyncContextManager[None]:
         """A place among the requests in flight, had within the context: from asking until it is staged.
@@ -219,7 +297,7 @@ class VlmClient:
         self, server: AsyncOpenAI, body: Mapping[str, Any], usage: Usage
     ) -> tuple[ChatResponse, Mapping[str, Any]]:
         """The response that is not cut by its token limit, and the body that got it."""
-        context_tokens = self.settings.context_tokens
+        context_tokens = self._context_tokens
         limit = min(body["max_tokens"], context_tokens)
         for doubling in range(LENGTH_DOUBLINGS + 1):
             try:
@@ -247,48 +325,31 @@ class VlmClient:
         """The response, and the body that got it."""
         if self._refusal:
             raise self._refusal
-        usage.requests += 1
         try:
-            content, retries = await self._post(server, body)
+            response = await self._counted(server, body, usage)
         except openai.APIError as error:
             if not self._may_mend_without_schema(error, body):
                 raise self._failure(server, error) from error
             self._schema_refused = True
             return await self._send(server, without_schema(body), usage)
-        usage.retries += retries
-        response = read_response(content, ChatResponse, shown_url(server), RequestFailedError)
         self._has_answered = True
+        return response, body
+
+    async def _counted(self, server: AsyncOpenAI, body: Mapping[str, Any], usage: Usage) -> ChatResponse:
+        """Send ``body``; raises ``openai.APIError``, or RequestFailedError for what is no completion."""
+        try:
+            content, retries = await self._transport.post(server, body)
+            usage.retries += retries
+            response = read_response(content, ChatResponse, shown_url(server), RequestFailedError)
+        except (openai.APIError, RequestFailedError):
+            usage.failed += 1
+            raise
+        usage.answered += 1
         if response.usage:
             usage.prompt_tokens += response.usage.prompt_tokens
             usage.completion_tokens += response.usage.completion_tokens
-        return response, body
-
-    async def _post(self, server: AsyncOpenAI, body: Mapping[str, Any]) -> tuple[bytes, int]:
-        """The response's body, and the number of retries; a server that goes away is waited for."""
-        clock = asyncio.get_running_loop().time
-        lost, deadline = 0, clock() + self.settings.start_timeout_seconds
-        while True:
-            try:
-                # extra_body goes out as it is; what is given by name the client walks through piece by piece
-                raw = await server.chat.completions.with_raw_response.create(
-                    model=body["model"], messages=[], extra_body=body
-                )
-            except openai.APIError as error:
-                lost += is_broken_connection(error)
-                if not (self._readiness.waits and is_away(error)) or lost > LOST_CONNECTIONS:
-                    raise
-                if clock() >= deadline:
-                    raise self._stays_away(server, error) from error
-                await self._readiness.returned(server)
-                await asyncio.sleep(POLL_SECONDS)
-            else:
-                return raw.content, raw.retries_taken
-
-    def _stays_away(self, server: AsyncOpenAI, error: openai.APIError) -> ServerNotReadyError:
-        return ServerNotReadyError(
-            f"the server at {shown_url(server)!r} seems to be there, and answered no question for "
-            f"{self.settings.start_timeout_seconds:g} s: {remote_words(server, error)}"
-        )
+            usage.cached_tokens += response.usage.cached_tokens
+        return response
 
     def _may_mend_without_schema(self, error: openai.APIError, body: Mapping[str, Any]) -> bool:
         return (
@@ -301,9 +362,11 @@ class VlmClient:
     def _failure(self, server: AsyncOpenAI, error: openai.APIError) -> AnnotationRunError:
         """What a request that got no answer means: for this question, for the episode, or for the run."""
         if isinstance(error, openai.BadRequestError) and self._has_answered:
+            words = remote_words(server, error)
+            advice = limit_advice(words)
             return AnswerError(
-                f"the server at {shown_url(server)!r} refuses this request (HTTP 400): "
-                f"{remote_words(server, error)}"
+                f"the server at {shown_url(server)!r} refuses this request (HTTP 400): {words}"
+                f"{advice and f'; {advice}'}"
             )
         if is_refusal(error):
             self._refusal = refused(server, error)

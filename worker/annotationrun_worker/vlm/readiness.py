@@ -5,7 +5,7 @@ models. Servers without ``/health`` refuse it, and are ready when they list the 
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import openai
@@ -14,16 +14,12 @@ from openai import AsyncOpenAI
 from annotationrun_worker.errors import ConfigurationError, ServerNotReadyError
 from annotationrun_worker.vlm.responses import ModelList, read_response
 from annotationrun_worker.vlm.server_errors import is_refusal, refused, remote_words, shown_url
+from annotationrun_worker.vlm.server_pages import page_url
 
 POLL_SECONDS: Final = 1.0
 """Between two looks at a server that is waited for."""
 _LOOK_SECONDS: Final = 10.0
 """For the answer to one such look."""
-
-
-def health_url(base_url: str) -> str:
-    """``http://host:8000/health`` for ``http://host:8000/v1``; what lies before ``/v1`` stays."""
-    return base_url.removesuffix("/v1") + "/health"
 
 
 class Readiness:
@@ -35,6 +31,7 @@ class Readiness:
         model: str,
         start_timeout_seconds: float,
         say: Callable[[str], None],
+        prepare: Callable[[], Awaitable[None]],
     ) -> None:
         """Nothing is asked yet.
 
@@ -44,11 +41,15 @@ class Readiness:
             start_timeout_seconds: how long a server may take to be there, first and whenever it has gone;
                 0: it is looked for once, and ``/health`` is not asked.
             say: told of each wait that begins.
+            prepare: done once when all are there, before ``started`` ends.
         """
         self._servers = servers
         self._model = model
         self._timeout_seconds = start_timeout_seconds
         self._say = say
+        self._prepare = prepare
+        self.max_model_lens: dict[str, int | None] = {}
+        """What each server told of its model when it was last looked at, by URL as it is shown."""
         self._start: asyncio.Task[None] | None = None
         self._returns: dict[AsyncOpenAI, asyncio.Task[None]] = {}
 
@@ -111,8 +112,12 @@ class Readiness:
 
     def _starting(self) -> asyncio.Task[None]:
         if self._start is None:
-            self._start = asyncio.create_task(self.check())
+            self._start = asyncio.create_task(self._check_and_prepare())
         return self._start
+
+    async def _check_and_prepare(self) -> None:
+        await self.check()
+        await self._prepare()
 
     async def _wait(self, server: AsyncOpenAI, deadline: float) -> None:
         has_told = False
@@ -146,16 +151,17 @@ class Readiness:
                 raise refused(server, error) from error
             raise _nobody(server, error) from error
         models = read_response(raw.content, ModelList, shown_url(server), ServerNotReadyError).data
-        served = [model.id for model in models]
+        served = {model.id: model.max_model_len for model in models}
         if self._model not in served:
             raise ConfigurationError(
                 f"the server at {shown_url(server)!r} serves {', '.join(map(repr, served)) or 'nothing'}, "
                 f"not {self._model!r}; set spec.model.id to the served name"
             )
+        self.max_model_lens[shown_url(server)] = served[self._model]
 
     async def _look_at_health(self, server: AsyncOpenAI) -> None:
         try:
-            await server.get(health_url(shown_url(server)), cast_to=str)
+            await server.get(page_url(shown_url(server), "health"), cast_to=str)
         except openai.APIError as error:
             if not is_refusal(error):
                 raise _nobody(server, error) from error

@@ -29,6 +29,16 @@ class Sampling:
         """The same with the seed of a later attempt; attempt 0 has the run's own."""
         return replace(self, seed=(self.seed + attempt) % SEEDS)
 
+    @property
+    def extras(self) -> dict[str, Any]:
+        """Fields of a request that stand in it only where the manifest sets them."""
+        extras: dict[str, Any] = {}
+        if self.chat_template_kwargs:
+            extras["chat_template_kwargs"] = dict(self.chat_template_kwargs)
+        if self.reasoning_effort is not None:
+            extras["reasoning_effort"] = self.reasoning_effort
+        return extras
+
 
 @dataclass(frozen=True, slots=True)
 class Question(Generic[Answer]):
@@ -67,11 +77,7 @@ def build_body(question: Question[Answer], sampling: Sampling) -> dict[str, Any]
             },
         },
     }
-    if sampling.chat_template_kwargs:
-        body["chat_template_kwargs"] = dict(sampling.chat_template_kwargs)
-    if sampling.reasoning_effort is not None:
-        body["reasoning_effort"] = sampling.reasoning_effort
-    return body | dict(question.body)
+    return body | sampling.extras | dict(question.body)
 
 
 def without_schema(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Names and types: OpenAI's API reference, the model list and the chat completion 
 import json
 from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from annotationrun_worker.errors import RequestFailedError, ServerNotReadyError
 
@@ -14,10 +14,16 @@ REMOTE_TEXT_LENGTH = 256
 """Characters of a server's own words that an error repeats."""
 
 
+def _count_or_none(value: object) -> int | None:
+    return value if isinstance(value, int) and value > 0 else None
+
+
 class Model(BaseModel):
     """One served model."""
 
     id: str
+    max_model_len: Annotated[int | None, BeforeValidator(_count_or_none)] = None
+    """Tokens of prompt and answer together; vLLM tells it."""
 
 
 class ModelList(BaseModel):
@@ -39,11 +45,23 @@ class Choice(BaseModel):
     finish_reason: str | None = None
 
 
+class PromptTokensDetails(BaseModel):
+    """Of the prompt's tokens; vLLM tells them with ``--enable-prompt-tokens-details``."""
+
+    cached_tokens: int | None = None
+
+
 class TokenUsage(BaseModel):
     """Tokens of a request and its answer; 0 where the server does not count."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    prompt_tokens_details: PromptTokensDetails | None = None
+
+    @property
+    def cached_tokens(self) -> int:
+        """Of the prompt, those that the server had in its cache."""
+        return (self.prompt_tokens_details and self.prompt_tokens_details.cached_tokens) or 0
 
 
 class ChatResponse(BaseModel):

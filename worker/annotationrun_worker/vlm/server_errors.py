@@ -6,6 +6,7 @@ import openai
 from openai import AsyncOpenAI
 
 from annotationrun_worker.errors import ConfigurationError
+from annotationrun_worker.vlm.limits import limit_advice
 from annotationrun_worker.vlm.responses import cut_remote
 
 NO_API_KEY: Final = "none"
@@ -16,6 +17,9 @@ _PASSING = frozenset({408, 409, 429})
 """HTTP statuses below 500 that say nothing against the request."""
 _NOBODY_THERE = frozenset({502, 503, 504})
 """HTTP statuses of a server that is starting or ending, and of a proxy before one that is gone."""
+
+_ABOUT_THE_REQUEST = frozenset({400, 413, 422})
+"""HTTP statuses whose words may tell of a limit."""
 
 _KEY_ADVICE = (
     "; it wants another API key: set ANNOTATIONRUN_API_KEY (a cluster: spec.model.serving.apiKeySecretRef)"
@@ -56,9 +60,11 @@ def is_away(error: openai.APIError) -> bool:
 
 def refused(server: AsyncOpenAI, error: openai.APIStatusError) -> ConfigurationError:
     """What ends the run: the server refuses whatever is asked."""
+    words = remote_words(server, error)
+    advice = limit_advice(words) if error.status_code in _ABOUT_THE_REQUEST else ""
     return ConfigurationError(
         f"the server at {shown_url(server)!r} refuses the request (HTTP {error.status_code}): "
-        f"{remote_words(server, error)}{_ADVICE.get(error.status_code, '')}"
+        f"{words}{advice and f'; {advice}'}{_ADVICE.get(error.status_code, '')}"
     )
 
 

@@ -1,0 +1,135 @@
+"""The largest prompts that a run will send, for the check of its servers before the first question.
+
+As in ``estimate.py``, the frames and windows are the modules' own, and texts that only answers tell have
+usual lengths. Clips are left out: what a server makes of one shows with the first.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from annotationrun_api.spec import RunSpec
+from annotationrun_api.spec_modules import PlanModule
+from annotationrun_worker.annotate.coordinate_scale import (
+    COORDINATES,
+    asks_for_coordinates,
+    resolve_coordinate_scale,
+)
+from annotationrun_worker.annotate.sampling import plan_samples
+from annotationrun_worker.annotate.sheets import SheetLayout
+from annotationrun_worker.annotate.showing import frames_per_prompt, shown_words
+from annotationrun_worker.dataset.episodes import EpisodeSummary
+from annotationrun_worker.dataset.records import Features
+from annotationrun_worker.run.foreseen_episode import USUAL_SUBTASK, ForeseenEpisode
+from annotationrun_worker.run.question_costs import ANSWER_TOKENS, CHARACTERS_PER_TOKEN, QuestionCosts
+from annotationrun_worker.vlm.request import Sampling
+from annotationrun_worker.vlm.server_probe import LargePrompt, ServerNeeds
+
+_SHEETS = "spec.modules.plan.maxFramesPerPrompt or tileWidth (framesPerSheet says how many pictures they are)"
+_FRAMES = "spec.modules.plan.maxFramesPerPrompt"
+_RELABEL = "spec.modules.plan.relabelFrames"
+_INTERJECTIONS = "spec.modules.interjections.windowFrames"
+_VQA = "the size of the videos (spec.modules.vqa shows whole frames)"
+
+
+def server_needs(
+    spec: RunSpec, sampling: Sampling, episodes: Sequence[EpisodeSummary], features: Features
+) -> ServerNeeds:
+    """What the run of ``spec`` over ``episodes`` needs of its servers; there is at least one episode."""
+    costs = QuestionCosts.of(spec)
+    by_length = {episode.length: episode for episode in episodes}
+    prompts = [
+        prompt
+        for episode in by_length.values()
+        for prompt in _prompts(ForeseenEpisode.of(spec, episode, features.fps, features), costs)
+    ]
+    largest = max(prompts, key=lambda prompt: (_pixels(prompt), len(prompt.text)))
+    most = max(prompts, key=lambda prompt: (len(prompt.image_sizes), _pixels(prompt)))
+    vqa = spec.modules.vqa
+    return ServerNeeds(
+        sampling=sampling,
+        prompts=[largest] if len(most.image_sizes) <= len(largest.image_sizes) else [largest, most],
+        coordinate_scale=resolve_coordinate_scale(spec.model, vqa)
+        if vqa is not None and asks_for_coordinates(vqa)
+        else None,
+    )
+
+
+def _prompts(episode: ForeseenEpisode, costs: QuestionCosts) -> Iterator[LargePrompt]:
+    """The largest of each kind, of one episode."""
+    modules = episode.spec.modules
+    if modules.plan is not None:
+        yield _plan(episode, costs, modules.plan)
+        if modules.plan.seeded_relabel:
+            yield _relabel(episode, costs, modules.plan)
+    if modules.interjections is not None and modules.interjections.max_per_episode:
+        count = min(modules.interjections.window_frames, len(episode.timestamps_seconds))
+        values = episode.values | {"finished": USUAL_SUBTASK, "next": USUAL_SUBTASK, "seconds": "12.50"}
+        text = costs.prompts.fill("interjection", values)
+        yield LargePrompt([episode.size] * count, text, _INTERJECTIONS)
+    if modules.vqa is not None:
+        yield from _vqa(episode, costs)
+
+
+def _plan(episode: ForeseenEpisode, costs: QuestionCosts, settings: PlanModule) -> LargePrompt:
+    windows = episode.windows()
+    count = max(len(window.frames) for window in windows)
+    if episode.derives_task:
+        samples = plan_samples(episode.timestamps_seconds, settings.frames_per_second)
+        count = max(count, min(len(samples), frames_per_prompt(settings)))
+    description = ANSWER_TOKENS["description"] * CHARACTERS_PER_TOKEN if settings.describe_first else 0
+    values = episode.values | {
+        "shown": shown_words(settings, count),
+        "window_seconds": f"{max(window.seconds for window in windows):.2f}",
+        "min_subtask_seconds": settings.min_subtask_seconds,
+        "max_steps": settings.max_steps,
+        "description": _words(description),
+    }
+    text = costs.prompts.fill("subtasks", values)
+    return LargePrompt(_shown(episode, settings, count), text, _settings(settings))
+
+
+def _relabel(episode: ForeseenEpisode, costs: QuestionCosts, settings: PlanModule) -> LargePrompt:
+    count = min(3 * settings.relabel_frames, len(episode.timestamps_seconds))
+    values = episode.values | dict.fromkeys(("window_seconds", "start_seconds", "end_seconds"), "12.50")
+    values |= {"label": USUAL_SUBTASK, "shown": shown_words(settings, count)}
+    return LargePrompt(_shown(episode, settings, count), costs.prompts.fill("label", values), _RELABEL)
+
+
+def _vqa(episode: ForeseenEpisode, costs: QuestionCosts) -> Iterator[LargePrompt]:
+    vqa = episode.spec.modules.vqa
+    types = () if vqa is None else vqa.question_types
+    for camera in episode.vqa_questions():
+        width, height = episode.features.camera_sizes[camera]
+        values = episode.values | {
+            "camera": camera,
+            "width": width,
+            "height": height,
+            "coordinates": COORDINATES["Thousandths"],
+        }
+        texts = [costs.prompts.fill(f"vqa_{question_type}", values) for question_type in types]
+        yield LargePrompt([(width, height)], max(texts, key=len), _VQA)
+
+
+def _shown(episode: ForeseenEpisode, settings: PlanModule, frame_count: int) -> list[tuple[int, int]]:
+    """Sizes of the pictures that show so many frames; none where they are a clip."""
+    match settings.input:
+        case "ContactSheets":
+            layout = SheetLayout.of(settings)
+            counts = [sheet.stop - sheet.start for sheet in layout.slices(frame_count)]
+            return [layout.sheet_size(count, *episode.size) for count in counts]
+        case "Frames":
+            return [episode.size] * frame_count
+        case "VideoUrl":
+            return []
+
+
+def _settings(settings: PlanModule) -> str:
+    return _SHEETS if settings.input == "ContactSheets" else _FRAMES
+
+
+def _words(characters: int) -> str:
+    """English text of about so many characters."""
+    return (f"{USUAL_SUBTASK}. " * (characters // len(USUAL_SUBTASK)))[:characters]
+
+
+def _pixels(prompt: LargePrompt) -> int:
+    return sum(width * height for width, height in prompt.image_sizes)

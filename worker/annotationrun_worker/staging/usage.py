@@ -1,0 +1,127 @@
+"""What each worker has used: ``usage/<account>/<worker id>.json``, one object a worker.
+
+An account is a run of a cluster (its UID), or else a plan (its digest). A worker overwrites its own object
+with its counts since its start, every few seconds while it works and when it ends, SIGTERM included. So one
+that is killed (SIGKILL, a lost node) takes along what it did since it wrote last, a few seconds of counts.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, dataclass, fields
+from typing import Final, Self
+
+from annotationrun_worker.errors import StagingError, StorageError
+from annotationrun_worker.staging.digests import canonical_json
+from annotationrun_worker.staging.heartbeats import BEAT_SECONDS, WorkerId
+from annotationrun_worker.staging.store import StagingStore
+
+FOLDER: Final = "usage"
+_LAST_SECONDS: Final = 2.0  # for the last writing; a worker that is told to stop has 10 s
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerUsage:
+    """Counts of one worker since its start, or of several."""
+
+    answered: int = 0
+    failed: int = 0
+    retries: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    """Of the prompts' tokens, those that the server says it had in its cache."""
+    worker_seconds: int = 0
+    gpu_seconds: int = 0
+    """GPUs of the server beside the worker, times the worker's seconds; 0: none, or not known."""
+
+    def __add__(self, other: Self) -> "WorkerUsage":
+        """The counts of both."""
+        return WorkerUsage(
+            **{one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)}
+        )
+
+    @property
+    def requests(self) -> int:
+        """Answered or failed."""
+        return self.answered + self.failed
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of prompts and answers."""
+        tokens = self.prompt_tokens + self.completion_tokens
+        return round(tokens / self.worker_seconds, 1) if self.worker_seconds else 0.0
+
+    @property
+    def is_worth_noting(self) -> bool:
+        """Whether anything was asked or held."""
+        return bool(self.requests or self.gpu_seconds)
+
+
+def usage_path(account: str, worker: WorkerId) -> str:
+    """Where the counts of ``worker`` lie."""
+    return f"{FOLDER}/{account}/{worker}.json"
+
+
+async def read_usage(store: StagingStore, account: str) -> WorkerUsage:
+    """The sum over all workers of ``account``.
+
+    Raises:
+        StagingError: an object there holds something else.
+        StorageError: the store can't be read.
+    """
+    total = WorkerUsage()
+    async for found in store.list(f"{FOLDER}/{account}"):
+        content = await store.read(found.path)
+        if content is None:
+            continue
+        try:
+            total += WorkerUsage(**{name: int(count) for name, count in json.loads(content).items()})
+        except (ValueError, TypeError, AttributeError) as error:
+            raise StagingError(
+                f"the counts of a worker {found.path!r} in {store.location!r} can't be read ({error}); "
+                "delete them: the run's cost will lack them, its rows will not"
+            ) from error
+    return total
+
+
+@asynccontextmanager
+async def usage_staged(
+    store: StagingStore,
+    path: str,
+    read: Callable[[], WorkerUsage],
+    every_seconds: float = BEAT_SECONDS,
+) -> AsyncIterator[None]:
+    """Within, what ``read`` gives is written to ``path`` now and then, and once more at the end.
+
+    A worker that asked nothing and held no GPU writes nothing. A writing that fails is made good by the next,
+    as counts only grow; a store that stays away is for the heartbeat to tell.
+    """
+    ends = asyncio.Event()
+    written = WorkerUsage()
+
+    async def write() -> None:
+        nonlocal written
+        usage = read()
+        if usage.is_worth_noting and usage != written:
+            with suppress(StorageError):
+                await store.put(path, canonical_json(asdict(usage)) + b"\n")
+                written = usage
+
+    async def now_and_then() -> None:
+        has_ended = False
+        while not has_ended:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(every_seconds):
+                    has_ended = await ends.wait()
+            await write()  # once more after the end, whatever was being written then
+
+    writing = asyncio.create_task(now_and_then())
+    try:
+        yield
+    finally:
+        ends.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_SECONDS):
+                await writing
