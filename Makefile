@@ -42,8 +42,8 @@ ffmpeg:
 test: $(READY) ffmpeg  ## Everything that must hold, with a table of counts and seconds
 	$(BIN)/python -m tests.suites
 
-SUITES := lint types unit component faults scale frames-exact mutants interop chart operator cluster docs
-component faults frames-exact interop mutants: ffmpeg
+SUITES := lint types unit component faults scale frames-exact mutants interop vllm chart operator cluster docs
+component faults frames-exact interop mutants vllm: ffmpeg
 .PHONY: $(SUITES)
 lint:  ## ruff and the import contracts
 types:  ## mypy, strict
@@ -54,6 +54,7 @@ scale:  ## 10,000 episodes: seconds and memory of each step
 frames-exact:  ## Every frame of the reference dataset against the code in its pixels
 mutants:  ## Faults put in on purpose: the tests must find each
 interop:  ## LeRobot itself loads what we wrote, and rejects what was damaged (5.8 GB under ~/.cache)
+vllm:  ## Runs against a real vLLM on CPUs, with a model of a few parameters (2.5 GB under ~/.cache)
 chart:  ## The Helm chart, linted and rendered by helm itself
 operator:  ## The operator against a real API server; the tests play the Jobs
 cluster:  ## Runs on a real Kubernetes: booted here, or the one that KUBECONFIG names

@@ -58,6 +58,13 @@ SUITES: Final = (
         caches=("interop-*", "lerobot-*"),
         disk_bytes=9 * GIGABYTE,
     ),
+    Suite(
+        "vllm",
+        builds=(("tests/vllm/environment.sh",),),
+        pytest=("tests/vllm",),
+        caches=("vllm-[0-9a-f]*",),
+        disk_bytes=5 * GIGABYTE,
+    ),
     Suite("chart", builds=(HELM, PROMTOOL), pytest=("tests/chart",), caches=("helm-*", "promtool-*")),
     Suite("docs", pytest=("tests/docs",)),
 )

@@ -61,3 +61,33 @@ def test_what_no_file_can_hold_is_an_error_that_can_be_printed(said):
 
 def test_a_surrogate_pair_is_one_character():
     assert extract_object(r'{"a": "\ud83d\ude00"}') == {"a": "\U0001f600"}
+
+
+@pytest.mark.parametrize(
+    "said", ['{"a": "one\ttwo\nthree"}', r'{"a": "one\ttwo\nthree"}'], ids=["raw", "escaped"]
+)
+def test_tabs_and_ends_of_lines_are_taken(said):
+    assert extract_object(said) == {"a": "one\ttwo\nthree"}
+
+
+def test_an_object_with_an_end_of_line_in_its_text_is_not_mistaken_for_one_inside_it():
+    assert extract_object('{"a": "one\ntwo", "b": {"c": []}}') == {"a": "one\ntwo", "b": {"c": []}}
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        pytest.param('{"a": "\x00"}', r"\u0000", id="raw"),
+        pytest.param(r'{"a": ["x\u001b[0m"]}', r"\u001b", id="escaped"),
+        pytest.param(r'{"a\b": 1}', r"\b", id="in a key"),
+        pytest.param(r'{"a": "\\\u0001"}', r"\u0001", id="after a backslash"),
+    ],
+)
+def test_other_control_characters_are_an_error(said, named):
+    with pytest.raises(AnswerError, match="holds the character") as raised:
+        extract_object(said)
+    assert named in str(raised.value)
+
+
+def test_a_backslash_before_letters_is_text():
+    assert extract_object(r'{"a": "\\u0001 \\b"}') == {"a": r"\u0001 \b"}
