@@ -16,6 +16,7 @@ from tests.support.suite_table import Times, table
 BIN: Final = Path(sys.executable).parent
 VERSITYGW: Final = ("tests/support/versitygw.sh",)
 HELM: Final = ("tests/support/helm.sh",)
+KUEUE: Final = ("tests/support/kueue.sh",)
 PROMTOOL: Final = ("tests/chart/promtool.sh",)
 
 SUITES: Final = (
@@ -30,10 +31,10 @@ SUITES: Final = (
     ),
     Suite(
         "operator",
-        builds=(("tests/cluster/programs/build.sh",), HELM),
+        builds=(("tests/cluster/programs/build.sh",), HELM, KUEUE),
         pytest=("tests/operator",),
         lane="cluster",
-        caches=("kubernetes-*", "helm-*"),
+        caches=("kubernetes-*", "helm-*", "kueue-*"),
         disk_bytes=5 * GIGABYTE,
     ),
     Suite(

@@ -73,7 +73,7 @@ def make_job(run: RunView, manifest: AnnotationRun, plan: JobPlan, settings: Job
         STEP_LABEL: plan.step.value,
         ATTEMPT_LABEL: str(plan.attempt),
     }
-    queue = manifest.spec.queue_name
+    queue = manifest.spec.queue_name or run.labels.get(KUEUE_QUEUE_LABEL)
     spec = {
         **_counts(plan),
         "podReplacementPolicy": "Failed",

@@ -194,6 +194,8 @@ def _sidecar(spec: RunSpec, settings: JobSettings) -> dict[str, Any]:
         "args": [
             model.id,
             f"--revision={model.revision}",
+            f"--served-model-name={model.id}",
+            f"--max-model-len={model.context_tokens}",
             f"--host={settings.server_host}",
             f"--port={SERVER_PORT}",
             *settings.server_args,

@@ -320,7 +320,7 @@ def test_hits_of_the_servers_caches_are_those_of_the_run(tmp_path):
     with demo_model() as server:
         server.pages["/metrics"] = metrics
         report = run_here(tmp_path, server.base_url, COUNTS, **THE_FIRST)
-    hits = report.annotated.server.hits
+    hits = report.annotated.server.counts
     assert (hits.prefix_hits, hits.prefix_queries) == (2 * 250, 2 * 500)
     assert (hits.image_hits, hits.image_queries) == (2 * 4, 2 * 20)
     assert report.annotated.server.line().endswith(

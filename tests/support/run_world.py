@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from annotationrun_api.conditions import ConditionType, find_condition
-from annotationrun_api.labels import SPEC_DIGEST_ANNOTATION, Step
+from annotationrun_api.labels import KUEUE_QUEUE_LABEL, SPEC_DIGEST_ANNOTATION, Step
 from annotationrun_api.status import RunStatus, read_status, write_status
 from annotationrun_api.step_results import MergeOutcome, PlanResult, write_result
 from annotationrun_operator.decide import decide
@@ -117,6 +117,7 @@ class RunWorld:
             spec_digest=metadata["annotations"][SPEC_DIGEST_ANNOTATION],
             created=self.now,
             is_suspended=spec.get("suspend", False),
+            queue=metadata["labels"].get(KUEUE_QUEUE_LABEL, ""),
             completions=spec["completions"],
         )
 

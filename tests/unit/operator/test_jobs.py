@@ -88,6 +88,8 @@ def test_only_the_annotate_step_has_a_server_and_it_is_a_native_sidecar_without_
     assert sidecar["restartPolicy"] == "Always"
     assert not any(probe in sidecar for probe in ("startupProbe", "livenessProbe", "readinessProbe"))
     assert sidecar["args"][:1] == ["demo-vlm"]
+    assert "--served-model-name=demo-vlm" in sidecar["args"]
+    assert "--max-model-len=32768" in sidecar["args"]
     assert sidecar["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert "http://127.0.0.1:8000/v1" in containers(made(Step.ANNOTATE))["worker"]["args"]
 

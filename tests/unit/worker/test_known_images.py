@@ -3,7 +3,7 @@
 import pytest
 
 from annotationrun_worker.vlm import known_images
-from annotationrun_worker.vlm.cache_hits import CacheHits
+from annotationrun_worker.vlm.server_counts import ServerCounts
 from annotationrun_worker.vlm.known_images import KnownImages, picture_uuid
 from annotationrun_worker.vlm.messages import image_part, text_part
 
@@ -72,12 +72,15 @@ vllm:external_prefix_cache_hits_total{engine="0",model_name="tiny-vl"} 7.0
 vllm:mm_cache_queries_total{engine="0",model_name="tiny-vl"} 1.2e+06
 vllm:mm_cache_queries_total{engine="1",model_name="tiny-vl"} 1.0
 vllm:mm_cache_hits_total{engine="0",model_name="tiny-vl"} 3.0
+vllm:request_success_total{engine="0",finished_reason="stop",model_name="tiny-vl"} 80.0
+vllm:request_success_total{engine="0",finished_reason="length",model_name="tiny-vl"} 7.0
+vllm:request_success_total{engine="0",finished_reason="abort",model_name="tiny-vl"} 2.0
 """
 """As vLLM 0.32 sends them."""
 
 
 def test_the_counters_of_all_engines_are_summed():
-    assert CacheHits.read(METRICS) == CacheHits(512, 1043, 3, 1_200_001)
+    assert ServerCounts.read(METRICS) == ServerCounts(87, 512, 1043, 3, 1_200_001)
 
 
 @pytest.mark.parametrize(
@@ -89,10 +92,10 @@ def test_the_counters_of_all_engines_are_summed():
     ],
 )
 def test_a_server_without_these_counters_tells_nothing(metrics):
-    assert CacheHits.read(metrics) is None
+    assert ServerCounts.read(metrics) is None
 
 
 def test_counters_that_began_anew_count_from_nothing():
-    before, after = CacheHits(500, 1000, 5, 10), CacheHits(20, 40, 1, 2)
+    before, after = ServerCounts(9, 500, 1000, 5, 10), ServerCounts(1, 20, 40, 1, 2)
     assert after.since(before) == after
-    assert before.since(CacheHits(100, 400, 5, 5)) == CacheHits(400, 600, 0, 5)
+    assert before.since(ServerCounts(4, 100, 400, 5, 5)) == ServerCounts(5, 400, 600, 0, 5)

@@ -87,7 +87,7 @@ def _say(text: str) -> None:
 
 
 def _say_server(findings: ServerFindings) -> None:
-    if findings.hits is None:  # at the end they are told with the rest
+    if findings.counts is None:  # at the end they are told with the rest
         _say(f"model server: {findings.line()}")
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from annotationrun_worker.dataset.records import EpisodeIndex
-from annotationrun_worker.vlm.cache_hits import CacheHits
+from annotationrun_worker.vlm.server_counts import ServerCounts
 from annotationrun_worker.vlm.client import Usage
 from annotationrun_worker.vlm.server_findings import ServerFindings
 
@@ -50,8 +50,8 @@ def decode_event(line: str) -> EpisodeSeen | ServerFindings | dict[str, Usage]:
     value = json.loads(line)
     try:
         if "server" in value:
-            hits = value["server"].pop("hits")
-            return ServerFindings(**value["server"], hits=None if hits is None else CacheHits(**hits))
+            counts = value["server"].pop("counts")
+            return ServerFindings(**value["server"], counts=None if counts is None else ServerCounts(**counts))
         if "usage" in value:
             return {kind: Usage(**counts) for kind, counts in value["usage"].items()}
         return EpisodeSeen(**value)

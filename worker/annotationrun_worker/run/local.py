@@ -275,7 +275,7 @@ async def _annotate(
             asker = Asker(client, store, make_sampling(spec), spec.model.revision)
             worker = Worker(asker, Claims(store, heartbeat.me, Liveness(store)))
             await step.run(plan.indices, worker, listener.on_episode, waits=waits)
-        await client.read_cache_hits()
+        await client.read_server_counts()
     finally:
         telling.cancel()
         listener.on_usage(client.usage)

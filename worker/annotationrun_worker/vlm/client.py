@@ -32,7 +32,7 @@ from annotationrun_worker.errors import (
     ConfigurationError,
     RequestFailedError,
 )
-from annotationrun_worker.vlm.cache_hits import CacheHits
+from annotationrun_worker.vlm.server_counts import ServerCounts
 from annotationrun_worker.vlm.json_extraction import quote
 from annotationrun_worker.vlm.limits import limit_advice
 from annotationrun_worker.vlm.readiness import Readiness
@@ -46,7 +46,7 @@ from annotationrun_worker.vlm.server_errors import (
     shown_url,
 )
 from annotationrun_worker.vlm.server_findings import ServerFindings, in_common
-from annotationrun_worker.vlm.server_pages import read_cache_hits
+from annotationrun_worker.vlm.server_pages import read_server_counts
 from annotationrun_worker.vlm.server_probe import PROBE_KIND, ServerNeeds, ServerProbe
 from annotationrun_worker.vlm.transport import Transport
 from annotationrun_worker.vlm.turns import Turns
@@ -145,7 +145,7 @@ class VlmClient:
             api_key: a server without keys takes any.
             say: told when a server is waited for.
             needs: what is tried at each server before the first question; ``None``: nothing.
-            found: told what came of that, and again what ``read_cache_hits`` adds to it.
+            found: told what came of that, and again what ``read_server_counts`` adds to it.
         """
         self.settings = settings
         self.findings: ServerFindings | None = None
@@ -159,7 +159,7 @@ class VlmClient:
         self._context_tokens = settings.context_tokens
         self._needs = needs
         self._found = found
-        self._hits_before: CacheHits | None = None
+        self._counts_before: ServerCounts | None = None
         self._servers = [
             AsyncOpenAI(
                 base_url=base_url,
@@ -202,19 +202,19 @@ class VlmClient:
         """Pictures that were named in place of being sent, as the server had them."""
         return self._transport.images_left_out
 
-    async def read_cache_hits(self) -> None:
+    async def read_server_counts(self) -> None:
         """Put into the findings what the servers' caches gave since the servers were tried."""
-        if self.findings is None or self._hits_before is None:
+        if self.findings is None or self._counts_before is None:
             return
-        now = await self._cache_hits()
+        now = await self._server_counts()
         if now is not None:
-            self.findings = replace(self.findings, hits=now.since(self._hits_before))
+            self.findings = replace(self.findings, counts=now.since(self._counts_before))
             self._found(self.findings)
 
-    async def _cache_hits(self) -> CacheHits | None:
+    async def _server_counts(self) -> ServerCounts | None:
         """Of all servers that tell them; ``None`` where none does."""
-        found = await asyncio.gather(*map(read_cache_hits, self._servers))
-        told = [hits for hits in found if hits is not None]
+        found = await asyncio.gather(*map(read_server_counts, self._servers))
+        told = [counts for counts in found if counts is not None]
         return sum(told[1:], told[0]) if told else None
 
     async def _try_servers(self) -> None:
@@ -231,7 +231,7 @@ class VlmClient:
         found = await asyncio.gather(
             *(probe.look(server, lengths.get(shown_url(server))) for server in self._servers)
         )
-        self._hits_before = await self._cache_hits()
+        self._counts_before = await self._server_counts()
         findings = self.findings = in_common(found)
         self._schema_refused |= findings.structured_output in {"Ignored", "Refused"}
         if findings.max_model_len is not None:

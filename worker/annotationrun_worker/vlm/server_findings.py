@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
-from annotationrun_worker.vlm.cache_hits import CacheHits
+from annotationrun_worker.vlm.server_counts import ServerCounts
 
 StructuredOutput = Literal["Honoured", "Unknown", "NotSent", "Ignored", "Refused"]
 """What the server makes of a JSON schema; Unknown: its answer was cut, or empty."""
@@ -41,8 +41,8 @@ class ServerFindings:
     """In which boxes and points are read; ``None``: no question asks for any."""
     doubt: str = ""
     """Why it could not be tried; the run went on all the same."""
-    hits: CacheHits | None = None
-    """Of the server's caches while the run asked, whoever else asked meanwhile; ``None``: not told."""
+    counts: ServerCounts | None = None
+    """Its own, from the first question on, whoever else asked meanwhile; ``None``: not told."""
 
     def line(self) -> str:
         """One sentence for people, what matters most at its start."""
@@ -60,17 +60,17 @@ class ServerFindings:
         parts.append("known pictures are not sent again" if self.takes_uuid else "every picture is sent")
         if self.coordinate_scale:
             parts.append(f"coordinates in {self.coordinate_scale}")
-        if self.hits is not None:
-            parts.append(self.hits.words())
+        if self.counts is not None:
+            parts.append(self.counts.words())
         return "; ".join(parts)
 
     def to_value(self) -> dict[str, Any]:
         """As it stands in a report file: JSON values."""
         found = asdict(self)
-        return {_camel(name): value for name, value in found.items() if name != "hits"} | {
-            "hits": None
-            if self.hits is None
-            else {_camel(name): value for name, value in asdict(self.hits).items()}
+        return {_camel(name): value for name, value in found.items() if name != "counts"} | {
+            "counts": None
+            if self.counts is None
+            else {_camel(name): value for name, value in asdict(self.counts).items()}
         }
 
 

@@ -6,7 +6,7 @@ from typing import Final
 import openai
 from openai import AsyncOpenAI
 
-from annotationrun_worker.vlm.cache_hits import CacheHits
+from annotationrun_worker.vlm.server_counts import ServerCounts
 from annotationrun_worker.vlm.responses import cut_remote
 from annotationrun_worker.vlm.server_errors import shown_url
 
@@ -29,10 +29,10 @@ async def read_version(server: AsyncOpenAI) -> str | None:
         return None
 
 
-async def read_cache_hits(server: AsyncOpenAI) -> CacheHits | None:
+async def read_server_counts(server: AsyncOpenAI) -> ServerCounts | None:
     """The counts of ``/metrics`` since the server's start; ``None`` where it tells none."""
     try:
-        return CacheHits.read(await _read(server, "metrics"))
+        return ServerCounts.read(await _read(server, "metrics"))
     except openai.APIError:
         return None
 
