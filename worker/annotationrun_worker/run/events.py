@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from annotationrun_worker.dataset.records import EpisodeIndex
-from annotationrun_worker.vlm.server_counts import ServerCounts
 from annotationrun_worker.vlm.client import Usage
+from annotationrun_worker.vlm.server_counts import ServerCounts
 from annotationrun_worker.vlm.server_findings import ServerFindings
 
 
@@ -51,7 +51,8 @@ def decode_event(line: str) -> EpisodeSeen | ServerFindings | dict[str, Usage]:
     try:
         if "server" in value:
             counts = value["server"].pop("counts")
-            return ServerFindings(**value["server"], counts=None if counts is None else ServerCounts(**counts))
+            known = None if counts is None else ServerCounts(**counts)
+            return ServerFindings(**value["server"], counts=known)
         if "usage" in value:
             return {kind: Usage(**counts) for kind, counts in value["usage"].items()}
         return EpisodeSeen(**value)

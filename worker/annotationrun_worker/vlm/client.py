@@ -32,12 +32,12 @@ from annotationrun_worker.errors import (
     ConfigurationError,
     RequestFailedError,
 )
-from annotationrun_worker.vlm.server_counts import ServerCounts
 from annotationrun_worker.vlm.json_extraction import quote
 from annotationrun_worker.vlm.limits import limit_advice
 from annotationrun_worker.vlm.readiness import Readiness
 from annotationrun_worker.vlm.request import without_schema
 from annotationrun_worker.vlm.responses import ChatResponse, read_response
+from annotationrun_worker.vlm.server_counts import ServerCounts
 from annotationrun_worker.vlm.server_errors import (
     NO_API_KEY,
     is_refusal,
