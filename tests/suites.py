@@ -27,7 +27,7 @@ SUITES: Final = (
         pytest=("tests/cluster",),
         lane="cluster",
         caches=("kubernetes-*", "helm-*", "images", "containerd"),
-        disk_bytes=16 * GIGABYTE,
+        disk_bytes=22 * GIGABYTE,
     ),
     Suite(
         "operator",

@@ -91,7 +91,7 @@ def boot() -> Client:
 
 def loaded(images: Images) -> list[str]:
     """What has to be loaded; first the image that has the layers of another."""
-    return [PAUSE_IMAGE, images.demo_vlm, images.worker, images.operator]
+    return [PAUSE_IMAGE, images.demo_vlm, images.worker, images.operator, images.vllm_cpu]
 
 
 def stays_up() -> Path:
@@ -210,5 +210,6 @@ def exports() -> str:
             f"export OPERATOR_IMAGE={images.operator}",
             f"export WORKER_IMAGE={images.worker}",
             f"export DEMO_VLM_IMAGE={images.demo_vlm}",
+            f"export VLLM_CPU_IMAGE={images.vllm_cpu}",
         ]
     )

@@ -17,7 +17,7 @@ from tests.cluster.pick import LATENCY_SECONDS, Undisturbed, run_undisturbed
 from tests.cluster.workspace import Workspace
 from tests.support.annotation import REFERENCE
 
-IMAGE_VARIABLES = ("OPERATOR_IMAGE", "WORKER_IMAGE", "DEMO_VLM_IMAGE")
+IMAGE_VARIABLES = ("OPERATOR_IMAGE", "WORKER_IMAGE", "DEMO_VLM_IMAGE", "VLLM_CPU_IMAGE")
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,13 @@ INPUTS: Final = (
     "worker/requirements.txt",
     "worker/annotationrun_worker",
 )
-"""What the images are made of."""
+"""What the project's images are made of."""
+TARGETS: Final = ("operator", "worker", "demo-vlm")
+VLLM: Final = ROOT / "tests" / "vllm"
+VLLM_INPUTS: Final = ("Dockerfile", "install.sh", "make_tiny_model.py", "requirements.txt", "serve.sh")
+VISION_MODEL: Final = "/opt/models/vision"
+"""Where the image of the real vLLM has the model that takes pictures."""
+TEXT_MODEL: Final = "/opt/models/text"
 BASE: Final = "docker.io/library/debian:trixie-slim"
 RELEASE: Final = "trixie"
 BASE_SETTINGS: Final = (
@@ -52,16 +58,25 @@ class Images:
     operator: str
     worker: str
     demo_vlm: str
+    vllm_cpu: str
+    """A real vLLM that computes on CPUs, with two tiny models in it."""
 
 
 def image_names() -> Images:
     """The names that the images of this checkout have: their tag is the digest of what they are made of."""
-    paths = sorted(path for name in INPUTS for path in _files(ROOT / name))
-    tag = _digest(
-        f"{path.relative_to(ROOT)} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in paths
-    )
-    return Images(
-        *(f"localhost/annotationrun-{target}:{tag}" for target in ("operator", "worker", "demo-vlm"))
+    tag = _digest_of_files(path for name in INPUTS for path in _files(ROOT / name))
+    ours = (f"localhost/annotationrun-{target}:{tag}" for target in TARGETS)
+    return Images(*ours, vllm_cpu=vllm_image_name())
+
+
+def vllm_image_name() -> str:
+    """The name of the image of the real vLLM, by what it is made of."""
+    return f"localhost/annotationrun-vllm-cpu:{_digest_of_files(VLLM / name for name in VLLM_INPUTS)}"
+
+
+def _digest_of_files(paths: Iterable[Path]) -> str:
+    return _digest(
+        f"{path.relative_to(ROOT)} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in sorted(paths)
     )
 
 
@@ -76,7 +91,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def build_images(programs: Path) -> Images:
-    """Build what is missing of the base, the pause image and the project's three."""
+    """Build what is missing of the base, the pause image, the project's three and that of the real vLLM."""
     with _lock():
         base = f"localhost/annotationrun-base:{_digest((RELEASE, *BASE_SETTINGS))}"
         if not has_image(base):
@@ -85,22 +100,24 @@ def build_images(programs: Path) -> Images:
         if not has_image(PAUSE_IMAGE):
             _from_scratch(PAUSE_IMAGE, ("--entrypoint", '["/pause"]'), (programs / "pause", "/pause"))
         names = image_names()
-        for target, name in zip(("operator", "worker", "demo-vlm"), astuple(names), strict=True):
+        for target, name in zip(TARGETS, astuple(names), strict=False):
             if not has_image(name):
-                _build(target, name)
+                _build(name, "--layers", f"--target={target}", str(ROOT))
+        if not has_image(names.vllm_cpu):
+            # Without layers: the stage that installs would be kept beside what is copied out of it.
+            _build(names.vllm_cpu, "--layers=false", str(VLLM))
     return names
 
 
-def _build(target: str, name: str) -> None:
+def _build(name: str, *arguments: str) -> None:
     start = time.monotonic()
     say(f"building {name}")
     # chroot: no container runtime is asked of the machine. HTTPS goes by the machine's own authorities.
     buildah(
-        "build", "--quiet", "--isolation=chroot", "--layers", "--pull-never",
-        f"--target={target}", f"--tag={name}",
+        "build", "--quiet", "--isolation=chroot", "--pull-never", f"--tag={name}",
         "--build-arg", f"SSL_CERT_FILE={CERTIFICATES_IN_BUILD}",
         "--volume", f"{CERTIFICATES}:{CERTIFICATES_IN_BUILD}:ro",
-        str(ROOT),
+        *arguments,
     )  # fmt: skip
     say(f"{name} built in {time.monotonic() - start:.0f} s")
 
