@@ -21,6 +21,7 @@ POLICY = {"maxFailedEpisodes": 5, "maxHolesPercent": 60}
 RUN_SECONDS = 1200
 ANSWERED_BY_VLLM = re.compile(r"by its own count (\d+) requests answered")
 ASKED = re.compile(r"^  (\w+): (\d+) requests", re.MULTILINE)
+HOLE = re.compile(r"hole: episode \d+, frame \d+, \S+, \w+: .+")
 READ_METRICS = (
     "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:8000/metrics').read().decode())"
 )
@@ -107,7 +108,11 @@ def check_published(space, run):
     assert set(published["failedEpisodes"]) == failed
     assert len(failed) < 6
     assert all(failure["cause"] for failure in run["status"].get("failures", []))
-    assert all(hole["cause"] for hole in published["holes"])
+    merge = space.list("pods", "annotationrun.dev/step=merge")[-1]["metadata"]["name"]
+    log = space.kubectl("logs", merge, "--container=worker")
+    holes = [line for line in log.splitlines() if line.startswith("hole: ")]
+    assert all(HOLE.fullmatch(line) for line in holes), holes
+    assert f" {len(holes)} holes" in log
 
 
 def check_cost(space, run):
