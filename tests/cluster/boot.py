@@ -18,7 +18,7 @@ from tests.cluster.client import Client
 from tests.cluster.control_plane import Ports, make_certificates
 from tests.cluster.host import CACHE, CLUSTER_PACKAGES, HostError, check_disk, check_host, install, say
 from tests.cluster.image_loading import load_images
-from tests.cluster.images import Images, build_images
+from tests.cluster.images import Images, build_images, build_vllm_image
 from tests.cluster.network import CLUSTER_ADDRESS, INSIDE, NODE_ADDRESS
 from tests.cluster.node import PAUSE_IMAGE, NodeFolders
 from tests.cluster.processes import Processes, noted_processes
@@ -91,7 +91,7 @@ def boot() -> Client:
 
 def loaded(images: Images) -> list[str]:
     """What has to be loaded; first the image that has the layers of another."""
-    return [PAUSE_IMAGE, images.demo_vlm, images.worker, images.operator, images.vllm_cpu]
+    return [PAUSE_IMAGE, images.demo_vlm, images.worker, images.operator]
 
 
 def stays_up() -> Path:
@@ -168,6 +168,13 @@ def reload_images() -> Images:
     return names
 
 
+def load_vllm_image() -> str:
+    """Build the image of the real vLLM, and load it into the cluster that is up; its name."""
+    name = build_vllm_image()
+    load_images(FOLDERS, [*loaded(noted_images()), name])
+    return name
+
+
 def _note_images(images: Images) -> None:
     IMAGES_NOTE.write_text(json.dumps(asdict(images)), encoding="utf-8")
 
@@ -210,6 +217,5 @@ def exports() -> str:
             f"export OPERATOR_IMAGE={images.operator}",
             f"export WORKER_IMAGE={images.worker}",
             f"export DEMO_VLM_IMAGE={images.demo_vlm}",
-            f"export VLLM_CPU_IMAGE={images.vllm_cpu}",
         ]
     )

@@ -17,7 +17,7 @@ from tests.cluster.pick import LATENCY_SECONDS, Undisturbed, run_undisturbed
 from tests.cluster.workspace import Workspace
 from tests.support.annotation import REFERENCE
 
-IMAGE_VARIABLES = ("OPERATOR_IMAGE", "WORKER_IMAGE", "DEMO_VLM_IMAGE", "VLLM_CPU_IMAGE")
+IMAGE_VARIABLES = ("OPERATOR_IMAGE", "WORKER_IMAGE", "DEMO_VLM_IMAGE")
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +45,12 @@ def images(cluster: Client) -> Images:
         f"with KUBECONFIG set, {', '.join(missing)} must name images that the cluster can pull"
     )
     return Images(*(os.environ[name] for name in IMAGE_VARIABLES))
+
+
+@pytest.fixture(scope="session")
+def vllm_cpu(cluster: Client) -> str:
+    """Name of the image of a real vLLM for CPUs; on a foreign cluster the environment tells it."""
+    return os.environ["VLLM_CPU_IMAGE"] if os.environ.get("KUBECONFIG") else boot.load_vllm_image()
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Final
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "annotationrun"
-DISK_NEEDED_BYTES: Final = 22 * 1024**3
-"""While everything is built: about 16 GB of it stay."""
+DISK_NEEDED_BYTES: Final = 16 * 1024**3
+"""While everything is built: about 9 GB of it stay."""
 API_SERVER_PACKAGES: Final[Mapping[str, str]] = {"etcd": "etcd-server", "openssl": "openssl"}
 """By a program that it has: the Debian package that an API server by itself needs."""
 CLUSTER_PACKAGES: Final[Mapping[str, str]] = {

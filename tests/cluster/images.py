@@ -58,20 +58,12 @@ class Images:
     operator: str
     worker: str
     demo_vlm: str
-    vllm_cpu: str
-    """A real vLLM that computes on CPUs, with two tiny models in it."""
 
 
 def image_names() -> Images:
     """The names that the images of this checkout have: their tag is the digest of what they are made of."""
     tag = _digest_of_files(path for name in INPUTS for path in _files(ROOT / name))
-    ours = (f"localhost/annotationrun-{target}:{tag}" for target in TARGETS)
-    return Images(*ours, vllm_cpu=vllm_image_name())
-
-
-def vllm_image_name() -> str:
-    """The name of the image of the real vLLM, by what it is made of."""
-    return f"localhost/annotationrun-vllm-cpu:{_digest_of_files(VLLM / name for name in VLLM_INPUTS)}"
+    return Images(*(f"localhost/annotationrun-{target}:{tag}" for target in TARGETS))
 
 
 def _digest_of_files(paths: Iterable[Path]) -> str:
@@ -91,7 +83,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def build_images(programs: Path) -> Images:
-    """Build what is missing of the base, the pause image, the project's three and that of the real vLLM."""
+    """Build what is missing of the base, the pause image and the project's three."""
     with _lock():
         base = f"localhost/annotationrun-base:{_digest((RELEASE, *BASE_SETTINGS))}"
         if not has_image(base):
@@ -100,13 +92,20 @@ def build_images(programs: Path) -> Images:
         if not has_image(PAUSE_IMAGE):
             _from_scratch(PAUSE_IMAGE, ("--entrypoint", '["/pause"]'), (programs / "pause", "/pause"))
         names = image_names()
-        for target, name in zip(TARGETS, astuple(names), strict=False):
+        for target, name in zip(TARGETS, astuple(names), strict=True):
             if not has_image(name):
                 _build(name, "--layers", f"--target={target}", str(ROOT))
-        if not has_image(names.vllm_cpu):
-            # Without layers: the stage that installs would be kept beside what is copied out of it.
-            _build(names.vllm_cpu, "--layers=false", str(VLLM))
     return names
+
+
+def build_vllm_image() -> str:
+    """Build the image of a real vLLM that computes on CPUs, if it is missing; `build_images` comes before."""
+    name = f"localhost/annotationrun-vllm-cpu:{_digest_of_files(VLLM / name for name in VLLM_INPUTS)}"
+    with _lock():
+        if not has_image(name):
+            # Without layers: the stage that installs would be kept beside what is copied out of it.
+            _build(name, "--layers=false", str(VLLM))
+    return name
 
 
 def _build(name: str, *arguments: str) -> None:

@@ -22,6 +22,12 @@ RUN_SECONDS = 1200
 ANSWERED_BY_VLLM = re.compile(r"by its own count (\d+) requests answered")
 ASKED = re.compile(r"^  (\w+): (\d+) requests", re.MULTILINE)
 HOLE = re.compile(r"hole: episode \d+, frame \d+, \S+, \w+: .+")
+KILL_ENGINE = """
+import os
+for pid in set(filter(str.isdigit, os.listdir("/proc"))) - {"1", str(os.getpid())}:
+    if b"EngineCore" in open(f"/proc/{pid}/cmdline", "rb").read():
+        os.kill(int(pid), 9)
+"""
 READ_METRICS = (
     "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:8000/metrics').read().decode())"
 )
@@ -29,14 +35,14 @@ READ_METRICS = (
 pytestmark = pytest.mark.timeout(2 * RUN_SECONDS)  # vLLM takes a minute to start on two idle cores
 
 
-def beside_each_worker(images, weights=VISION_MODEL, context_tokens=16384, workers=2):
+def beside_each_worker(images, vllm_cpu, weights=VISION_MODEL, context_tokens=16384, workers=2):
     manifest = manifest_of("pick", images)
     manifest["spec"]["model"] = {
         **MODEL,
         "id": weights,
         "contextTokens": context_tokens,
         "serving": {
-            "image": images.vllm_cpu,
+            "image": vllm_cpu,
             "gpus": 0,
             "sharedMemory": "1Gi",
             "startTimeoutSeconds": 900,
@@ -55,7 +61,7 @@ def limited(manifest, workers):
     return manifest
 
 
-def start_vllm(space, images):
+def start_vllm(space, vllm_cpu):
     """One that all workers ask; its base URL."""
     security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     space.apply(
@@ -73,12 +79,14 @@ def start_vllm(space, images):
                 "containers": [
                     {
                         "name": "vlm",
-                        "image": images.vllm_cpu,
+                        "image": vllm_cpu,
                         "args": [VISION_MODEL, "--served-model-name=tiny-vl", "--max-model-len=16384"],
                         "securityContext": security,
                         "readinessProbe": {"httpGet": {"path": "/health", "port": 8000}},
+                        "volumeMounts": [{"name": "shared-memory", "mountPath": "/dev/shm"}],
                     }
                 ],
+                "volumes": [{"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}}],
             },
         }
     )
@@ -126,10 +134,10 @@ def check_cost(space, run):
     assert f"{usage['requests']} requests" in message_of(run, "Complete")
 
 
-def test_two_workers_each_with_a_real_vllm(workspace, images):
+def test_two_workers_each_with_a_real_vllm(workspace, images, vllm_cpu):
     space = workspace("vllm")
     space.put_folder(REFERENCE, "in")
-    space.apply(beside_each_worker(images))
+    space.apply(beside_each_worker(images, vllm_cpu))
     run = wait_over(space)
     check_published(space, run)
     check_cost(space, run)
@@ -141,10 +149,10 @@ def test_two_workers_each_with_a_real_vllm(workspace, images):
         assert int(ANSWERED_BY_VLLM.findall(log)[-1]) == sum(asked.values()), log
 
 
-def test_three_workers_that_ask_one_vllm(workspace, images):
+def test_three_workers_that_ask_one_vllm(workspace, images, vllm_cpu):
     space = workspace("one-vllm")
     space.put_folder(REFERENCE, "in")
-    manifest = external("pick", start_vllm(space, images))
+    manifest = external("pick", start_vllm(space, vllm_cpu))
     manifest["spec"]["model"] |= {**MODEL, "id": "tiny-vl"}
     space.apply(limited(manifest, 3))
     run = wait_over(space)
@@ -155,16 +163,14 @@ def test_three_workers_that_ask_one_vllm(workspace, images):
     assert sum(map(float, counted)) == run["status"]["usage"]["requests"]
 
 
-def test_a_vllm_that_is_killed_comes_back_and_the_run_goes_on(workspace, images):
+def test_a_vllm_that_is_killed_comes_back_and_the_run_goes_on(workspace, images, vllm_cpu):
     space = workspace("killed-vllm")
     space.put_folder(REFERENCE, "in")
-    space.apply(beside_each_worker(images, workers=1))
+    space.apply(beside_each_worker(images, vllm_cpu, workers=1))
     wait_until(lambda: bool(live_pods(space, WORKERS)), 240, lambda: space.describe("pick"))
     wait_until_annotating(space, answers=3)
     pod = live_pods(space, WORKERS)[0]["metadata"]["name"]
-    kill = "import os; [os.kill(int(pid), 9) for pid in os.listdir('/proc') if pid.isdigit() and int(pid) > 1"
-    kill += " and b'EngineCore' in open(f'/proc/{pid}/cmdline', 'rb').read()]"
-    space.kubectl("exec", pod, "--container=vllm", "--", "python3", "-c", kill)
+    space.kubectl("exec", pod, "--container=vllm", "--", "python3", "-c", KILL_ENGINE)
     run = wait_over(space)
     check_published(space, run)
     (status,) = space.get("pod", pod)["status"]["initContainerStatuses"]
@@ -187,22 +193,22 @@ def test_a_vllm_that_is_killed_comes_back_and_the_run_goes_on(workspace, images)
     ],
 )
 def test_a_server_that_cannot_serve_the_run_fails_it_with_cause_and_setting(
-    workspace, images, changes, words
+    workspace, images, vllm_cpu, changes, words
 ):
     space = workspace("wrong-vllm")
     space.put_folder(REFERENCE, "in")
     start = time.monotonic()
-    space.apply(beside_each_worker(images, workers=1, **changes))
+    space.apply(beside_each_worker(images, vllm_cpu, workers=1, **changes))
     run = wait_over(space)
     assert condition_holds(run, "Failed"), f"after {time.monotonic() - start:.0f} s: {space.describe('pick')}"
     for word in words:
         assert word in message_of(run, "Failed")
 
 
-def test_a_model_of_another_name_fails_the_run_with_cause_and_setting(workspace, images):
+def test_a_model_of_another_name_fails_the_run_with_cause_and_setting(workspace, images, vllm_cpu):
     space = workspace("other-vllm")
     space.put_folder(REFERENCE, "in")
-    manifest = external("pick", start_vllm(space, images))
+    manifest = external("pick", start_vllm(space, vllm_cpu))
     manifest["spec"]["model"] |= {**MODEL, "id": "another-vl"}
     space.apply(limited(manifest, 1))
     run = wait_over(space)

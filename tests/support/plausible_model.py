@@ -196,8 +196,9 @@ class _Handler(BaseHTTPRequestHandler):
             text = json.dumps(self.server.answer(body))
             kind = kind_of(body)
         except ValueError as error:
-            with self.server.lock:
-                counts.refused.append(str(error))
+            if not is_probe(body):
+                with self.server.lock:
+                    counts.refused.append(str(error))
             return 400, {"error": {"message": str(error), "type": "BadRequestError"}}
         if not is_probe(body):
             with self.server.lock:
