@@ -7,6 +7,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,23 +65,18 @@ class Outcome:
     """Whether something was built that is kept."""
     disk_bytes: int = 0
     """That the suite's caches take."""
-    counts: dict[str, int] = field(default_factory=dict)
-
-    def add(self, counts: dict[str, int]) -> None:
-        """Count more tests."""
-        for name, count in counts.items():
-            self.counts[name] = self.counts.get(name, 0) + count
+    counts: Counter[str] = field(default_factory=Counter)
 
     def count(self, *names: str) -> int:
         """Tests that ended so."""
-        return sum(self.counts.get(name, 0) for name in names)
+        return sum(self.counts[name] for name in names)
 
     @classmethod
     def sum(cls, outcomes: Iterable["Outcome"]) -> "Outcome":
         """The counts of all."""
         total = cls()
         for outcome in outcomes:
-            total.add(outcome.counts)
+            total.counts.update(outcome.counts)
         return total
 
 
@@ -107,14 +103,14 @@ def _run(suite: Suite, log: IO[str] | None) -> Outcome:
     outcome = Outcome()
     before, start = suite.built(), time.monotonic()
     for command in suite.builds:
-        outcome.add({"failed" if _call(command, log) else "passed": 1})
+        outcome.counts.update({"failed" if _call(command, log) else "passed": 1})
     outcome.build_seconds = time.monotonic() - start
     outcome.is_cold = bool(suite.built() - before)
     if not outcome.count("failed"):
         for command in suite.programs:
-            outcome.add({"failed" if _call(command, log) else "passed": 1})
+            outcome.counts.update({"failed" if _call(command, log) else "passed": 1})
         if suite.pytest:
-            outcome.add(_pytest(suite.pytest, log))
+            outcome.counts.update(_pytest(suite.pytest, log))
     outcome.seconds = time.monotonic() - start
     outcome.disk_bytes = sum(map(_disk_bytes, suite.built()))
     return outcome

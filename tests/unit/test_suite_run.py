@@ -1,6 +1,7 @@
 """The runner of `make test`: a failure, a crash or a skipped test can't end as success."""
 
 import sys
+from collections import Counter
 
 import pytest
 from tests.support import suite_run, suite_table
@@ -71,8 +72,8 @@ def test_disk_is_asked_for_what_is_not_built_yet(cache):
 
 def test_the_table_shows_the_last_time_of_the_other_kind(cache):
     suite = Suite("s")
-    table([(suite, Outcome(seconds=200, is_cold=True, counts={"passed": 1}))], Times.read())
-    text = table([(suite, Outcome(seconds=30, counts={"passed": 1, "skipped": 2}))], Times.read())
+    table([(suite, Outcome(seconds=200, is_cold=True, counts=Counter(passed=1)))], Times.read())
+    text = table([(suite, Outcome(seconds=30, counts=Counter(passed=1, skipped=2)))], Times.read())
     titles, cells = (line.split() for line in text.replace(" s ", "_s ").strip().splitlines())
     assert cells[titles.index("cold_s")] == "(200)"
     assert cells[titles.index("warm_s")] == "30"

@@ -50,14 +50,7 @@ class Account:
         for usage in list(self.asked.values()):  # at once: the worker goes on meanwhile
             total.add(usage)
         return WorkerUsage(
-            answered=total.answered,
-            failed=total.failed,
-            retries=total.retries,
-            prompt_tokens=total.prompt_tokens,
-            completion_tokens=total.completion_tokens,
-            cached_tokens=total.cached_tokens,
-            worker_seconds=round(seconds),
-            gpu_seconds=round(seconds * self.gpus),
+            **asdict(total), worker_seconds=round(seconds), gpu_seconds=round(seconds * self.gpus)
         )
 
 
