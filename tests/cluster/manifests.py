@@ -2,11 +2,11 @@
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tests.cluster.images import Images
-from tests.cluster.workspace import MOUNT, Workspace, restricted_pod, wait_until
+from tests.cluster.workspace import MOUNT, USER, Workspace, restricted_pod, wait_until
 
 SPEC = {
     "source": {"path": "in", "volume": {"claimName": "data"}},
@@ -69,8 +69,15 @@ def run_in_a_pod(space: Workspace, images: Images, manifest: Mapping[str, Any], 
 
 
 def start_server(space: Workspace, images: Images, latency_seconds: float = 0.0) -> str:
-    """Start a server that outlives the runs' pods, so that its log tells all that was asked; its base URL."""
+    """Start the demo's server apart from the runs' pods: its log tells all that was asked; its base URL."""
     args = ["demo-vlm", "--host=0.0.0.0", "--port=8000", f"--demo-latency-seconds={latency_seconds}"]
+    return serve(space, images.demo_vlm, args)
+
+
+def serve(
+    space: Workspace, image: str, args: Sequence[str], within_seconds: int = 120, **container: Any
+) -> str:
+    """Start the pod `vlm` with a model server; its base URL once it is ready."""
     security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     pod = {
         "apiVersion": "v1",
@@ -80,16 +87,24 @@ def start_server(space: Workspace, images: Images, latency_seconds: float = 0.0)
             "terminationGracePeriodSeconds": 1,
             "securityContext": {
                 "runAsNonRoot": True,
-                "runAsUser": 65532,
+                "runAsUser": USER,
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
             "containers": [
-                {"name": "vlm", "image": images.demo_vlm, "args": args, "securityContext": security}
+                {
+                    "name": "vlm",
+                    "image": image,
+                    "args": args,
+                    "securityContext": security,
+                    "volumeMounts": [{"name": "shared-memory", "mountPath": "/dev/shm"}],
+                    **container,
+                }
             ],
+            "volumes": [{"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}}],
         },
     }
     space.apply(pod)
-    space.kubectl("wait", "pod/vlm", "--for=condition=Ready", "--timeout=120s")
+    space.kubectl("wait", "pod/vlm", "--for=condition=Ready", f"--timeout={within_seconds}s")
     return f"http://{space.get('pod', 'vlm')['status']['podIP']}:8000/v1"
 
 
