@@ -113,6 +113,13 @@ class SourceSpec(SpecModel):
     token_secret_ref: SecretKeyRef | None = Field(
         default=None, description="tokenSecretRef: Hub token to read repoID. Default null: anonymous."
     )
+    cache_bytes: int = Field(
+        default=32 << 30,
+        ge=1 << 20,
+        le=1 << 50,
+        description="cacheBytes: bytes of files of repoID that a node or pod keeps; what is unused longest"
+        " goes first. Default 34359738368. Without meaning for path.",
+    )
 
     @property
     def episode_ranges(self) -> tuple[range, ...] | None:

@@ -19,7 +19,8 @@ from annotationrun_worker.errors import DatasetError, OutputError, StorageError
 from annotationrun_worker.fault_points import FaultPoint
 from annotationrun_worker.merge.folder import MergeResult, merge_to_folder
 from annotationrun_worker.merge.output_place import check_output
-from annotationrun_worker.merge.record import read_record, source_identity
+from annotationrun_worker.merge.record import read_record
+from annotationrun_worker.merge.source_tree import source_identity
 from annotationrun_worker.rows import StagedRow
 from annotationrun_worker.validate.dataset import validate_dataset
 

@@ -6,8 +6,8 @@ import pytest
 
 from annotationrun_worker.errors import DatasetError
 from annotationrun_worker.merge.placement import link_file, partial_folder, put_in_place
-from annotationrun_worker.merge.record import folder_identity
 from annotationrun_worker.merge.source_files import source_files
+from annotationrun_worker.merge.source_tree import folder_tree
 
 
 def test_a_partial_folder_goes_when_its_work_fails(tmp_path: Path) -> None:
@@ -96,6 +96,6 @@ def test_a_linked_folder_belongs_to_the_dataset_and_a_circle_is_an_error(
 def test_the_identity_of_a_folder_follows_its_content(
     name: str, content: str, differs: bool, dataset: Path
 ) -> None:
-    before = folder_identity(dataset)
+    before = folder_tree(dataset).marks
     (dataset / name).write_text(content)
-    assert (folder_identity(dataset) != before) is differs
+    assert (folder_tree(dataset).marks != before) is differs

@@ -1,9 +1,10 @@
 """Runs `annotationrun run` as a user does, against the demo model, and reads back what came of it."""
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,15 +41,16 @@ class Annotation:
 
 
 def write_manifest(
-    folder: Path, dataset: Path, endpoint: str, modules: dict[str, Any] | None = None, **spec: Any
+    folder: Path, dataset: Path | str, endpoint: str, modules: dict[str, Any] | None = None, **spec: Any
 ) -> Path:
-    """A manifest that annotates `dataset` into `folder/output`."""
+    """A manifest that annotates `dataset`, a folder or a repository's name, into `folder/output`."""
+    source = {"path": str(dataset)} if isinstance(dataset, Path) else {"repoID": dataset}
     content = {
         "apiVersion": "annotationrun.dev/v1alpha1",
         "kind": "AnnotationRun",
         "metadata": {"name": "test"},
         "spec": {
-            "source": {"path": str(dataset), **spec.pop("source", {})},
+            "source": {**source, **spec.pop("source", {})},
             "output": {"path": str(folder / "output")},
             "model": {"id": "demo-vlm", "serving": {"mode": "External", "endpoints": [endpoint]}},
             "modules": modules or THIN_MODULES,
@@ -60,10 +62,15 @@ def write_manifest(
     return path
 
 
-def run_command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """`annotationrun ARGUMENTS`, in a process of its own."""
+def run_command(
+    *arguments: str | Path, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`annotationrun ARGUMENTS`, in a process of its own, with `environment` beside this one's."""
     command = [sys.executable, "-m", "annotationrun_worker", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=False,
+        env={**os.environ, **(environment or {})},
+    )  # fmt: skip
 
 
 @contextmanager

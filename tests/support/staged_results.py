@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.support.annotated_dataset import Row, data_paths, read_language
 
 from annotationrun_worker.merge.folder import MergePlan
-from annotationrun_worker.merge.record import source_identity
+from annotationrun_worker.merge.source_tree import source_identity
 from annotationrun_worker.rows import ModuleName, StagedRow, module_of
 
 Results = dict[str, list[StagedRow]]

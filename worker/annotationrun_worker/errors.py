@@ -4,15 +4,17 @@ AnnotationRunError                     annotationrun_api.errors
 ├── TransientError
 │   ├── ServerNotReadyError            the model server can't be reached, or refuses for now
 │   ├── RequestFailedError             a request failed after its retries
-│   └── WorkerDiedError                worker processes die, and nothing is answered between
+│   ├── WorkerDiedError                worker processes die, and nothing is answered between
+│   └── HubUnavailableError            the Hub can't be reached, or refuses for now
 └── PermanentError
     ├── DatasetError                   the dataset is broken, of another version, or a file is missing
     │   ├── NoCamerasError             no camera, and a module that must see
     │   ├── UnknownCameraError         a camera name the dataset does not have
     │   ├── TimestampOutOfRangeError   no frame near the time asked for
     │   └── FrameDecodeError           a frame could not be decoded
-│       └── FrameMissingError      the video has no frame at the time asked for
+    │       └── FrameMissingError      the video has no frame at the time asked for
     ├── ConfigurationError             model or settings can't give right labels
+    │   └── HubAccessError             no such repository or revision, or the token may not
     ├── IncompleteError                results are missing; what is done is staged
     │   ├── TooManyFailedError         more episodes failed than may
     │   └── GivenUpError               a result failed as often as it may
@@ -20,6 +22,7 @@ AnnotationRunError                     annotationrun_api.errors
     ├── StagingError                   a staged object is not what was written
     ├── StorageError                   disk full, read-only, no permission
     └── OutputError                    the output folder is taken, or the merged dataset would be invalid
+        └── OutputMovedError           somebody else pushed what our commit would overwrite
 """
 
 from annotationrun_api.errors import PermanentError, TransientError
@@ -35,6 +38,10 @@ class RequestFailedError(TransientError):
 
 class WorkerDiedError(TransientError):
     """Worker processes die one after another, and nothing is answered between."""
+
+
+class HubUnavailableError(TransientError):
+    """The Hub can't be reached or refuses for now, after all retries."""
 
 
 class DatasetError(PermanentError):
@@ -63,6 +70,10 @@ class FrameMissingError(FrameDecodeError):
 
 class ConfigurationError(PermanentError):
     """Model, server or settings can't give right labels as they are."""
+
+
+class HubAccessError(ConfigurationError):
+    """The Hub has no such repository or revision, or the token may not do what is asked."""
 
 
 class IncompleteError(PermanentError):
@@ -95,3 +106,7 @@ class StorageError(PermanentError):
 
 class OutputError(PermanentError):
     """The output can't be made here, or would not be a valid dataset."""
+
+
+class OutputMovedError(OutputError):
+    """Somebody else pushed to the output what our commit would overwrite."""

@@ -15,6 +15,10 @@ from annotationrun_api.spec_types import SpecModel
 
 SUPPORTED = frozenset(
     {
+        "spec.source.repoID",
+        "spec.source.revision",
+        "spec.source.tokenSecretRef",
+        "spec.source.cacheBytes",
         "spec.source.path",
         "spec.source.volume",
         "spec.source.episodes",
@@ -87,6 +91,8 @@ CLUSTER_ONLY = frozenset(
         "spec.model.serving.sharedMemory",
         "spec.model.serving.startTimeoutSeconds",
         "spec.model.serving.cache",
+        "spec.model.serving.tokenSecretRef",
+        "spec.model.serving.localMedia",
         "spec.model.serving.resources",
         "spec.workers.parallelism",
         "spec.workers.resources",
@@ -105,7 +111,6 @@ command stops it instead of setting a deadline.
 
 WITHOUT_EFFECT = frozenset(
     {
-        "spec.source.revision",
         "spec.output.branch",
         "spec.output.private",
         "spec.output.pullRequest",
@@ -135,9 +140,7 @@ def _is(*values: object) -> Callable[[object], bool]:
 _SHOWN_CHARACTERS = 80  # of a value: enough to find it by
 _LEAVE_OUT = "leave it out"
 _LIMITS = (
-    Limit("spec.source.repoID", _is(None), "download the dataset and set path to its folder"),
     Limit("spec.source.follow.mode", _is("Never"), _LEAVE_OUT),
-    Limit("spec.source.tokenSecretRef", _is(None), _LEAVE_OUT),
     Limit("spec.output.repoID", _is(None), "set path to a new folder"),
     Limit("spec.output.tokenSecretRef", _is(None), _LEAVE_OUT),
     Limit("spec.suspend", _is(False), "set it to false, or leave it out"),

@@ -8,11 +8,13 @@ from rich.console import Console
 
 from annotationrun_worker.commands.options import (
     AccountOption,
+    CacheOption,
     EndpointOption,
     LimitOption,
     Manifest,
     ReportOption,
     RetryTokenOption,
+    RevisionOption,
     RunOptions,
     StagingOption,
     VolumeOption,
@@ -61,6 +63,8 @@ def annotate(
     gpus: Annotated[
         int, typer.Option(min=0, max=1024, help="GPUs of the model server beside this worker, to count.")
     ] = 0,
+    revision: RevisionOption = None,
+    cache: CacheOption = None,
 ) -> None:
     """Make the results that are missing; write nothing to the output.
 
@@ -69,7 +73,7 @@ def annotate(
     """
     options = RunOptions(
         manifest, endpoint, tuple(volume or ()), staging, limit, retry_token, start_timeout_seconds,
-        account=account, gpus=gpus,
+        account=account, gpus=gpus, revision=revision, cache=cache,
     )  # fmt: skip
     local, digest = options.load(), None if plan is None else Digest(plan)
     if events:

@@ -4,11 +4,13 @@ from rich.console import Console
 
 from annotationrun_worker.commands.options import (
     AccountOption,
+    CacheOption,
     LimitOption,
     Manifest,
     ReportOption,
     ResultOption,
     RetryTokenOption,
+    RevisionOption,
     RunOptions,
     StagingOption,
     VolumeOption,
@@ -27,12 +29,17 @@ def merge(
     report: ReportOption = None,
     result: ResultOption = None,
     account: AccountOption = None,
+    revision: RevisionOption = None,
+    cache: CacheOption = None,
 ) -> None:
     """Write the annotated dataset from what is staged; nothing is asked.
 
     Exits 5 if results are missing: 'annotationrun annotate' makes them.
     """
-    options = RunOptions(manifest, None, tuple(volume or ()), staging, limit, retry_token, account=account)
+    options = RunOptions(
+        manifest, None, tuple(volume or ()), staging, limit, retry_token, account=account,
+        revision=revision, cache=cache,
+    )  # fmt: skip
     console = Console()
     local = options.load(asks=False)
     with episode_progress(console) as progress:

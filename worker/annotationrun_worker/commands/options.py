@@ -10,6 +10,7 @@ import typer
 
 from annotationrun_api.manifest import load_manifest
 from annotationrun_worker.run.api_key import read_api_key
+from annotationrun_worker.run.hub_source import hub_access, pinned
 from annotationrun_worker.run.opening import LocalRun
 from annotationrun_worker.run.places import Overrides, named_claims, resolve_places
 from annotationrun_worker.support import check_supported
@@ -51,6 +52,21 @@ ResultOption = Annotated[
         help="Write the outcome into this file, in place (JSON, 4 KiB at most): a pod's termination message.",
     ),
 ]
+RevisionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--revision",
+        help="Commit of a source on the Hub, in the place of spec.source.revision: that which was planned.",
+    ),
+]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        help="Folder for files of the Hub, shared by all runs of this machine; default: "
+        "~/.cache/annotationrun/hub.",
+    ),
+]
 AccountOption = Annotated[
     str | None,
     typer.Option(
@@ -74,6 +90,8 @@ class RunOptions:
     start_timeout_seconds: int = 0
     account: str | None = None
     gpus: int = 0
+    revision: str | None = None
+    cache: Path | None = None
 
     def arguments(self) -> list[str]:
         """The same as words of a command line."""
@@ -83,19 +101,22 @@ class RunOptions:
             ("--staging", self.staging),
             ("--limit", self.limit),
             ("--retry-token", self.retry_token),
+            ("--revision", self.revision),
+            ("--cache", self.cache),
             *(("--volume", volume) for volume in self.volumes),
         ):
             words += [] if value is None else [name, str(value)]
         return words
 
     def load(self, *, asks: bool = True) -> LocalRun:
-        """The run, its places found on this machine.
+        """The run, its places found on this machine; a source on the Hub is pinned to a commit.
 
         Args:
             asks: the command needs a model server.
 
         Raises:
             ManifestError, UnsupportedError, ConfigurationError: manifest or places are wrong.
+            HubUnavailableError: the Hub does not answer.
             typer.BadParameter: an option is.
         """
         manifest = load_manifest(self.manifest)
@@ -113,15 +134,19 @@ class RunOptions:
                 f"got {self.account!r}, expected up to 64 of a-z, 0-9 and '-'", param_hint="--account"
             )
         volumes = parse_volumes(self.volumes, named_claims(spec))
-        overrides = Overrides(endpoint=self.endpoint, staging=self.staging, volumes=volumes)
+        overrides = Overrides(
+            endpoint=self.endpoint, staging=self.staging, volumes=volumes, revision=self.revision
+        )
+        access = hub_access(spec, os.environ, self.cache)
         return LocalRun(
             spec=spec,
-            places=resolve_places(spec, overrides, asks=asks),
+            places=pinned(resolve_places(spec, overrides, asks=asks), access),
             limit=self.limit,
             api_key=read_api_key(spec, os.environ) if asks else NO_API_KEY,
             start_timeout_seconds=self.start_timeout_seconds,
             account=self.account,
             gpus=self.gpus,
+            hub=access,
         )
 
 

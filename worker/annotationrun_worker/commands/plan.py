@@ -9,9 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 from annotationrun_worker.commands.options import (
+    CacheOption,
     LimitOption,
     Manifest,
     ResultOption,
+    RevisionOption,
     RunOptions,
     StagingOption,
     VolumeOption,
@@ -29,6 +31,8 @@ def plan(
     limit: LimitOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
     result: ResultOption = None,
+    revision: RevisionOption = None,
+    cache: CacheOption = None,
 ) -> None:
     """Tell what a run would do, before anything is spent.
 
@@ -37,7 +41,7 @@ def plan(
     Finds whatever would stop the run before its first question: a broken dataset, an output that can't be
     written. Nothing is asked or decoded; the plan is staged.
     """
-    options = RunOptions(manifest, None, tuple(volume or ()), staging, limit)
+    options = RunOptions(manifest, None, tuple(volume or ()), staging, limit, revision=revision, cache=cache)
     report = plan_run(options.load(asks=False))
     tell_result(plan_result(report), result)
     if as_json:

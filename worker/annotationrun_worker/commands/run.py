@@ -1,16 +1,19 @@
 """``annotationrun run``: from a manifest to an annotated dataset, on this machine."""
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from annotationrun_worker.commands.options import (
+    CacheOption,
     EndpointOption,
     LimitOption,
     Manifest,
     ReportOption,
     RetryTokenOption,
+    RevisionOption,
     RunOptions,
     StagingOption,
     VolumeOption,
@@ -18,6 +21,7 @@ from annotationrun_worker.commands.options import (
 from annotationrun_worker.commands.output import episode_progress, finish
 from annotationrun_worker.run.local import run_local
 from annotationrun_worker.run.opening import LocalRun
+from annotationrun_worker.run.places import HubPlace
 from annotationrun_worker.run.workers import WorkerPool
 
 
@@ -30,6 +34,8 @@ def run(
     retry_token: RetryTokenOption = None,
     workers: Annotated[int, typer.Option(min=1, max=256, help="Worker processes.")] = 1,
     report: ReportOption = None,
+    revision: RevisionOption = None,
+    cache: CacheOption = None,
 ) -> None:
     """Annotate the manifest's dataset and write the annotated one.
 
@@ -37,7 +43,9 @@ def run(
     over the same dataset asks nothing and writes nothing. Any number of runs and workers can share a staging
     store: none does what another is at.
     """
-    options = RunOptions(manifest, endpoint, tuple(volume or ()), staging, limit, retry_token)
+    options = RunOptions(
+        manifest, endpoint, tuple(volume or ()), staging, limit, retry_token, revision=revision, cache=cache
+    )
     local = options.load()
     console = Console()
     with episode_progress(console) as progress:
@@ -48,5 +56,7 @@ def run(
 def _pool(run: LocalRun, options: RunOptions, workers: int) -> WorkerPool | None:
     if workers == 1:
         return None
+    if isinstance(run.places.source, HubPlace):
+        options = replace(options, revision=run.places.source.revision)
     allowed = run.spec.failure_policy.max_failed_episodes
     return WorkerPool(workers, ["annotate", *options.arguments()], allowed)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from annotationrun_worker.dataset.data_rows import DataFileCache
+from annotationrun_worker.dataset.files import DatasetFiles, FolderFiles
 from annotationrun_worker.dataset.freed_memory import return_freed_memory
 from annotationrun_worker.dataset.image_rows import find_image_spans
 from annotationrun_worker.dataset.layout import EPISODES_FOLDER, check_readable, data_file, video_file
@@ -114,10 +115,11 @@ class EpisodeReader:
     A data file is read once, not once an episode, and stays in a bounded cache: see ``DataFileCache``.
     """
 
-    def __init__(self, root: Path, info: Mapping[str, Any]) -> None:
-        """Nothing is read yet."""
+    def __init__(self, root: Path, info: Mapping[str, Any], files: DatasetFiles | None = None) -> None:
+        """Nothing is read yet; without ``files`` all is below ``root``."""
         self._root = root
         self._fps = float(info["fps"])
+        self._dataset = files or FolderFiles(root)
         self._files = DataFileCache()
 
     def read(self, summary: EpisodeSummary, cameras: Sequence[CameraKey]) -> EpisodeRecord:
@@ -138,11 +140,13 @@ class EpisodeReader:
             raise UnknownCameraError(
                 f"the dataset at {str(self._root)!r} has no camera {unknown[0]!r}; its cameras are {known}"
             )
-        rows = self._files.rows_of(summary.data_path, f"the rows of episode {summary.index}")
+        with self._dataset.using(summary.data_path):
+            rows = self._files.rows_of(summary.data_path, f"the rows of episode {summary.index}")
         timestamps = rows.timestamps_of(summary.index, summary.length)
         videos = {camera: span for camera, span in summary.videos.items() if camera in cameras}
-        for camera, span in videos.items():
-            check_readable(span.path, f"episode {summary.index}, camera {camera!r}")
+        if not self._dataset.commit:  # else they are fetched when they are looked at
+            for camera, span in videos.items():
+                check_readable(span.path, f"episode {summary.index}, camera {camera!r}")
         wanted_images = [camera for camera in summary.image_cameras if camera in cameras]
         return EpisodeRecord(
             index=summary.index,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,19 @@ class EpisodeImages:
     def at(self, times: str) -> str:
         """Whose pictures and when (``at 0.500 s``), for an error."""
         return f"episode {self.episode}, camera {self.camera!r}, {times}, file {str(self.span.path)!r}"
+
+
+class Images(Protocol):
+    """Decodes pictures outside of this process; safe for any number of threads."""
+
+    def frames(self, images: EpisodeImages, indices: Sequence[int], times: str) -> NDArray[np.uint8]:
+        """Decode the frames ``indices``; see ``ImageDecoder.frames``."""
+
+    def digest(self, images: EpisodeImages) -> str:
+        """Of the coded pictures; see ``ImageDecoder.digest``."""
+
+    def close(self) -> None:
+        """End the child processes; a request under way fails."""
 
 
 class ImageDecoder:

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,7 @@ from annotationrun_worker.frames.cache import ByteBoundedCache
 from annotationrun_worker.frames.clips import Clip, ClipStore, clip_of_episode, clip_of_frames
 from annotationrun_worker.frames.decoder import CHILDREN, Decoder, EpisodeVideo
 from annotationrun_worker.frames.fingerprint import episode_fingerprint
-from annotationrun_worker.frames.image_decoder import EpisodeImages, ImageDecoder
+from annotationrun_worker.frames.image_decoder import EpisodeImages, ImageDecoder, Images
 from annotationrun_worker.frames.null_provider import NullFrameProvider
 from annotationrun_worker.frames.protocol import FrameCounts, FrameProvider
 from annotationrun_worker.frames.timestamps import (
@@ -61,11 +61,21 @@ class FrameSettings:
     """Where clips are kept. None: in a temporary folder that closing the provider removes."""
 
 
+@dataclass(frozen=True, slots=True)
+class Decoders:
+    """What decodes the two kinds of cameras."""
+
+    videos: Decoder
+    images: Images
+
+
 class VideoFrameProvider:
     """Frames of cameras that are stored as videos, or as pictures in the rows."""
 
-    def __init__(self, features: Features, settings: FrameSettings, decoder: Decoder) -> None:
-        """Take over ``decoder``: closing the provider closes it.
+    def __init__(
+        self, features: Features, settings: FrameSettings, decoder: Decoder, images: Images | None = None
+    ) -> None:
+        """Take over the decoders, ``images`` for cameras in the rows: closing the provider closes them.
 
         Raises:
             UnknownCameraError: ``settings.default_camera`` is not a camera of the dataset.
@@ -73,7 +83,7 @@ class VideoFrameProvider:
         self._features = features
         self._tolerance_seconds = settings.tolerance_seconds
         self._decoder = decoder
-        self._image_decoder = ImageDecoder(CHILDREN)
+        self._image_decoder = ImageDecoder(CHILDREN) if images is None else images
         self._clips = ClipStore(settings.clip_folder)
         self._default_camera = self._known(settings.default_camera or features.cameras[0])
         self._cache: ByteBoundedCache[tuple[int, CameraKey, int], NDArray[np.uint8]] = ByteBoundedCache(
@@ -312,8 +322,15 @@ def _read_without(episode: EpisodeRecord, camera: CameraKey) -> UnknownCameraErr
     )
 
 
-def make_frame_provider(features: Features, settings: FrameSettings) -> FrameProvider:
+def make_frame_provider(
+    features: Features, settings: FrameSettings, wrapped: Callable[[Decoders], Decoders] = lambda same: same
+) -> FrameProvider:
     """Make the provider for a dataset with these features; the caller closes it.
+
+    Args:
+        features: of the dataset.
+        settings: how frames are decoded and kept.
+        wrapped: what stands before the decoders, such as the fetching of their files.
 
     Raises:
         UnknownCameraError: ``settings.default_camera`` is not a camera of the dataset.
@@ -329,5 +346,6 @@ def make_frame_provider(features: Features, settings: FrameSettings) -> FramePro
         )
         raise UnknownCameraError(f"spec.frames.defaultCamera is {camera!r}, but {there}")
     if features.cameras:
-        return VideoFrameProvider(features, settings, make_decoder(settings.backend))
+        decoders = wrapped(Decoders(make_decoder(settings.backend), ImageDecoder(CHILDREN)))
+        return VideoFrameProvider(features, settings, decoders.videos, decoders.images)
     return NullFrameProvider()

@@ -18,9 +18,10 @@ from annotationrun_worker.merge.existing import AnnotatedEpisode, data_files
 from annotationrun_worker.merge.folder import check_valid
 from annotationrun_worker.merge.metadata import drop_from_info, edit_info, edit_stats
 from annotationrun_worker.merge.output_place import check_output
-from annotationrun_worker.merge.record import MergeRecord, known_record, merge_digest, source_identity
+from annotationrun_worker.merge.record import MergeRecord, known_record, merge_digest
 from annotationrun_worker.merge.replacement import all_rows, drop_rows
 from annotationrun_worker.merge.rewrite import sound_episodes
+from annotationrun_worker.merge.source_tree import source_identity
 from annotationrun_worker.rows import ModuleName, module_of
 
 _RULES_OF_COLUMNS: Final = frozenset({"features", "tools", "column-missing"})

@@ -11,7 +11,7 @@ from typing import Final
 
 from annotationrun_worker.errors import OutputError
 from annotationrun_worker.merge.apply import apply_change
-from annotationrun_worker.merge.change import DatasetChange
+from annotationrun_worker.merge.change import DatasetChange, Written
 from annotationrun_worker.merge.columns import EpisodeLanguage
 from annotationrun_worker.merge.existing import AnnotatedEpisode
 from annotationrun_worker.merge.metadata import edit_info, edit_stats
@@ -87,6 +87,11 @@ def merge_to_folder(plan: MergePlan) -> MergeResult:
         StagingError: a staged row does not fit its episode.
         StorageError: the output can't be written; it is as it was before, or the next merge completes it.
     """
+    return merge_result(plan, apply_change(change_of(plan), overwrite=plan.overwrite))
+
+
+def change_of(plan: MergePlan, rules_left_out: Collection[str] = ()) -> DatasetChange:
+    """What becomes of the source; ``rules_left_out`` are not held against what is built."""
     replaced: set[tuple[int, ModuleName]] = set()
 
     def language_of(episode: AnnotatedEpisode) -> EpisodeLanguage:
@@ -95,20 +100,20 @@ def merge_to_folder(plan: MergePlan) -> MergeResult:
         replaced.update((episode.index, module) for module in modules)
         return language
 
-    record = MergeRecord(plan.digest, plan.settings_digests, {}, tuple(sorted(plan.failed_episodes)))
-    written = apply_change(
-        DatasetChange(
-            source=plan.source,
-            output=plan.output,
-            language_of=language_of,
-            edits=_EDITED,
-            record=record,
-            source_identity=plan.source_identity,
-            check=lambda folder: check_valid(folder, plan.output, replaced),
-            episodes=plan.results.keys(),
-        ),
-        overwrite=plan.overwrite,
+    return DatasetChange(
+        source=plan.source,
+        output=plan.output,
+        language_of=language_of,
+        edits=_EDITED,
+        record=MergeRecord(plan.digest, plan.settings_digests, {}, tuple(sorted(plan.failed_episodes))),
+        source_identity=plan.source_identity,
+        check=lambda folder: check_valid(folder, plan.output, replaced, rules_left_out),
+        episodes=plan.results.keys(),
     )
+
+
+def merge_result(plan: MergePlan, written: Written) -> MergeResult:
+    """What was done for ``plan``."""
     return MergeResult(
         digest=plan.digest,
         unchanged=written.is_unchanged,

@@ -1,6 +1,6 @@
 """What can be known of a merge before there is anything to merge: is its place free, can the data take it."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from annotationrun_worker.dataset.freed_memory import return_freed_memory
@@ -105,12 +105,12 @@ def record_of_output(output: Path) -> MergeRecord | None:
 
 
 def check_rewritable(
-    source: Path, selected: Mapping[int, Collection[ModuleName]], existing_rows: ExistingRows
+    paths: Iterable[Path], selected: Mapping[int, Collection[ModuleName]], existing_rows: ExistingRows
 ) -> None:
     """Find out before any work whether results could take their place in the data files.
 
     Args:
-        source: the dataset.
+        paths: the data files.
         selected: the modules that shall have results, by episode.
         existing_rows: what happens to the rows that they own.
 
@@ -118,7 +118,7 @@ def check_rewritable(
         ConfigurationError: subtasks would change under interjections that stay.
         DatasetError: a data file can't be read, or its language columns can't be rewritten.
     """
-    for path in data_files(source):
+    for path in paths:
         for episode in sound_episodes(path):
             replaced_modules(episode, selected.get(episode.index, ()), existing_rows)
         return_freed_memory()

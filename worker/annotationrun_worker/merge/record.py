@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from annotationrun_worker.errors import DatasetError, OutputError
-from annotationrun_worker.merge.source_files import LARGE_FOLDERS, RECORD_NAME, entries_of, source_files
+from annotationrun_worker.merge.source_files import LARGE_FOLDERS, RECORD_NAME, entries_of
 from annotationrun_worker.rows import ModuleName
 from annotationrun_worker.staging.digests import Digest, digest_json
 
@@ -34,7 +34,7 @@ class MergeRecord:
     failed_episodes: Sequence[int] = ()
     """Selected episodes without a result, in order: what the manifest let go."""
     source_identity: str | None = None
-    """Of a dataset that is changed in place: the ``folder_identity`` that it had before, so that our own
+    """Of a dataset that is changed in place: the ``SourceTree.identity`` that it had before, so that our own
     writing is no new source. ``None``: a merge made the folder, and may replace it."""
 
     def to_bytes(self) -> bytes:
@@ -110,7 +110,7 @@ def record_of_changed(root: Path, marks: Mapping[str, FileMark]) -> MergeRecord 
 
     Args:
         root: the dataset.
-        marks: its ``source_marks``.
+        marks: of its files, without this one.
 
     Raises:
         OutputError, DatasetError: see ``known_record``.
@@ -168,7 +168,7 @@ def merge_digest(
 
     Args:
         results: the key of each result that goes in, by episode and module.
-        source_identity: commit SHA of the source, or its ``source_identity``.
+        source_identity: commit SHA of the source, or its ``SourceTree.identity``.
         publishing: settings of the output that change its content.
     """
     return digest_json(
@@ -179,43 +179,3 @@ def merge_digest(
             "publishing": dict(publishing),
         }
     )
-
-
-def source_identity(source: Path, output: Path) -> Digest:
-    """What stands for the content of ``source`` in the digest of a merge into ``output``.
-
-    Of a dataset that is changed in place it is the identity that it had before the first change, as long as
-    nobody but us has changed it since.
-
-    Raises:
-        DatasetError: see ``source_marks``.
-        OutputError: see ``record_of_changed``.
-    """
-    source = source.resolve()
-    marks = source_marks(source)
-    if source == output.resolve():
-        record = record_of_changed(source, marks)
-        if record is not None and record.source_identity is not None:
-            return Digest(record.source_identity)
-    return digest_json(marks)
-
-
-def folder_identity(source: Path) -> Digest:
-    """SHA-256 that stands for a source folder: bytes of all files, of videos and images their sizes.
-
-    Raises:
-        DatasetError: see ``source_marks``.
-    """
-    return digest_json(source_marks(source))
-
-
-def source_marks(source: Path) -> dict[str, FileMark]:
-    """The marks of all files of a dataset, without our record and hidden folders.
-
-    Raises:
-        DatasetError: the folder holds something that is no file, or a file can't be read.
-    """
-    try:
-        return {name: mark_file(name, path) for name, path in source_files(source)}
-    except OSError as error:
-        raise DatasetError(f"can't read the source: {error}; check permissions") from error

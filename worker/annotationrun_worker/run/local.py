@@ -134,11 +134,11 @@ def plan_run(run: LocalRun) -> PlanReport:
     Raises:
         AnnotationRunError: what would stop the run before its first question.
     """
-    dataset = open_dataset(run)
-    estimates = estimate_run(run.spec, dataset.chosen, dataset.features)
-    digest, plan = asyncio.run(make_plan(run, dataset))
-    pending = set(map(int, plan.indices)) - open_marks(run, digest).done_now()
-    return PlanReport(run, digest, plan, estimates, len(pending))
+    with open_dataset(run) as dataset:
+        estimates = estimate_run(run.spec, dataset.chosen, dataset.features)
+        digest, plan = asyncio.run(make_plan(run, dataset))
+        pending = set(map(int, plan.indices)) - open_marks(run, digest).done_now()
+        return PlanReport(run, digest, plan, estimates, len(pending))
 
 
 def annotate_run(
@@ -155,22 +155,22 @@ def annotate_run(
     Raises:
         AnnotationRunError: what stops the step; a fault of single episodes stands in the report.
     """
-    dataset = open_dataset(run)
-    digest, plan = asyncio.run(_plan(run, dataset, plan_digest))
-    marks = open_marks(run, digest)
-    account = Account(run.account or digest, run.gpus)
-    with open_step(run, dataset, marks) as step:
-        basis = step.annotator.basis
-        metrics = WorkerMetrics(account, step.report, lambda: basis.frames.counts)
-        progress = StoreProgress(marks, plan.indices, lambda: step.report.server)
-        with _told(progress_port, progress, metrics, listener.say):
-            usage = asyncio.run(_annotate(step, run, plan, listener, account, waits=False))
-        frames = basis.frames.counts
-    fault = _too_many_failures(step, plan)
-    return RunReport(
-        run, digest, len(plan.indices), step.report, usage, frames,
-        used=account.read(), video_seconds=_video_seconds(step, plan, dataset), fault=fault,
-    )  # fmt: skip
+    with open_dataset(run) as dataset:
+        digest, plan = asyncio.run(_plan(run, dataset, plan_digest))
+        marks = open_marks(run, digest)
+        account = Account(run.account or digest, run.gpus)
+        with open_step(run, dataset, marks) as step:
+            basis = step.annotator.basis
+            metrics = WorkerMetrics(account, step.report, lambda: basis.frames.counts)
+            progress = StoreProgress(marks, plan.indices, lambda: step.report.server)
+            with _told(progress_port, progress, metrics, listener.say):
+                usage = asyncio.run(_annotate(step, run, plan, listener, account, waits=False))
+            frames = basis.frames.counts
+        fault = _too_many_failures(step, plan)
+        return RunReport(
+            run, digest, len(plan.indices), step.report, usage, frames,
+            used=account.read(), video_seconds=_video_seconds(step, plan, dataset), fault=fault,
+        )  # fmt: skip
 
 
 def merge_run(run: LocalRun, progress: Progress) -> RunReport:
@@ -179,17 +179,17 @@ def merge_run(run: LocalRun, progress: Progress) -> RunReport:
     Raises:
         AnnotationRunError: what stops the step; missing episodes stand in the report.
     """
-    dataset = open_dataset(run)
-    digest, plan = asyncio.run(make_plan(run, dataset))
-    with open_step(run, dataset) as step:
-        asyncio.run(step.run(plan.indices, None, progress))
-        frames = step.annotator.basis.frames.counts
-    used = asyncio.run(read_usage(open_staging(run), run.account or digest))
-    report = RunReport(
-        run, digest, len(plan.indices), step.report, {}, frames,
-        used=used, video_seconds=_video_seconds(step, plan, dataset),
-    )  # fmt: skip
-    return _merged(step, report, plan)
+    with open_dataset(run) as dataset:
+        digest, plan = asyncio.run(make_plan(run, dataset))
+        with open_step(run, dataset) as step:
+            asyncio.run(step.run(plan.indices, None, progress))
+            frames = step.annotator.basis.frames.counts
+        used = asyncio.run(read_usage(open_staging(run), run.account or digest))
+        report = RunReport(
+            run, digest, len(plan.indices), step.report, {}, frames,
+            used=used, video_seconds=_video_seconds(step, plan, dataset),
+        )  # fmt: skip
+        return _merged(step, report, plan, dataset)
 
 
 def run_local(run: LocalRun, progress: Progress, pool: WorkerPool | None = None) -> RunReport:
@@ -200,22 +200,22 @@ def run_local(run: LocalRun, progress: Progress, pool: WorkerPool | None = None)
     Raises:
         AnnotationRunError: what stops a run; too many failed episodes stand in the report.
     """
-    dataset = open_dataset(run)
-    digest, plan = asyncio.run(make_plan(run, dataset))
-    account = Account(run.account or digest, run.gpus)
-    by_pool = pool.run(digest, progress) if pool else {}
-    with open_step(run, dataset) as step:
-        here = asyncio.run(_annotate(step, run, plan, Listener(progress), account, waits=True))
-        frames = step.annotator.basis.frames.counts
-    account.asked = usage = sum_usages([by_pool, here])
-    if pool:
-        step.report.count_pool(pool.made, pool.made_twice, pool.deaths)
-        step.report.server = step.report.server or pool.server
-    report = RunReport(
-        run, digest, len(plan.indices), step.report, usage, frames,
-        used=account.read(), video_seconds=_video_seconds(step, plan, dataset),
-    )  # fmt: skip
-    return _merged(step, report, plan)
+    with open_dataset(run) as dataset:
+        digest, plan = asyncio.run(make_plan(run, dataset))
+        account = Account(run.account or digest, run.gpus)
+        by_pool = pool.run(digest, progress) if pool else {}
+        with open_step(run, dataset) as step:
+            here = asyncio.run(_annotate(step, run, plan, Listener(progress), account, waits=True))
+            frames = step.annotator.basis.frames.counts
+        account.asked = usage = sum_usages([by_pool, here])
+        if pool:
+            step.report.count_pool(pool.made, pool.made_twice, pool.deaths)
+            step.report.server = step.report.server or pool.server
+        report = RunReport(
+            run, digest, len(plan.indices), step.report, usage, frames,
+            used=account.read(), video_seconds=_video_seconds(step, plan, dataset),
+        )  # fmt: skip
+        return _merged(step, report, plan, dataset)
 
 
 def _video_seconds(step: AnnotateStep, plan: RunPlan, dataset: OpenDataset) -> float:
@@ -293,13 +293,13 @@ async def _tell_usage(client: VlmClient, listener: Listener) -> None:
             told = requests
 
 
-def _merged(step: AnnotateStep, report: RunReport, plan: RunPlan) -> RunReport:
+def _merged(step: AnnotateStep, report: RunReport, plan: RunPlan, dataset: OpenDataset) -> RunReport:
     fault: IncompleteError | None = _too_many_failures(step, plan)
     if fault is None and step.report.left:
         fault = IncompleteError(missing_text(step.report, report.episodes))
     if fault is not None:
         return replace(report, fault=fault)
-    return replace(report, merge=merge(report.run, plan, step))
+    return replace(report, merge=merge(report.run, dataset, plan, step))
 
 
 def _too_many_failures(step: AnnotateStep, plan: RunPlan) -> TooManyFailedError | None:

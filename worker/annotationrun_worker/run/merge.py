@@ -2,14 +2,17 @@
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 from annotationrun_worker.fault_points import FaultPoint, reached
 from annotationrun_worker.merge.folder import MergePlan, MergeResult, merge_to_folder
 from annotationrun_worker.rows import StagedRow
 from annotationrun_worker.run.annotate import AnnotateStep, results_of
+from annotationrun_worker.run.hub_source import fetch_all
 from annotationrun_worker.run.merge_lock import merge_lock
-from annotationrun_worker.run.opening import LocalRun
+from annotationrun_worker.run.opening import LocalRun, OpenDataset
+from annotationrun_worker.run.places import HubPlace
 from annotationrun_worker.run.plan import RunPlan
 from annotationrun_worker.staging.digests import Digest, digest_json
 from annotationrun_worker.staging.plans import stage_merge
@@ -19,14 +22,18 @@ from annotationrun_worker.staging.store import StagingStore
 MERGE_FORMAT: Final = 1
 
 
-def merge(run: LocalRun, plan: RunPlan, step: AnnotateStep) -> MergeResult:
+def merge(run: LocalRun, dataset: OpenDataset, plan: RunPlan, step: AnnotateStep) -> MergeResult:
     """Merge the results that ``step`` found, alone among those that share the staging store.
 
     Raises:
         OutputError, DatasetError, StagingError, StorageError: see ``merge_to_folder``.
     """
-    store, merge_plan = step.annotator.basis.store, _merge_plan(run, plan, step)
-    with merge_lock(store, str(run.places.output)):
+    store, output = step.annotator.basis.store, run.places.output
+    with merge_lock(store, str(output)):
+        if isinstance(output, HubPlace):
+            raise NotImplementedError
+        fetch_all(dataset.files)
+        merge_plan = _merge_plan(run, dataset.files.root, output, plan, step)
         merged = merge_to_folder(merge_plan)
         asyncio.run(_note(store, merge_plan))
     return merged
@@ -43,15 +50,15 @@ async def _note(store: StagingStore, plan: MergePlan) -> None:
     await stage_merge(store, plan.digest, value)
 
 
-def _merge_plan(run: LocalRun, plan: RunPlan, step: AnnotateStep) -> MergePlan:
+def _merge_plan(run: LocalRun, source: Path, output: Path, plan: RunPlan, step: AnnotateStep) -> MergePlan:
     store, module_of_key = step.annotator.basis.store, results_of(step.keys)
 
     def read_rows(key: str) -> Sequence[StagedRow]:
         return read_result_now(store, module_of_key[Digest(key)], Digest(key)).rows
 
     return MergePlan(
-        source=run.places.source,
-        output=run.places.output,
+        source=source,
+        output=output,
         results=step.keys,
         read_rows=read_rows,
         source_identity=plan.source_identity,

@@ -13,18 +13,27 @@ from annotationrun_worker.dataset.episodes import (
     list_episodes,
     select_episodes,
 )
+from annotationrun_worker.dataset.files import DatasetFiles
 from annotationrun_worker.dataset.metadata import read_features, read_info
 from annotationrun_worker.dataset.records import CameraKey, EpisodeIndex, EpisodeRecord, Features
 from annotationrun_worker.frames.fingerprint import episode_fingerprint
-from annotationrun_worker.frames.provider import FrameProvider, FrameSettings, make_frame_provider
+from annotationrun_worker.frames.provider import (
+    Decoders,
+    FrameProvider,
+    FrameSettings,
+    make_frame_provider,
+)
+from annotationrun_worker.merge.columns import LANGUAGE_COLUMNS
 from annotationrun_worker.rows import ResultName
 from annotationrun_worker.run.annotate import AnnotateStep, StepLimits, allowed_failures
 from annotationrun_worker.run.episode import EpisodeAnnotator
 from annotationrun_worker.run.estimate import requests_at_once
 from annotationrun_worker.run.existing_rows import ExistingRows, ExistingRowsReader
+from annotationrun_worker.run.fetched_frames import fetched
+from annotationrun_worker.run.hub_source import HubAccess, open_source
 from annotationrun_worker.run.modules import Module, RunModules, enabled_modules
 from annotationrun_worker.run.needs import server_needs
-from annotationrun_worker.run.places import Places
+from annotationrun_worker.run.places import HubPlace, Places
 from annotationrun_worker.run.report import AnnotateReport
 from annotationrun_worker.run.result_maker import EpisodePolicy, ResultBasis
 from annotationrun_worker.staging.digests import Digest
@@ -51,6 +60,16 @@ class LocalRun:
     """Under which requests and tokens are counted; ``None``: under the plan's digest."""
     gpus: int = 0
     """Held by the model server beside this process; 0: none, or not known."""
+    hub: HubAccess = field(default_factory=HubAccess)
+    """How the Hub is reached, for places there."""
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the output takes the place of the source."""
+        source, output = self.places.source, self.places.output
+        if isinstance(source, HubPlace) and isinstance(output, HubPlace):
+            return source.repo_id == output.repo_id and self.spec.source.revision == output.revision
+        return source == output
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +81,7 @@ class LocalEpisodes:
     modules: RunModules
     frames: FrameProvider
     existing: ExistingRowsReader
+    files: DatasetFiles
 
     def read(self, index: EpisodeIndex) -> EpisodeRecord:
         """The episode, with the videos that any module looks at."""
@@ -74,17 +94,24 @@ class LocalEpisodes:
 
     def existing_rows(self, episode: EpisodeRecord) -> ExistingRows:
         """What the episode's language columns hold already."""
-        return self.existing.read(episode)
+        with self.files.using(episode.data_path):
+            return self.existing.read(episode)
 
 
 @dataclass(frozen=True, slots=True)
 class OpenDataset:
-    """The metadata of a run's dataset."""
+    """A run's dataset, its metadata read."""
 
+    files: DatasetFiles
     info: Mapping[str, Any]
     features: Features
     chosen: Sequence[EpisodeSummary]
     """The selected episodes, in order of index."""
+
+    @property
+    def has_language_columns(self) -> bool:
+        """Whether it says that there are rows of language already."""
+        return any(name in self.info["features"] for name in LANGUAGE_COLUMNS)
 
     @property
     def fps(self) -> float:
@@ -97,16 +124,19 @@ class OpenDataset:
         return sorted(self.chosen, key=lambda episode: (-episode.length, episode.index))
 
 
-def open_dataset(run: LocalRun) -> OpenDataset:
-    """Read the metadata of the dataset of ``run``.
+@contextmanager
+def open_dataset(run: LocalRun) -> Iterator[OpenDataset]:
+    """The dataset of ``run``, its metadata read; of one on the Hub the files stay within the context.
 
     Raises:
         DatasetError: it is no LeRobot v3.0 dataset, or lacks a selected episode.
+        HubAccessError, HubUnavailableError, StorageError: it can't be fetched.
     """
-    info = read_info(run.places.source)
-    episodes = list_episodes(run.places.source, info)
-    chosen = select_episodes(episodes, run.spec.source.episode_ranges)
-    return OpenDataset(info, read_features(info), chosen[: run.limit])
+    with open_source(run.places.source, run.hub) as files:
+        info = read_info(files.root)
+        episodes = list_episodes(files.root, info)
+        chosen = select_episodes(episodes, run.spec.source.episode_ranges)
+        yield OpenDataset(files, info, read_features(info), chosen[: run.limit])
 
 
 @contextmanager
@@ -127,18 +157,20 @@ def open_step(
     spec, report = run.spec, AnnotateReport()
     prompts = make_prompts(spec.prompts, spec.output_language)
     summaries = {summary.index: summary for summary in dataset.chosen}
-    with closing(_open_frames(dataset.features, spec)) as frames:
+    store = open_staging(run)
+    with closing(_open_frames(dataset, spec, store)) as frames:
         modules = enabled_modules(spec, frames, prompts, report.warnings.append)
         basis = ResultBasis(
             episodes=LocalEpisodes(
-                EpisodeReader(run.places.source, dataset.info),
+                EpisodeReader(dataset.files.root, dataset.info, dataset.files),
                 summaries,
                 modules,
                 frames,
                 ExistingRowsReader(),
+                dataset.files,
             ),
             frames=frames,
-            store=open_staging(run),
+            store=store,
             prompts=prompts,
             model=model_identity(spec),
             seed=spec.seed,
@@ -193,14 +225,19 @@ def make_sampling(spec: RunSpec) -> Sampling:
     )
 
 
-def _open_frames(features: Features, spec: RunSpec) -> FrameProvider:
-    camera = spec.frames.default_camera
+def _open_frames(dataset: OpenDataset, spec: RunSpec, store: StagingStore) -> FrameProvider:
+    camera, files = spec.frames.default_camera, dataset.files
+
+    def wrapped(decoders: Decoders) -> Decoders:
+        return fetched(decoders, files, store) if files.commit else decoders
+
     return make_frame_provider(
-        features,
+        dataset.features,
         FrameSettings(
             backend=spec.frames.backend,
             default_camera=None if camera is None else CameraKey(camera),
             cache_bytes=spec.frames.cache_bytes,
             tolerance_seconds=spec.frames.tolerance_seconds,
         ),
+        wrapped,
     )

@@ -25,14 +25,28 @@ class Overrides:
     """A folder, or the URI of a folder or object store."""
     volumes: Mapping[str, Path] | None = None
     """Folder by claim name."""
+    revision: str | None = None
+    """Of a source on the Hub, in the place of the manifest's."""
+
+
+@dataclass(frozen=True, slots=True)
+class HubPlace:
+    """A dataset repository on the Hub."""
+
+    repo_id: str
+    revision: str
+    """Of a source a branch, tag or commit; of an output the branch to push to."""
+
+    def __str__(self) -> str:
+        return f"{self.repo_id} at {self.revision}"
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """The manifest's places on this machine, absolute."""
+    """The manifest's places; folders of this machine are absolute."""
 
-    source: Path
-    output: Path
+    source: Path | HubPlace
+    output: Path | HubPlace
     staging: Path | str
     """A folder, or the URI of an object store."""
     endpoints: tuple[str, ...]
@@ -40,18 +54,18 @@ class Places:
 
 
 def resolve_places(spec: RunSpec, overrides: Overrides, *, asks: bool = True) -> Places:
-    """Map the places of a supported ``spec`` (source and output are folders) to this machine.
+    """Map the places of ``spec`` to this machine.
 
     Relative paths count from the current directory. Without a word on staging it is a folder beside the
-    output. Endpoints are looked for only if the command ``asks``.
+    output, in the current directory if that is on the Hub. Endpoints are looked for only if the command
+    ``asks``.
 
     Raises:
         ConfigurationError: a volume is not mapped, two of the folders overlap, a path begins with ``~``, or
             there is no endpoint, or it is no URL.
     """
     volumes = overrides.volumes or {}
-    source = _folder(spec.source.path, spec.source.volume, volumes, "spec.source")
-    output = _folder(spec.output.path, spec.output.volume, volumes, "spec.output")
+    source, output = _source(spec, overrides, volumes), _output(spec, volumes)
     if _overlap(source, output) and not (source == output and spec.output.overwrite):
         raise ConfigurationError(
             f"spec.output.path {str(output)!r} and spec.source.path {str(source)!r} overlap; "
@@ -59,7 +73,7 @@ def resolve_places(spec: RunSpec, overrides: Overrides, *, asks: bool = True) ->
         )
     staging = _staging(spec, overrides, output)
     for what, folder in (("source", source), ("output", output)):
-        if isinstance(staging, Path) and _overlap(staging, folder):
+        if _overlap(staging, folder):
             raise ConfigurationError(
                 f"the staging folder {str(staging)!r} and the {what} {str(folder)!r} overlap; choose a "
                 "folder beside them, with --staging or spec.staging (subPath names a folder in a volume)"
@@ -74,7 +88,26 @@ def named_claims(spec: RunSpec) -> list[str]:
     return list(dict.fromkeys(volume.claim_name for volume in volumes if volume is not None))
 
 
-def _overlap(one: Path, other: Path) -> bool:
+def _source(spec: RunSpec, overrides: Overrides, volumes: Mapping[str, Path]) -> Path | HubPlace:
+    source = spec.source
+    if source.repo_id is not None:
+        return HubPlace(source.repo_id, overrides.revision or source.revision)
+    if overrides.revision is not None:
+        raise ConfigurationError("--revision names a commit of spec.source.repoID, which the manifest lacks")
+    return _folder(source.path, source.volume, volumes, "spec.source")
+
+
+def _output(spec: RunSpec, volumes: Mapping[str, Path]) -> Path | HubPlace:
+    output = spec.output
+    if output.repo_id is not None:
+        return HubPlace(output.repo_id, output.branch)
+    return _folder(output.path, output.volume, volumes, "spec.output")
+
+
+def _overlap(one: object, other: object) -> bool:
+    """Whether both are folders, and one is the other or in it."""
+    if not isinstance(one, Path) or not isinstance(other, Path):
+        return False
     return one == other or one in other.parents or other in one.parents
 
 
@@ -100,7 +133,7 @@ def _folder(path: str | None, volume: VolumeClaim | None, volumes: Mapping[str, 
     return root.joinpath(volume.sub_path or "", (path or "").lstrip("/")).resolve()
 
 
-def _staging(spec: RunSpec, overrides: Overrides, output: Path) -> Path | str:
+def _staging(spec: RunSpec, overrides: Overrides, output: Path | HubPlace) -> Path | str:
     if overrides.staging is not None and "://" not in overrides.staging:
         return _here(Path(overrides.staging), "--staging")
     if overrides.staging is not None:
@@ -109,6 +142,8 @@ def _staging(spec: RunSpec, overrides: Overrides, output: Path) -> Path | str:
         return _store(spec.staging.uri)
     if spec.staging.volume is not None:
         return _folder(None, spec.staging.volume, overrides.volumes or {}, "spec.staging")
+    if isinstance(output, HubPlace):
+        return Path(f"{output.repo_id.rpartition('/')[2]}.staging").resolve()
     return output.with_name(f"{output.name}.staging")
 
 

@@ -64,7 +64,7 @@ async def make_plan(run: LocalRun, dataset: OpenDataset) -> tuple[Digest, RunPla
         OutputError, DatasetError, StorageError: see ``check_before_asking``.
     """
     plan = RunPlan(
-        source_identity=check_before_asking(run.spec, run.places, dataset.chosen),
+        source_identity=check_before_asking(run, dataset),
         settings=settings_digest(run),
         episodes=[(episode.index, episode.length) for episode in dataset.longest_first],
     )

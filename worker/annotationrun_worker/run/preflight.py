@@ -1,25 +1,23 @@
 """What is looked at before the first question: nobody shall pay for answers that can't be published."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import get_args
 
-from annotationrun_api.spec import RunSpec
-from annotationrun_worker.dataset.episodes import EpisodeSummary
 from annotationrun_worker.errors import StorageError
+from annotationrun_worker.merge.existing import data_files
 from annotationrun_worker.merge.output_place import check_output, check_rewritable
 from annotationrun_worker.merge.placement import probe_writable
-from annotationrun_worker.merge.record import source_identity
 from annotationrun_worker.rows import ModuleName
-from annotationrun_worker.run.places import Places
+from annotationrun_worker.run.hub_source import open_tree
+from annotationrun_worker.run.opening import LocalRun, OpenDataset
 from annotationrun_worker.staging.digests import Digest
 
 
-def check_before_asking(spec: RunSpec, places: Places, selected: Iterable[EpisodeSummary]) -> Digest:
+def check_before_asking(run: LocalRun, dataset: OpenDataset) -> Digest:
     """See that output and staging can be written, and that the data files can take new rows.
 
     Returns:
-        The source's ``source_identity`` towards the output.
+        The identity of the source towards the output; see ``SourceTree.identity``.
 
     Raises:
         OutputError: the output can't be there, holds something that must not be lost, or would have subtasks
@@ -27,16 +25,24 @@ def check_before_asking(spec: RunSpec, places: Places, selected: Iterable[Episod
         DatasetError: the source can't be read, or not be rewritten.
         StorageError: output or staging can't be written.
     """
-    check_output(places.source, places.output, overwrite=spec.output.overwrite)
+    spec, places = run.spec, run.places
+    if isinstance(places.output, Path):
+        check_output(dataset.files.root, places.output, overwrite=spec.output.overwrite)
     if isinstance(places.staging, Path):  # of an object store the plan shows it, which is put next
         _check_staging(places.staging)
     modules: list[ModuleName] = [
         name for name in get_args(ModuleName) if getattr(spec.modules, name) is not None
     ]
-    check_rewritable(
-        places.source, {int(episode.index): modules for episode in selected}, spec.output.existing_rows
-    )
-    return source_identity(places.source, places.output)
+    selected = {int(episode.index): modules for episode in dataset.chosen}
+    if not dataset.files.commit:
+        check_rewritable(data_files(dataset.files.root), selected, spec.output.existing_rows)
+    elif not dataset.has_language_columns:
+        pass  # nothing stands in the way of new ones, and no data file has to be fetched to see that
+    else:
+        for path in {episode.data_path for episode in dataset.chosen}:
+            with dataset.files.using(path):
+                check_rewritable([path], selected, spec.output.existing_rows)
+    return open_tree(dataset.files).identity(is_output=run.is_in_place)
 
 
 def _check_staging(staging: Path) -> None:

@@ -2,10 +2,13 @@
 
 import hashlib
 import json
-from typing import NewType
+import re
+from typing import Final, NewType
 
 Digest = NewType("Digest", str)
 """64 lower-case hex digits of a SHA-256."""
+
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 def canonical_json(value: object) -> bytes:
@@ -23,3 +26,8 @@ def digest_bytes(content: bytes) -> Digest:
 def digest_json(value: object) -> Digest:
     """SHA-256 of the canonical JSON of ``value``."""
     return digest_bytes(canonical_json(value))
+
+
+def is_digest(text: str) -> bool:
+    """Whether ``text`` looks like a ``Digest``."""
+    return _DIGEST.fullmatch(text) is not None

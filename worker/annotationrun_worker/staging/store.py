@@ -111,11 +111,30 @@ class StagingStore:
             raise self._failed("write", path, error) from error
         return True
 
+    def create_now(self, path: str, content: bytes) -> bool:
+        """``create``, at once."""
+        store = self._open()
+        try:
+            obstore.put(store, path, content, mode="create")
+        except (AlreadyExistsError, FileExistsError):
+            return False
+        except (BaseError, OSError) as error:
+            raise self._failed("write", path, error) from error
+        return True
+
     async def put(self, path: str, content: bytes) -> None:
         """Write the object at ``path`` over what is there: for heartbeats and counts, not for results."""
         store = self._open()
         try:
             await obstore.put_async(store, path, content, mode="overwrite")
+        except (BaseError, OSError) as error:
+            raise self._failed("write", path, error) from error
+
+    def put_now(self, path: str, content: bytes) -> None:
+        """``put``, at once."""
+        store = self._open()
+        try:
+            obstore.put(store, path, content, mode="overwrite")
         except (BaseError, OSError) as error:
             raise self._failed("write", path, error) from error
 

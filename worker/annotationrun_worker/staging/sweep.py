@@ -22,9 +22,10 @@ _TORN: Final = re.compile(r"#\d+$")
 """Ends the name of a file that a folder store was writing when its process was killed."""
 
 Kind = Literal[
-    "workers", "claims", "failures", "torn files", "answers", "results", "plans", "progress", "usage"
-]
-_GO_UNUSED: Final[Sequence[Kind]] = ("answers", "plans", "progress", "usage")
+    "workers", "claims", "failures", "torn files", "answers", "results", "plans", "progress", "usage",
+    "aliases",
+]  # fmt: skip
+_GO_UNUSED: Final[Sequence[Kind]] = ("answers", "plans", "progress", "usage", "aliases")
 """Folders of the store whose objects go when nobody used them for long."""
 
 
@@ -45,8 +46,8 @@ class Sweep:
     now: datetime
     """With its time zone."""
     unused_days: int | None = None
-    """Answers, plans with their progress, counts of requests, and results that no merge names, go when they
-    are older; ``None``: they stay."""
+    """Answers, plans with their progress, counts of requests, aliases, and results that no merge names, go
+    when they are older; ``None``: they stay."""
     _living: set[str] = field(default_factory=set)
     _staged: set[str] = field(default_factory=set)
 

@@ -1,0 +1,48 @@
+"""The files of a dataset, which may lie elsewhere until they are needed."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+class DatasetFiles(Protocol):
+    """Files below ``root`` by their paths in the dataset; safe for any number of threads."""
+
+    @property
+    def root(self) -> Path:
+        """The dataset's folder on this machine, absolute; the metadata is there."""
+
+    @property
+    def commit(self) -> str:
+        """SHA of the commit that they are of; empty for a folder."""
+
+    def using(self, path: Path) -> AbstractContextManager[None]:
+        """Have the file ``path`` there within the context.
+
+        Raises:
+            DatasetError: the dataset has no such file.
+            HubAccessError, HubUnavailableError: it can't be fetched.
+            StorageError: there is no room for it.
+        """
+
+    def sha256_of(self, path: Path) -> str | None:
+        """What is known of its content without reading it; ``None``: nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class FolderFiles:
+    """A dataset in a folder: all is there."""
+
+    root: Path
+    commit: str = ""
+
+    @contextmanager
+    def using(self, path: Path) -> Iterator[None]:
+        """See ``DatasetFiles.using``."""
+        yield
+
+    def sha256_of(self, path: Path) -> str | None:
+        """See ``DatasetFiles.sha256_of``."""
+        return None

@@ -1,0 +1,175 @@
+"""Calls to the Hub: tried again while it is busy or away, and its refusals as errors of ours."""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import httpx2
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    FileMetadataError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_after_delay
+from tenacity.wait import wait_random_exponential
+
+from annotationrun_worker.errors import HubAccessError, HubUnavailableError
+from annotationrun_worker.hub.session import use_timeouts
+
+_LOG = logging.getLogger(__name__)
+
+ATTEMPTS: Final = 6
+TOTAL_SECONDS: Final = 600.0
+"""No further try is begun after so long."""
+LONGEST_WAIT_SECONDS: Final = 300.0
+"""However long the Hub asks for: its windows of rate limits are of 5 minutes."""
+
+_BUSY: Final = frozenset({408, 429, 500, 502, 503, 504})
+_SHOWN_CHARACTERS: Final = 300  # of what the Hub says
+
+sleep: Callable[[float], None] = time.sleep
+"""Between two tries."""
+
+use_timeouts()
+
+Answer = TypeVar("Answer")
+
+
+def hub_call(what: str, call: Callable[[], Answer]) -> Answer:
+    """Give what ``call`` gives; try again where the Hub is busy, cuts a transfer or can't be reached.
+
+    Between two tries it waits as long as the Hub says (``Retry-After``, ``RateLimit``), else exponentially
+    with jitter.
+
+    Args:
+        what: is done, for the errors: ``"reading dataset 'user/name'"``.
+        call: may run several times, so it must do no harm twice.
+
+    Raises:
+        HubUnavailableError: all tries failed.
+        HubAccessError: the Hub refuses: no such repository or revision, no access.
+        HfHubHTTPError: any other answer, such as a conflict, which only the caller can judge.
+        EntryNotFoundError: there is no such file in the repository.
+    """
+    retrying = Retrying(
+        retry=retry_if_exception(is_transient),
+        stop=stop_after_attempt(ATTEMPTS) | stop_after_delay(TOTAL_SECONDS),
+        wait=_wait_seconds,
+        sleep=lambda seconds: sleep(seconds),
+        before_sleep=lambda state: _log_retry(what, state),
+        reraise=True,
+    )
+    try:
+        return retrying(call)
+    except Exception as error:
+        found = _as_ours(what, _cause_of(error))
+        if found is None:
+            raise
+        raise found from error
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same call may well work later."""
+    error = _cause_of(error)
+    if isinstance(error, HfHubHTTPError):
+        return error.response is not None and error.response.status_code in _BUSY
+    if isinstance(error, LocalEntryNotFoundError):
+        # What a download raises when it could not reach the Hub; the cause is chained.
+        cause = error.__cause__
+        return cause is None or not isinstance(cause, HfHubHTTPError) or is_transient(cause)
+    if isinstance(error, FileMetadataError):
+        return False
+    if isinstance(error, json.JSONDecodeError):
+        return True  # a gateway's page, where huggingface_hub reads the answer before it looks at the status
+    return isinstance(error, httpx2.TransportError | ConnectionError | TimeoutError) or _is_short(error)
+
+
+def _cause_of(error: BaseException) -> BaseException:
+    """The error itself, or what stopped an upload: huggingface_hub wraps that in a RuntimeError."""
+    is_wrapped = type(error) is RuntimeError and error.__cause__ is not None
+    return error.__cause__ if is_wrapped and error.__cause__ is not None else error
+
+
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status that the Hub answered with; ``None`` where there was no answer."""
+    response = getattr(_cause_of(error), "response", None)
+    return None if response is None else int(response.status_code)
+
+
+def _is_short(error: BaseException) -> bool:
+    """A download that ended before its last byte: huggingface_hub says so in words only."""
+    return isinstance(error, OSError) and "Consistency check failed" in str(error)
+
+
+_BACKOFF = wait_random_exponential(multiplier=1, max=30)
+
+
+def _wait_seconds(state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome is not None else None
+    asked = _asked_seconds(error)
+    return float(_BACKOFF(state)) if asked is None else min(asked, LONGEST_WAIT_SECONDS)
+
+
+def _asked_seconds(error: BaseException | None) -> float | None:
+    """The delay that the Hub asks for: ``Retry-After: 30``, or ``RateLimit: "api";r=0;t=120``.
+
+    https://www.ietf.org/archive/id/draft-ietf-httpapi-ratelimit-headers-10.html
+    """
+    response = getattr(error, "response", None)
+    if response is None:
+        return None
+    texts = [response.headers.get("Retry-After", "")]
+    fields = response.headers.get("RateLimit", "").split(";")
+    if any(field.strip() == "r=0" for field in fields):
+        texts += [field.strip().removeprefix("t=") for field in fields if field.strip().startswith("t=")]
+    return next((float(text) for text in texts if text.strip().isdigit()), None)
+
+
+def _log_retry(what: str, state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome is not None else None
+    seconds = state.next_action.sleep if state.next_action is not None else 0
+    _LOG.warning("%s: %s; trying again in %.0f s", what, _short(error), seconds)
+
+
+def _as_ours(what: str, error: BaseException) -> Exception | None:
+    if is_transient(error):
+        return HubUnavailableError(
+            f"{what}: the Hub did not answer well after {ATTEMPTS} tries or {TOTAL_SECONDS:.0f} s: "
+            f"{_short(error)}; run again later: nothing is lost"
+        )
+    remedy = _remedy(error)
+    return None if remedy is None else HubAccessError(f"{what}: {_short(error)}; {remedy}")
+
+
+def _remedy(error: BaseException) -> str | None:
+    if isinstance(error, GatedRepoError):
+        return (
+            "the repository is gated: accept its terms on the Hub as the token's owner, and give the token "
+            "(HF_TOKEN, or tokenSecretRef in the manifest)"
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            "there is no such repository, or it is private: check its name, and give a token that may read "
+            "it (HF_TOKEN, or tokenSecretRef in the manifest)"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return "the repository has no such branch, tag or commit"
+    if isinstance(error, HFValidationError):
+        return "correct it"
+    if isinstance(error, EntryNotFoundError):
+        return None
+    if status_of(error) in {401, 403}:
+        return "the token is wrong or may not do this: give one with the right scope"
+    return None
+
+
+def _short(error: BaseException | None) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."

@@ -1,0 +1,160 @@
+"""A dataset repository on the Hub, read: its commits, its files, their content."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.file_download import http_get
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils._headers import build_hf_headers
+
+from annotationrun_worker.errors import DatasetError, HubAccessError
+from annotationrun_worker.hub.calls import hub_call
+
+REPO_TYPE: Final = "dataset"
+_PIECE_BYTES: Final = 1 << 20
+_CONTENT_NAME: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """A file of a repository at one commit, as the Hub's listing shows it."""
+
+    path: str
+    """Relative to the repository, with slashes."""
+    size_bytes: int
+    blob_id: str
+    """Git's SHA-1 of the blob; of a file in LFS that of its pointer."""
+    sha256: str | None
+    """Of the content, if it lies in LFS; else ``None``."""
+
+    @property
+    def content_name(self) -> str:
+        """Stands for the content: its SHA-256 in LFS, else Git's SHA-1 of the blob (hex)."""
+        return self.sha256 or self.blob_id
+
+
+class HubRepository:
+    """A dataset repository; what is asked of it may be answered by any commit."""
+
+    def __init__(self, repo_id: str, token: str | None = None, endpoint: str | None = None) -> None:
+        """Nothing is asked yet.
+
+        Args:
+            repo_id: ``"owner/name"``.
+            token: that may read it, or write to it; ``None``: asked as anybody.
+            endpoint: base URL of the Hub; ``None``: what ``HF_ENDPOINT`` says, else huggingface.co.
+        """
+        self.repo_id = repo_id
+        # False: huggingface_hub would else take any token that it finds on the machine.
+        self.api = HfApi(endpoint=endpoint, token=token or False)
+
+    def __repr__(self) -> str:
+        return f"HubRepository({self.repo_id!r})"
+
+    def resolve(self, revision: str) -> str:
+        """The SHA of the commit that ``revision`` (branch, tag or commit) names now.
+
+        Raises:
+            HubAccessError: there is no such repository or revision, or it may not be read.
+            HubUnavailableError: the Hub does not answer.
+        """
+        what = f"reading dataset {self.repo_id!r} at {revision!r}"
+        info = hub_call(
+            what, lambda: self.api.repo_info(self.repo_id, repo_type=REPO_TYPE, revision=revision)
+        )
+        if info.sha is None:
+            raise HubAccessError(f"{what}: the Hub names no commit")
+        return info.sha
+
+    def head(self, branch: str) -> str | None:
+        """The SHA of the last commit of ``branch``; ``None`` where the repository or the branch is missing.
+
+        Raises:
+            HubAccessError, HubUnavailableError: see ``resolve``.
+        """
+        try:
+            return self.resolve(branch)
+        except HubAccessError as error:
+            if type(error.__cause__) in {RepositoryNotFoundError, RevisionNotFoundError}:
+                return None
+            raise
+
+    def files(self, commit: str) -> Mapping[str, HubFile]:
+        """All files of the commit, by path.
+
+        Raises:
+            HubAccessError, HubUnavailableError: see ``resolve``.
+            DatasetError: a path leads out of the repository.
+        """
+        found = hub_call(
+            f"listing dataset {self.repo_id!r} at {commit}",
+            lambda: list(
+                self.api.list_repo_tree(self.repo_id, repo_type=REPO_TYPE, revision=commit, recursive=True)
+            ),
+        )
+        return {file.path: _hub_file(file) for file in found if isinstance(file, RepoFile)}
+
+    def download(self, file: HubFile, commit: str, target: Path) -> None:
+        """Fetch ``file`` to ``target``; what is there already is its beginning, and is not fetched again.
+
+        Raises:
+            DatasetError: the commit has no such file.
+            HubAccessError, HubUnavailableError: see ``resolve``; also where what comes is not what the
+                Hub's listing says.
+            OSError: ``target`` can't be written.
+        """
+        what = f"fetching {file.path!r} of dataset {self.repo_id!r} at {commit}"
+        url = hf_hub_url(
+            self.repo_id, file.path, repo_type=REPO_TYPE, revision=commit, endpoint=self.api.endpoint
+        )
+        headers = build_hf_headers(token=self.api.token)
+
+        def fetch() -> None:
+            with target.open("ab") as content:
+                if content.tell() > file.size_bytes:
+                    content.truncate(0)
+                http_get(
+                    url,
+                    content,
+                    resume_size=content.tell(),
+                    headers=headers,
+                    expected_size=file.size_bytes,
+                    displayed_filename=file.path,
+                )
+            if content_name(target, in_lfs=file.sha256 is not None) != file.content_name:
+                target.unlink()
+                raise ConnectionError("the bytes that came are not those of the file")
+
+        try:
+            hub_call(what, fetch)
+        except EntryNotFoundError as error:
+            raise DatasetError(f"{what}: the commit has no such file; is the dataset complete?") from error
+
+
+def content_name(path: Path, *, in_lfs: bool) -> str:
+    """The ``HubFile.content_name`` of a file of this machine."""
+    with path.open("rb") as content:
+        if in_lfs:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+        # https://git-scm.com/book/en/v2/Git-Internals-Git-Objects
+        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+        while piece := content.read(_PIECE_BYTES):
+            digest.update(piece)
+        return digest.hexdigest()
+
+
+def _hub_file(file: RepoFile) -> HubFile:
+    found = HubFile(file.path, file.size, file.blob_id, None if file.lfs is None else file.lfs.sha256)
+    parts = PurePosixPath(found.path).parts
+    if found.path.startswith("/") or ".." in parts or not _CONTENT_NAME.fullmatch(found.content_name):
+        raise DatasetError(
+            f"the Hub lists a file {found.path!r} with the content {found.content_name!r}; expected a path "
+            "within the repository and a digest; refused"
+        )
+    return found

@@ -1,0 +1,69 @@
+"""A merged dataset that is published elsewhere: the files that the merge makes others, built in a folder."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from annotationrun_worker.dataset.episodes import list_episodes
+from annotationrun_worker.dataset.metadata import read_info
+from annotationrun_worker.errors import OutputError, StorageError
+from annotationrun_worker.merge.change import Written
+from annotationrun_worker.merge.changed_files import build_changed
+from annotationrun_worker.merge.folder import MergePlan, change_of
+from annotationrun_worker.merge.record import FileMark
+from annotationrun_worker.merge.source_tree import SourceTree
+
+_RULE_OF_FILES = "missing-file"
+_SHOWN_FILES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltDataset:
+    """What differs from the source, and where."""
+
+    folder: Path
+    """The changed files lie below it by their paths; all else there is a link."""
+    changed: Mapping[str, FileMark]
+    """Marks of the files that the merge wrote, by path; none: the source is what it shall be."""
+    written: Written
+
+
+def build_merged(plan: MergePlan, tree: SourceTree) -> BuiltDataset:
+    """Build the merged dataset in ``plan.output``, an empty folder, and validate it.
+
+    Videos are not looked at: they may be elsewhere, and no merge changes them.
+
+    Raises:
+        OutputError: it would not be valid, or lack files that its episodes need.
+        DatasetError, StagingError: see ``merge_to_folder``.
+        StorageError: the folder can't be written.
+    """
+    change = change_of(plan, {_RULE_OF_FILES})
+    try:
+        written, changed = build_changed(change, plan.output, tree, tree.record)
+    except OSError as error:
+        raise StorageError(
+            f"can't write the merged dataset to {str(plan.output)!r}: {error}; check space and permissions"
+        ) from error
+    if changed:
+        missing = list(_missing_files(plan.output, tree))
+        if missing:
+            raise OutputError(
+                f"the merged dataset would lack {len(missing)} files that its episodes need, "
+                f"{', '.join(missing[:_SHOWN_FILES])}; is the source complete?"
+            )
+        written.problems = change.check(plan.output)
+    return BuiltDataset(plan.output, changed, written)
+
+
+def _missing_files(folder: Path, tree: SourceTree) -> Iterator[str]:
+    there = {name for name, _ in tree.files}
+    needed = {
+        path
+        for episode in list_episodes(folder, read_info(folder))
+        for path in (episode.data_path, *(span.path for span in episode.videos.values()))
+    }
+    for path in sorted(needed):
+        name = path.relative_to(folder.absolute()).as_posix()
+        if name not in there:
+            yield name
