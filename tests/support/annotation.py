@@ -51,7 +51,7 @@ def write_manifest(
         "metadata": {"name": "test"},
         "spec": {
             "source": {**source, **spec.pop("source", {})},
-            "output": {"path": str(folder / "output")},
+            "output": spec.pop("output", {"path": str(folder / "output")}),
             "model": {"id": "demo-vlm", "serving": {"mode": "External", "endpoints": [endpoint]}},
             "modules": modules or THIN_MODULES,
             **spec,

@@ -29,6 +29,10 @@ class FaultPoint(StrEnum):
     AFTER_JOURNAL = "after the journal of a merge in place"
     BEFORE_FILE_RENAME = "before a file of a merge in place is renamed to its place"
     AFTER_FILE_RENAMES = "after all files of a merge in place are at their places, the journal still there"
+    BEFORE_HUB_COMMIT = "before the commit is sent to the Hub, the large files uploaded"
+    AFTER_HUB_COMMIT = "after the Hub made the commit, before its answer is used"
+    BETWEEN_TAGS = "after the Hub's version tag is deleted, before it is created at the new commit"
+    AFTER_TAG = "after the Hub's version tag is created, before the journal of the publish is deleted"
     BEFORE_MERGE_RECORD = "before the merge is recorded in staging"
 
 

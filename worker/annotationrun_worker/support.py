@@ -22,6 +22,11 @@ SUPPORTED = frozenset(
         "spec.source.path",
         "spec.source.volume",
         "spec.source.episodes",
+        "spec.output.repoID",
+        "spec.output.branch",
+        "spec.output.private",
+        "spec.output.pullRequest",
+        "spec.output.tokenSecretRef",
         "spec.output.path",
         "spec.output.volume",
         "spec.output.overwrite",
@@ -84,6 +89,7 @@ SUPPORTED = frozenset(
 
 CLUSTER_ONLY = frozenset(
     {
+        "spec.source.follow",
         "spec.model.serving.image",
         "spec.model.serving.args",
         "spec.model.serving.gpus",
@@ -109,19 +115,6 @@ The same manifest serves a cluster and one machine, so they are accepted here an
 command stops it instead of setting a deadline.
 """
 
-WITHOUT_EFFECT = frozenset(
-    {
-        "spec.output.branch",
-        "spec.output.private",
-        "spec.output.pullRequest",
-        "spec.source.follow.intervalSeconds",
-    }
-)
-"""Fields without meaning beside the only value that a limit below leaves to another one.
-
-The first four speak of a `repoID`, the others of mode Poll and of input VideoUrl.
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class Limit:
@@ -138,11 +131,7 @@ def _is(*values: object) -> Callable[[object], bool]:
 
 
 _SHOWN_CHARACTERS = 80  # of a value: enough to find it by
-_LEAVE_OUT = "leave it out"
 _LIMITS = (
-    Limit("spec.source.follow.mode", _is("Never"), _LEAVE_OUT),
-    Limit("spec.output.repoID", _is(None), "set path to a new folder"),
-    Limit("spec.output.tokenSecretRef", _is(None), _LEAVE_OUT),
     Limit("spec.suspend", _is(False), "set it to false, or leave it out"),
 )
 _NO_SERVER = Limit(

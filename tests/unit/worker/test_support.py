@@ -9,12 +9,11 @@ from annotationrun_worker.support import (
     CLUSTER_ONLY,
     LIMITED,
     SUPPORTED,
-    WITHOUT_EFFECT,
     check_supported,
     unsupported_settings,
 )
 
-_GROUPS = (SUPPORTED, CLUSTER_ONLY, WITHOUT_EFFECT, LIMITED)
+_GROUPS = (SUPPORTED, CLUSTER_ONLY, LIMITED)
 _PATHS = [path for path, _ in walk_fields(RunSpec, "spec")]
 
 
@@ -44,24 +43,6 @@ def test_the_local_manifest_is_supported():
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [
-        pytest.param(
-            "path: /data/blocks\n",
-            "repoID: lerobot/x\n",
-            "spec.source.repoID=lerobot/x is not supported yet; download the dataset and set path",
-            id="a dataset on the Hub",
-        ),
-        pytest.param(
-            "path: /data/blocks\n",
-            "path: /data/blocks\n    follow: {mode: Poll}\n",
-            "spec.source.follow.mode=Poll is not supported yet; leave it out",
-            id="following",
-        ),
-        pytest.param(
-            "path: /data/blocks-annotated",
-            "repoID: me/x",
-            "spec.output.repoID=me/x is not supported yet; set path to a new folder",
-            id="a push",
-        ),
         pytest.param(
             "mode: External\n      endpoints: [http://127.0.0.1:8000/v1]",
             "mode: Sidecar",
@@ -116,6 +97,11 @@ def test_a_setting_that_is_not_carried_out_is_refused(old, new, line):
             id="credentials, which come from the environment",
         ),
         pytest.param("  modules:", "  retryToken: again\n  modules:", id="a retry token"),
+        pytest.param("path: /data/blocks\n", "repoID: lerobot/x\n", id="a dataset on the Hub"),
+        pytest.param("path: /data/blocks-annotated", "repoID: me/x", id="a push"),
+        pytest.param(
+            "path: /data/blocks\n", "repoID: me/x\n    follow: {mode: Poll}\n", id="following, on a cluster"
+        ),
         pytest.param("blocks-annotated", "blocks\n    overwrite: true", id="in place"),
         pytest.param(
             "  modules:",
@@ -139,9 +125,7 @@ def test_all_unsupported_settings_are_listed_in_the_order_of_the_spec():
         check_supported(load_manifest(CANONICAL), endpoint_given=False)
 
     message = str(caught.value)
-    assert message.startswith("manifest 'so101-relabel' has 3 settings not supported yet\n")
+    assert message.startswith("manifest 'so101-relabel' has 1 setting not supported yet\n")
     assert [line.strip().split("=")[0] for line in message.splitlines()[1:]] == [
-        "spec.source.repoID",
-        "spec.output.repoID",
         "spec.model.serving.mode",
     ]

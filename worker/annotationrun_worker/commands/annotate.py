@@ -1,6 +1,7 @@
 """``annotationrun annotate``: the worker's step alone."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -63,6 +64,13 @@ def annotate(
     gpus: Annotated[
         int, typer.Option(min=0, max=1024, help="GPUs of the model server beside this worker, to count.")
     ] = 0,
+    media_folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="Send pictures and clips as files in this folder, which the model server reads too "
+            "(vLLM's --allowed-local-media-path)."
+        ),
+    ] = None,
     revision: RevisionOption = None,
     cache: CacheOption = None,
 ) -> None:
@@ -73,7 +81,7 @@ def annotate(
     """
     options = RunOptions(
         manifest, endpoint, tuple(volume or ()), staging, limit, retry_token, start_timeout_seconds,
-        account=account, gpus=gpus, revision=revision, cache=cache,
+        account=account, gpus=gpus, media_folder=media_folder, revision=revision, cache=cache,
     )  # fmt: skip
     local, digest = options.load(), None if plan is None else Digest(plan)
     if events:

@@ -88,6 +88,7 @@ class RunOptions:
     limit: int | None = None
     retry_token: str | None = None
     start_timeout_seconds: int = 0
+    media_folder: Path | None = None
     account: str | None = None
     gpus: int = 0
     revision: str | None = None
@@ -141,9 +142,11 @@ class RunOptions:
         return LocalRun(
             spec=spec,
             places=pinned(resolve_places(spec, overrides, asks=asks), access),
+            name=manifest.metadata.name,
             limit=self.limit,
             api_key=read_api_key(spec, os.environ) if asks else NO_API_KEY,
             start_timeout_seconds=self.start_timeout_seconds,
+            media_folder=self.media_folder,
             account=self.account,
             gpus=self.gpus,
             hub=access,

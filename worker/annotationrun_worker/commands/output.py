@@ -15,8 +15,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from annotationrun_api.step_results import MergeOutcome, PlanResult, write_result
+from annotationrun_api.step_results import MergeOutcome, PlanResult, PrefetchResult, write_result
 from annotationrun_worker.errors import StorageError
+from annotationrun_worker.merge.folder import MergeResult
 from annotationrun_worker.run.annotate import Progress as OnProgress
 from annotationrun_worker.run.events import EpisodeSeen
 from annotationrun_worker.run.local import RunReport
@@ -76,7 +77,7 @@ def finish(console: Console, report: RunReport, file: Path | None) -> None:
     _print_run(console, report)
 
 
-def tell_result(result: PlanResult | MergeOutcome, file: Path | None) -> None:
+def tell_result(result: PlanResult | PrefetchResult | MergeOutcome, file: Path | None) -> None:
     """Write what the operator of a cluster is to know into ``file``, if there is one.
 
     The file is written in place, as a pod's termination message is a mount.
@@ -144,6 +145,24 @@ def _merge_lines(report: RunReport) -> Iterator[str]:
     yield f"staging: {places.staging}"
     if merge is not None:
         yield f"output: {places.output}"
+        yield from _published_lines(merge)
+
+
+def _published_lines(merge: MergeResult) -> Iterator[str]:
+    published = merge.published
+    if published is None:
+        return
+    yield f"commit: {published.commit}" + (
+        f", before it {published.previous_commit}" if published.previous_commit else ""
+    )
+    if published.pull_request:
+        yield f"pull request: {published.pull_request}"
+    if not published.is_unchanged:
+        yield (
+            f"{published.uploaded_bytes} bytes pushed, {published.copied_files} files copied on the Hub; "
+            f"the version tag was away for {published.tag_gap_seconds:.2f} s"
+        )
+    yield from (f"note: {note}" for note in published.notes)
 
 
 def _notes(annotated: AnnotateReport) -> Iterator[str]:

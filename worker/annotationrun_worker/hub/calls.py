@@ -21,7 +21,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 from tenacity.wait import wait_random_exponential
 
 from annotationrun_worker.errors import HubAccessError, HubUnavailableError
-from annotationrun_worker.hub.session import use_timeouts
+from annotationrun_worker.hub.session import configure_client, without_queries
 
 _LOG = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ _SHOWN_CHARACTERS: Final = 300  # of what the Hub says
 sleep: Callable[[float], None] = time.sleep
 """Between two tries."""
 
-use_timeouts()
+configure_client()
 
 Answer = TypeVar("Answer")
 
@@ -135,17 +135,17 @@ def _asked_seconds(error: BaseException | None) -> float | None:
 def _log_retry(what: str, state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome is not None else None
     seconds = state.next_action.sleep if state.next_action is not None else 0
-    _LOG.warning("%s: %s; trying again in %.0f s", what, _short(error), seconds)
+    _LOG.warning("%s: %s; trying again in %.0f s", what, short(error), seconds)
 
 
 def _as_ours(what: str, error: BaseException) -> Exception | None:
     if is_transient(error):
         return HubUnavailableError(
             f"{what}: the Hub did not answer well after {ATTEMPTS} tries or {TOTAL_SECONDS:.0f} s: "
-            f"{_short(error)}; run again later: nothing is lost"
+            f"{short(error)}; run again later: nothing is lost"
         )
     remedy = _remedy(error)
-    return None if remedy is None else HubAccessError(f"{what}: {_short(error)}; {remedy}")
+    return None if remedy is None else HubAccessError(f"{what}: {short(error)}; {remedy}")
 
 
 def _remedy(error: BaseException) -> str | None:
@@ -170,6 +170,8 @@ def _remedy(error: BaseException) -> str | None:
     return None
 
 
-def _short(error: BaseException | None) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+def short(error: BaseException | None) -> str:
+    """What an error says, on one line; addresses without their queries, which may hold signatures."""
+    cause = None if error is None else _cause_of(error)
+    text = without_queries(" ".join(str(cause).split())) or type(cause).__name__
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."

@@ -1,7 +1,7 @@
 """A merged dataset that is published elsewhere: the files that the merge makes others, built in a folder."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from annotationrun_worker.dataset.episodes import list_episodes
@@ -28,19 +28,26 @@ class BuiltDataset:
     written: Written
 
 
-def build_merged(plan: MergePlan, tree: SourceTree) -> BuiltDataset:
+def build_merged(plan: MergePlan, tree: SourceTree, *, is_in_place: bool) -> BuiltDataset:
     """Build the merged dataset in ``plan.output``, an empty folder, and validate it.
 
     Videos are not looked at: they may be elsewhere, and no merge changes them.
+
+    Args:
+        plan: what is merged.
+        tree: of the source.
+        is_in_place: what is built takes the place of the source.
 
     Raises:
         OutputError: it would not be valid, or lack files that its episodes need.
         DatasetError, StagingError: see ``merge_to_folder``.
         StorageError: the folder can't be written.
     """
-    change = change_of(plan, {_RULE_OF_FILES})
+    change = replace(
+        change_of(plan, {_RULE_OF_FILES}), source_identity=plan.source_identity if is_in_place else None
+    )
     try:
-        written, changed = build_changed(change, plan.output, tree, tree.record)
+        written, changed = build_changed(change, plan.output, tree, tree.record if is_in_place else None)
     except OSError as error:
         raise StorageError(
             f"can't write the merged dataset to {str(plan.output)!r}: {error}; check space and permissions"

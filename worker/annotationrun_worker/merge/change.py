@@ -26,8 +26,8 @@ class DatasetChange:
     edits: Edits
     record: MergeRecord
     """Without ``files``, which come when they are written."""
-    source_identity: str
-    """See ``record.source_identity``."""
+    source_identity: str | None
+    """For the record of a dataset that is changed in place: see ``MergeRecord``."""
     check: Callable[[Path], tuple[Problem, ...]]
     """Validates the folder of what was built; raises OutputError."""
     has_language: bool = True

@@ -7,7 +7,7 @@ Every episode and file of the source is in the output, annotated or not.
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from annotationrun_worker.errors import OutputError
 from annotationrun_worker.merge.apply import apply_change
@@ -21,6 +21,9 @@ from annotationrun_worker.rows import ModuleName, StagedRow, module_of
 from annotationrun_worker.staging.digests import Digest
 from annotationrun_worker.validate.dataset import validate_dataset
 from annotationrun_worker.validate.problem import Problem
+
+if TYPE_CHECKING:
+    from annotationrun_worker.hub.publication import Published
 
 _SHOWN_PROBLEMS = 5
 
@@ -73,6 +76,8 @@ class MergeResult:
     """Hard links, and files that share their blocks: no bytes written."""
     surviving_problems: tuple[Problem, ...] = ()
     """What the validator says of rows that were there before and stay, and all warnings."""
+    published: "Published | None" = None
+    """What stands on the Hub; ``None`` for a folder."""
 
 
 def merge_to_folder(plan: MergePlan) -> MergeResult:

@@ -21,8 +21,8 @@ from annotationrun_worker.run.episode import EpisodeAnnotator, EpisodeOutcome
 from annotationrun_worker.run.events import EpisodeSeen
 from annotationrun_worker.run.load import Load
 from annotationrun_worker.run.report import AnnotateReport, LeftResult
-from annotationrun_worker.run.result_maker import Worker
-from annotationrun_worker.staging.digests import Digest
+from annotationrun_worker.run.result_maker import Left, Worker
+from annotationrun_worker.staging.digests import Digest, digest_json
 from annotationrun_worker.staging.progress import EpisodeMarks
 from annotationrun_worker.vlm.server_probe import ServerNeeds
 
@@ -68,6 +68,9 @@ class AnnotateStep:
     """Where what is done and what is given up is noted for others; ``None``: nowhere."""
     server_needs: Callable[[], ServerNeeds] | None = None
     """What the model servers have to take; ``None``: nothing is tried there."""
+    held_for: Digest | None = None
+    """The plan whose episodes are taken by one worker each, before their files are fetched; ``None``: workers
+    share an episode, module by module."""
 
     @property
     def has_too_many_failures(self) -> bool:
@@ -123,7 +126,7 @@ class AnnotateStep:
                         worker.asker, affinity=str(index), on_answered=partial(load.answered, index)
                     ),
                 )
-                outcome = await self.annotator.annotate(index, mine)
+                outcome = await self._annotate(index, mine)
                 load.end(index)
                 self._take(index, outcome)
                 await self._mark(index, outcome)
@@ -139,6 +142,18 @@ class AnnotateStep:
             raise _first(group) from group
         left = {found.episode for found in self.report.left}
         return [index for index in indices if index in left]
+
+    async def _annotate(self, index: EpisodeIndex, worker: Worker | None) -> EpisodeOutcome:
+        if self.held_for is None or worker is None:
+            return await self.annotator.annotate(index, worker)
+        key = digest_json({"plan": self.held_for, "episode": int(index)})
+        holder = await worker.claims.take(key)
+        if holder is not None:
+            return EpisodeOutcome(left={"task": Left(holder)})
+        try:
+            return await self.annotator.annotate(index, worker)
+        finally:
+            await worker.claims.release(key)
 
     def _take(self, index: EpisodeIndex, outcome: EpisodeOutcome) -> None:
         report = self.report

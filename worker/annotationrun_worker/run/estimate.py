@@ -13,6 +13,7 @@ frames taken to lie at ``n / fps``. Assumed is what only the answers tell:
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from annotationrun_api.prompt_media import frames_per_prompt
 from annotationrun_api.spec import RunSpec
 from annotationrun_worker.annotate import coordinate_probe
 from annotationrun_worker.annotate.context import SubtaskStart
@@ -20,7 +21,6 @@ from annotationrun_worker.annotate.coordinate_scale import COORDINATES, asks_for
 from annotationrun_worker.annotate.interjections import window_frames
 from annotationrun_worker.annotate.relabel import relabel_frames
 from annotationrun_worker.annotate.sampling import Window
-from annotationrun_worker.annotate.showing import frames_per_prompt
 from annotationrun_worker.annotate.task_variants import variants_prompt
 from annotationrun_worker.dataset.episodes import EpisodeSummary
 from annotationrun_worker.dataset.records import Features

@@ -8,12 +8,12 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from annotationrun_api.prompt_media import frames_per_prompt
 from annotationrun_api.spec import RunSpec
 from annotationrun_api.spec_modules import PlanModule
 from annotationrun_worker.annotate.context import NO_TASK, SubtaskStart
 from annotationrun_worker.annotate.interjections import find_boundaries
 from annotationrun_worker.annotate.sampling import Window, plan_samples, split_windows, vqa_frames
-from annotationrun_worker.annotate.showing import frames_per_prompt
 from annotationrun_worker.annotate.task import has_to_derive
 from annotationrun_worker.dataset.episodes import EpisodeSummary
 from annotationrun_worker.dataset.records import CameraKey, Features

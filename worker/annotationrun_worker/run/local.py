@@ -159,7 +159,7 @@ def annotate_run(
         digest, plan = asyncio.run(_plan(run, dataset, plan_digest))
         marks = open_marks(run, digest)
         account = Account(run.account or digest, run.gpus)
-        with open_step(run, dataset, marks) as step:
+        with open_step(run, dataset, digest, marks) as step:
             basis = step.annotator.basis
             metrics = WorkerMetrics(account, step.report, lambda: basis.frames.counts)
             progress = StoreProgress(marks, plan.indices, lambda: step.report.server)
@@ -181,7 +181,7 @@ def merge_run(run: LocalRun, progress: Progress) -> RunReport:
     """
     with open_dataset(run) as dataset:
         digest, plan = asyncio.run(make_plan(run, dataset))
-        with open_step(run, dataset) as step:
+        with open_step(run, dataset, digest) as step:
             asyncio.run(step.run(plan.indices, None, progress))
             frames = step.annotator.basis.frames.counts
         used = asyncio.run(read_usage(open_staging(run), run.account or digest))
@@ -204,7 +204,7 @@ def run_local(run: LocalRun, progress: Progress, pool: WorkerPool | None = None)
         digest, plan = asyncio.run(make_plan(run, dataset))
         account = Account(run.account or digest, run.gpus)
         by_pool = pool.run(digest, progress) if pool else {}
-        with open_step(run, dataset) as step:
+        with open_step(run, dataset, digest) as step:
             here = asyncio.run(_annotate(step, run, plan, Listener(progress), account, waits=True))
             frames = step.annotator.basis.frames.counts
         account.asked = usage = sum_usages([by_pool, here])
@@ -259,6 +259,7 @@ async def _annotate(
             structured_outputs=spec.model.structured_outputs,
             context_tokens=spec.model.context_tokens,
             start_timeout_seconds=run.start_timeout_seconds,
+            media_folder=run.media_folder,
         ),
         run.api_key,
         listener.say,
@@ -299,7 +300,7 @@ def _merged(step: AnnotateStep, report: RunReport, plan: RunPlan, dataset: OpenD
         fault = IncompleteError(missing_text(step.report, report.episodes))
     if fault is not None:
         return replace(report, fault=fault)
-    return replace(report, merge=merge(report.run, dataset, plan, step))
+    return replace(report, merge=merge(report.run, dataset, plan, step, report.cost))
 
 
 def _too_many_failures(step: AnnotateStep, plan: RunPlan) -> TooManyFailedError | None:

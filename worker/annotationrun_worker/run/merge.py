@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from annotationrun_api.run_usage import RunUsage
 from annotationrun_worker.fault_points import FaultPoint, reached
 from annotationrun_worker.merge.folder import MergePlan, MergeResult, merge_to_folder
 from annotationrun_worker.rows import StagedRow
@@ -22,19 +23,34 @@ from annotationrun_worker.staging.store import StagingStore
 MERGE_FORMAT: Final = 1
 
 
-def merge(run: LocalRun, dataset: OpenDataset, plan: RunPlan, step: AnnotateStep) -> MergeResult:
+def merge(
+    run: LocalRun, dataset: OpenDataset, plan: RunPlan, step: AnnotateStep, cost: RunUsage
+) -> MergeResult:
     """Merge the results that ``step`` found, alone among those that share the staging store.
+
+    Args:
+        run: the run.
+        dataset: its source.
+        plan: what was to be done.
+        step: what was done.
+        cost: what it took, for the card of a dataset on the Hub.
 
     Raises:
         OutputError, DatasetError, StagingError, StorageError: see ``merge_to_folder``.
+        HubAccessError, HubUnavailableError, OutputMovedError: see ``publish_merged``.
     """
     store, output = step.annotator.basis.store, run.places.output
     with merge_lock(store, str(output)):
         if isinstance(output, HubPlace):
-            raise NotImplementedError
-        fetch_all(dataset.files)
-        merge_plan = _merge_plan(run, dataset.files.root, output, plan, step)
-        merged = merge_to_folder(merge_plan)
+            from annotationrun_worker.run.hub_output import publish_merged, work_folder  # slow to import
+
+            with work_folder(run) as folder:
+                merge_plan = _merge_plan(run, dataset.files.root, folder, plan, step)
+                merged = publish_merged(run, dataset, merge_plan, plan.settings, cost)
+        else:
+            fetch_all(dataset.files)
+            merge_plan = _merge_plan(run, dataset.files.root, output, plan, step)
+            merged = merge_to_folder(merge_plan)
         asyncio.run(_note(store, merge_plan))
     return merged
 

@@ -6,6 +6,7 @@ usual lengths. Clips are left out: what a server makes of one shows with the fir
 
 from collections.abc import Iterator, Sequence
 
+from annotationrun_api.prompt_media import SUBTASKS_LOOKED_AT, frames_per_prompt
 from annotationrun_api.spec import RunSpec
 from annotationrun_api.spec_modules import PlanModule
 from annotationrun_worker.annotate.coordinate_scale import (
@@ -15,7 +16,7 @@ from annotationrun_worker.annotate.coordinate_scale import (
 )
 from annotationrun_worker.annotate.sampling import plan_samples
 from annotationrun_worker.annotate.sheets import SheetLayout
-from annotationrun_worker.annotate.showing import frames_per_prompt, shown_words
+from annotationrun_worker.annotate.showing import shown_words
 from annotationrun_worker.dataset.episodes import EpisodeSummary
 from annotationrun_worker.dataset.records import Features
 from annotationrun_worker.run.foreseen_episode import USUAL_SUBTASK, ForeseenEpisode
@@ -88,7 +89,7 @@ def _plan(episode: ForeseenEpisode, costs: QuestionCosts, settings: PlanModule) 
 
 
 def _relabel(episode: ForeseenEpisode, costs: QuestionCosts, settings: PlanModule) -> LargePrompt:
-    count = min(3 * settings.relabel_frames, len(episode.timestamps_seconds))
+    count = min(SUBTASKS_LOOKED_AT * settings.relabel_frames, len(episode.timestamps_seconds))
     values = episode.values | dict.fromkeys(("window_seconds", "start_seconds", "end_seconds"), "12.50")
     values |= {"label": USUAL_SUBTASK, "shown": shown_words(settings, count)}
     return LargePrompt(_shown(episode, settings, count), costs.prompts.fill("label", values), _RELABEL)

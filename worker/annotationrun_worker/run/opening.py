@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from annotationrun_api.spec import RunSpec
@@ -50,12 +51,16 @@ class LocalRun:
 
     spec: RunSpec
     places: Places
+    name: str = ""
+    """Of the run, for people."""
     limit: int | None = None
     """Only so many of the selected episodes, the first ones; ``None``: all."""
     api_key: str = field(default=NO_API_KEY, repr=False)
     """Of the model servers."""
     start_timeout_seconds: float = 0
     """How long a model server may take until it is there; 0: what is not there is an error at once."""
+    media_folder: Path | None = None
+    """Pictures and clips go as files in it, which the model servers read too; ``None``: within requests."""
     account: str | None = None
     """Under which requests and tokens are counted; ``None``: under the plan's digest."""
     gpus: int = 0
@@ -141,13 +146,14 @@ def open_dataset(run: LocalRun) -> Iterator[OpenDataset]:
 
 @contextmanager
 def open_step(
-    run: LocalRun, dataset: OpenDataset, marks: EpisodeMarks | None = None
+    run: LocalRun, dataset: OpenDataset, plan: Digest, marks: EpisodeMarks | None = None
 ) -> Iterator[AnnotateStep]:
     """The annotate step of ``run``, its decoders open within the context.
 
     Args:
         run: the run.
         dataset: its dataset.
+        plan: its plan.
         marks: where what is done is noted for others.
 
     Raises:
@@ -194,8 +200,9 @@ def open_step(
             return server_needs(spec, make_sampling(spec), dataset.chosen, dataset.features)
 
         yield AnnotateStep(
-            EpisodeAnnotator(basis, modules), limits, at_once, report, marks=marks, server_needs=needs
-        )
+            EpisodeAnnotator(basis, modules), limits, at_once, report, marks=marks, server_needs=needs,
+            held_for=plan if dataset.files.commit else None,
+        )  # fmt: skip
 
 
 def open_marks(run: LocalRun, plan: Digest) -> EpisodeMarks:

@@ -18,6 +18,7 @@ def plan_result(report: PlanReport) -> PlanResult:
 def merge_outcome(report: RunReport) -> MergeOutcome:
     """Of a merge step that has merged, or found that it can't yet; the first failures in order of episode."""
     annotated, merge = report.annotated, report.merge
+    published = None if merge is None else merge.published
     failed = len(annotated.failed_episodes)
     failures = sorted(annotated.failures, key=lambda failure: (failure.episode, failure.module))
     return MergeOutcome(
@@ -29,14 +30,19 @@ def merge_outcome(report: RunReport) -> MergeOutcome:
         results=annotated.results_made + annotated.results_reused + annotated.results_of_left,
         merge_digest="" if merge is None else merge.digest,
         place="" if merge is None else output_place(report.run.spec),
+        commit="" if published is None else published.commit,
+        previous_commit="" if published is None else published.previous_commit,
+        pull_request="" if published is None else published.pull_request,
         usage=report.cost,
         failures=tuple(map(_told, failures[: status.SHOWN_FAILURES])),
     )
 
 
 def output_place(spec: RunSpec) -> str:
-    """Where the annotated dataset lies, for people: the folder as the manifest names it, and its volume."""
+    """Where the annotated dataset lies, for people: the repository or folder as the manifest names it."""
     output = spec.output
+    if output.repo_id is not None:
+        return f"dataset {output.repo_id}, branch {output.branch}"
     if output.volume is None:
         return f"folder {output.path}"
     folder = "/".join(part.strip("/") for part in (output.volume.sub_path, output.path) if part)

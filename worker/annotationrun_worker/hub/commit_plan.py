@@ -1,0 +1,140 @@
+"""Which files a commit must add, copy and delete: pure, from listings alone."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from annotationrun_worker.errors import DatasetError, OutputError
+from annotationrun_worker.hub.publication import CARD_NAME, DATASET_FOLDERS, RECORD_NAME, DesiredFile
+from annotationrun_worker.hub.repository import HubFile, content_name
+
+
+@dataclass(frozen=True, slots=True)
+class CommitPlan:
+    """Paths, each sorted."""
+
+    uploads: Mapping[str, Path]
+    """From this machine."""
+    copies: Mapping[str, HubFile]
+    """In LFS at the source: the server can copy them."""
+    fetches: Mapping[str, HubFile]
+    """Not in LFS, at the source only: small, fetched and added."""
+    deletions: tuple[str, ...]
+
+
+def plan_commit(
+    desired: Mapping[str, DesiredFile],
+    present: Mapping[str, HubFile],
+    source_files: Mapping[str, HubFile],
+    *,
+    is_in_place: bool = False,
+    blob_id_of: Callable[[Path], str] = lambda path: content_name(path, in_lfs=False),
+) -> CommitPlan:
+    """Compare what shall be with what is there.
+
+    What has the same content stays as it is. Files are deleted only below the folders of a dataset (LeRobot
+    reads all Parquet files that it finds there): never the card, hidden files, or what a user put beside.
+
+    Args:
+        desired: the dataset; the card and hidden files in it are left out of account.
+        present: all files of the target's head.
+        source_files: all files of the source's commit; empty for a folder.
+        is_in_place: the target's branch is the source: nothing of it is deleted.
+        blob_id_of: gives Git's SHA-1 of a file here; asked only where the target's is not in LFS.
+
+    Raises:
+        DatasetError: a file is neither here nor at the source.
+    """
+    uploads: dict[str, Path] = {}
+    copies: dict[str, HubFile] = {}
+    fetches: dict[str, HubFile] = {}
+    for path, file in sorted(desired.items()):
+        if is_kept(path):
+            continue
+        there = present.get(path)
+        if file.local is not None:
+            if not _holds(there, file, file.local, blob_id_of):
+                uploads[path] = file.local
+            continue
+        at_source = source_files.get(path)
+        if at_source is None:
+            raise DatasetError(f"{path!r} is neither on this machine nor in the source's commit")
+        if there is None or there.content_name != at_source.content_name:
+            (fetches if at_source.sha256 is None else copies)[path] = at_source
+    surplus = sorted(path for path in present.keys() - desired if in_dataset(path))
+    return CommitPlan(uploads, copies, fetches, () if is_in_place else tuple(surplus))
+
+
+def is_kept(path: str) -> bool:
+    """Whether ``path`` is its owner's: hidden files, and the card, of which one section is ours."""
+    return path == CARD_NAME or path.startswith(".")
+
+
+def in_dataset(path: str) -> bool:
+    """Whether LeRobot may read it."""
+    return path.split("/", 1)[0] in DATASET_FOLDERS and "/" in path
+
+
+def check_target(
+    desired: Mapping[str, DesiredFile],
+    present: Mapping[str, HubFile],
+    source_files: Mapping[str, HubFile] | None,
+) -> None:
+    """Refuse a target that holds somebody else's dataset.
+
+    Args:
+        desired: the dataset.
+        present: all files of the target's head.
+        source_files: of the source's commit, where the target is another branch of the same repository, which
+            begins as the source; ``None``: it is another repository.
+
+    Raises:
+        OutputError: the target holds files that no merge of ours made.
+    """
+    foreign = sorted(path for path in present if not is_kept(path))
+    if not foreign or RECORD_NAME in present:
+        return
+    if source_files is not None and moved_file(desired, source_files, present) is None:
+        return
+    raise OutputError(
+        f"the output repository holds files that no merge made, such as {foreign[0]!r}, and no "
+        f"{RECORD_NAME!r}; name a repository that is new or empty, or a branch that does not exist"
+    )
+
+
+def moved_file(
+    desired: Mapping[str, DesiredFile], before: Mapping[str, HubFile], after: Mapping[str, HubFile]
+) -> str | None:
+    """The first file that differs between two commits, and that a merge read or a publish would write."""
+    for path in sorted(before.keys() | after.keys()):
+        old, new = before.get(path), after.get(path)
+        is_same = old is not None and new is not None and old.content_name == new.content_name
+        if not is_same and (in_dataset(path) or (path in desired and not is_kept(path))):
+            return path
+    return None
+
+
+def lacking_file(
+    desired: Mapping[str, DesiredFile], source_files: Mapping[str, HubFile], present: Mapping[str, HubFile]
+) -> str | None:
+    """The first desired file that a commit lacks or has otherwise, as far as its listing tells."""
+    for path, file in sorted(desired.items()):
+        if is_kept(path):
+            continue
+        there = present.get(path)
+        if there is None or there.size_bytes != file.size_bytes:
+            return path
+        sha256 = file.sha256
+        if sha256 is None and file.local is None:
+            sha256 = source_files[path].sha256
+        if there.sha256 is not None and sha256 is not None and there.sha256 != sha256:
+            return path
+    return None
+
+
+def _holds(there: HubFile | None, file: DesiredFile, local: Path, blob_id_of: Callable[[Path], str]) -> bool:
+    if there is None or there.size_bytes != file.size_bytes:
+        return False
+    if there.sha256 is not None:
+        return there.sha256 == file.sha256
+    return there.blob_id == blob_id_of(local)

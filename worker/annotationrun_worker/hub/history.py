@@ -1,0 +1,54 @@
+"""The commits of a branch, and those among them that we made."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+from annotationrun_worker.errors import HubAccessError
+from annotationrun_worker.hub.calls import hub_call
+from annotationrun_worker.hub.commit_message import digests_in
+from annotationrun_worker.hub.repository import REPO_TYPE, HubRepository
+
+
+@dataclass(frozen=True, slots=True)
+class MadeCommit:
+    """A commit, and what its message says of us."""
+
+    sha: str
+    merge_digests: tuple[str, ...]
+    """Of its trailers; empty: it is not ours."""
+
+
+def read_history(repository: HubRepository, revision: str) -> Sequence[MadeCommit]:
+    """All commits of ``revision``, newest first.
+
+    Raises:
+        HubAccessError: there is no such repository or revision, or it may not be read.
+        HubUnavailableError: the Hub does not answer.
+    """
+    found = hub_call(
+        f"reading the commits of dataset {repository.repo_id!r} at {revision!r}",
+        lambda: repository.api.list_repo_commits(repository.repo_id, repo_type=REPO_TYPE, revision=revision),
+    )
+    return [MadeCommit(commit.commit_id, tuple(digests_in(commit.message))) for commit in found]
+
+
+def commit_of(history: Sequence[MadeCommit], merge_digest: str) -> int | None:
+    """Where in ``history`` the commit of this merge digest stands; ``None``: it was never made."""
+    return next((place for place, made in enumerate(history) if merge_digest in made.merge_digests), None)
+
+
+def sha_below(history: Sequence[MadeCommit], place: int) -> str:
+    """The commit before the one at ``place``; empty for the first."""
+    return history[place + 1].sha if place + 1 < len(history) else ""
+
+
+def lacks_repository(error: HubAccessError) -> bool:
+    """Whether there is no such repository, or none that the token may see."""
+    return type(error.__cause__) is RepositoryNotFoundError
+
+
+def lacks_revision(error: HubAccessError) -> bool:
+    """Whether the repository is there, and the branch is not."""
+    return type(error.__cause__) is RevisionNotFoundError

@@ -1,0 +1,112 @@
+"""What is to be published to the Hub, and what came of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from annotationrun_worker.hub.repository import HubFile, HubRepository
+
+CARD_NAME: Final = "README.md"
+RECORD_NAME: Final = "meta/annotationrun.json"
+"""Only a merge of ours writes it."""
+DATASET_FOLDERS: Final = frozenset({"data", "images", "meta", "videos"})
+"""Of a LeRobot dataset: all that it is read from."""
+DEFAULT_BRANCH: Final = "main"
+"""Every repository of the Hub has it, and tags of versions belong to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class HubTarget:
+    """How to push."""
+
+    branch: str = DEFAULT_BRANCH
+    """Made if it is missing."""
+    private: bool = False
+    """Only of a repository that is made now."""
+    pull_request: bool = False
+    """Propose the commit, rather than push it; no tag moves."""
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredFile:
+    """A file of the dataset as it shall be."""
+
+    size_bytes: int
+    sha256: str | None = None
+    """Of the content; ``None``: unknown, of a file that lies at the source only and not in LFS."""
+    local: Path | None = None
+    """Where its bytes lie on this machine; ``None``: only at the source."""
+
+
+@dataclass(frozen=True, slots=True)
+class HubSource:
+    """The commit that the dataset was merged from: what the merge read."""
+
+    repository: HubRepository
+    commit: str
+    files: Mapping[str, HubFile]
+    """All of the commit, by path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where the labels come from, for readers of the card and of the commit."""
+
+    source: str
+    """Repository, or what is shown of a folder."""
+    source_commit: str
+    """SHA; empty for a folder."""
+    model: str
+    model_revision: str
+    """SHA; empty where the server does not say."""
+    config_digest: str
+    """Of the settings of all modules."""
+    run: str
+    finished_at: str
+    """ISO 8601, UTC."""
+    episodes: int = 0
+    """That were selected."""
+    failed_episodes: Sequence[int] = ()
+    """Selected, and without labels: the holes."""
+    rows_by_style: Mapping[str, int] = field(default_factory=dict)
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A merged dataset on its way to the Hub."""
+
+    target: HubTarget
+    merge_digest: str
+    files: Mapping[str, DesiredFile]
+    """All of the dataset, by path; the card and hidden files are left out of account."""
+    source: HubSource | None
+    version_tag: str
+    """``codebase_version`` of ``meta/info.json``, by which LeRobot looks for a revision: ``"v3.0"``."""
+    provenance: Provenance
+    is_in_place: bool = False
+    """The target's branch is the one that the source was read from: what others pushed to it since the
+    source's commit must not be overwritten."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What stands on the Hub now."""
+
+    commit: str
+    previous_commit: str
+    """The one below it, to which a rollback goes; empty where there is none."""
+    pull_request: str = ""
+    """Its URL, where one was asked for."""
+    is_unchanged: bool = False
+    """An earlier publish had made the commit."""
+    uploaded_bytes: int = 0
+    """Of the files in the commit that came from here; what the Hub knew already is not sent, but counts."""
+    copied_files: int = 0
+    """Copied on the server: none of their bytes moved."""
+    tag_gap_seconds: float = 0.0
+    """For which the version tag itself named nothing; see ``tags``."""
+    notes: tuple[str, ...] = ()
+    """What a user should know, a sentence each."""

@@ -1,0 +1,173 @@
+"""A merged dataset pushed to the Hub: one commit, then the version tag.
+
+Each attempt goes on from where the last one was stopped.
+"""
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from annotationrun_worker.errors import HubAccessError, OutputError
+from annotationrun_worker.fault_points import FaultPoint, reached
+from annotationrun_worker.hub.calls import hub_call
+from annotationrun_worker.hub.commit_plan import lacking_file
+from annotationrun_worker.hub.history import MadeCommit, lacks_repository, lacks_revision, read_history
+from annotationrun_worker.hub.publication import DEFAULT_BRANCH, Publication, Published
+from annotationrun_worker.hub.publish_journal import Intent, PublishJournal
+from annotationrun_worker.hub.push import CommitPush, Pushed
+from annotationrun_worker.hub.repository import REPO_TYPE, HubRepository
+from annotationrun_worker.hub.tags import TagMove, move_tag, read_tags
+from annotationrun_worker.staging.store import StagingStore
+
+_LOG = logging.getLogger(__name__)
+
+
+def publish(repository: HubRepository, publication: Publication, store: StagingStore) -> Published:
+    """Push the dataset, and let the version tag name it; a merge that is published already is left alone.
+
+    Interrupted anywhere, the next attempt finds what was done by the trailer in the commit's message and by
+    the journal in ``store``, and goes on. Videos of a source in another repository are copied on the server
+    (``CommitOperationCopy``, which is done when it answers; ``duplicate_repo`` would leave copies pending).
+
+    Raises:
+        OutputMovedError: others pushed what the merge read or would overwrite.
+        OutputError: the target holds somebody else's dataset, the Hub refuses the commit, or did not take it
+            whole.
+        HubAccessError, HubUnavailableError: see ``HubRepository.resolve``.
+        DatasetError: the source lacks a file.
+        StagingError, StorageError: the journal can't be read or written, or there is no room to stream.
+    """
+    target = publication.target
+    journal = PublishJournal(store)
+    intent = Intent(publication.merge_digest, repository.repo_id, target.branch, publication.version_tag)
+    is_tagged = target.branch == DEFAULT_BRANCH and not target.pull_request
+    _repair_others(repository, journal, publication.merge_digest)
+    history = _history(repository, publication)
+    with tempfile.TemporaryDirectory(prefix="annotationrun-publish-") as folder:
+
+        def before_commit() -> None:
+            if is_tagged:
+                journal.write(intent)
+
+        pushed = CommitPush(repository, publication, Path(folder), before_commit).push(history)
+    if not pushed.is_unchanged:
+        _check_whole(repository, publication, pushed.commit)
+    notes = pushed.notes
+    gap_seconds = 0.0
+    if is_tagged:
+        gap_seconds, tag_notes = _tag(repository, publication, pushed, journal)
+        notes += tag_notes
+    return Published(
+        pushed.commit,
+        pushed.previous_commit,
+        pushed.pull_request,
+        pushed.is_unchanged,
+        pushed.uploaded_bytes,
+        pushed.copied_files,
+        gap_seconds,
+        notes,
+    )
+
+
+def _repair_others(repository: HubRepository, journal: PublishJournal, merge_digest: str) -> None:
+    """Create a version tag again that an interrupted publish of another merge left deleted."""
+    for intent in journal.unfinished(repository.repo_id):
+        if intent.merge_digest == merge_digest:
+            continue
+        if intent.commit and intent.tag not in read_tags(repository):
+            _LOG.warning(
+                "a publish to dataset %r was interrupted: creating its tag %r again at %s",
+                repository.repo_id, intent.tag, intent.commit,
+            )  # fmt: skip
+            move_tag(repository, TagMove(intent.tag, intent.commit))
+        journal.finish(intent)
+
+
+def _history(repository: HubRepository, publication: Publication) -> Sequence[MadeCommit]:
+    """The commits of the target's branch; it and the repository are made where they are missing."""
+    try:
+        return read_history(repository, publication.target.branch)
+    except HubAccessError as error:
+        if lacks_repository(error):
+            _create_repository(repository, is_private=publication.target.private)
+        elif not lacks_revision(error):
+            raise
+    if publication.target.branch != DEFAULT_BRANCH:
+        _create_branch(repository, publication)
+    return read_history(repository, publication.target.branch)
+
+
+def _create_repository(repository: HubRepository, *, is_private: bool) -> None:
+    hub_call(
+        f"making the dataset repository {repository.repo_id!r}",
+        lambda: repository.api.create_repo(
+            repository.repo_id,
+            repo_type=REPO_TYPE,
+            private=True if is_private else None,  # None: what the organization has as default
+            exist_ok=True,
+        ),
+    )
+
+
+def _create_branch(repository: HubRepository, publication: Publication) -> None:
+    """From the source's commit if that is of the same repository; else empty, from the first commit."""
+    source = publication.source
+    if source is not None and source.repository.repo_id == repository.repo_id:
+        start = source.commit
+    else:
+        start = read_history(repository, DEFAULT_BRANCH)[-1].sha
+    hub_call(
+        f"making the branch {publication.target.branch!r} of dataset {repository.repo_id!r}",
+        lambda: repository.api.create_branch(
+            repository.repo_id,
+            branch=publication.target.branch,
+            revision=start,
+            repo_type=REPO_TYPE,
+            exist_ok=True,
+        ),
+    )
+
+
+def _check_whole(repository: HubRepository, publication: Publication, commit: str) -> None:
+    """The tag goes only to a commit that was read back."""
+    source_files = {} if publication.source is None else publication.source.files
+    lacking = lacking_file(publication.files, source_files, repository.files(commit))
+    if lacking is not None:
+        raise OutputError(
+            f"dataset {repository.repo_id!r}: the commit {commit} lacks {lacking!r}, or has it otherwise; "
+            "does a .gitignore there leave it out? Correct that and revert the commit, then run again"
+        )
+
+
+def _tag(
+    repository: HubRepository, publication: Publication, pushed: Pushed, journal: PublishJournal
+) -> tuple[float, tuple[str, ...]]:
+    """Seconds without the tag, and notes.
+
+    What was finished before is not done again: a tag that was moved since, say by a rollback, stays.
+    """
+    intent = journal.read(publication.merge_digest)
+    move = TagMove(publication.version_tag, pushed.commit, pushed.newer)
+    if intent is None or intent.repo_id != repository.repo_id:
+        tags = read_tags(repository)
+        if publication.version_tag in tags:
+            return 0.0, () if move.is_done(tags) else (_elsewhere(move, tags[move.tag]),)
+        intent = Intent(
+            publication.merge_digest, repository.repo_id, publication.target.branch, publication.version_tag
+        )
+    elif pushed.is_unchanged:
+        _check_whole(repository, publication, pushed.commit)
+    intent = Intent(intent.merge_digest, intent.repo_id, intent.branch, intent.tag, pushed.commit)
+    journal.write(intent)
+    gap_seconds = move_tag(repository, move)
+    reached(FaultPoint.AFTER_TAG)
+    journal.finish(intent)
+    return gap_seconds, ()
+
+
+def _elsewhere(move: TagMove, commit: str) -> str:
+    return (
+        f"the tag {move.tag!r}, at which LeRobot loads, is at {commit} and was left there: this merge was "
+        f"published before, as {move.commit}"
+    )

@@ -1,0 +1,86 @@
+"""What a publish is about to do, staged before it is done, so that the next attempt can finish it.
+
+``publishes/<merge digest>.json`` exists while a publish is under way, and after one that was interrupted.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Final
+
+from annotationrun_worker.errors import StagingError
+from annotationrun_worker.staging.store import StagingStore
+
+_FOLDER: Final = "publishes"
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """A publish that has begun."""
+
+    merge_digest: str
+    repo_id: str
+    branch: str
+    tag: str
+    commit: str = ""
+    """To which the tag goes; empty as long as it is not made."""
+
+
+class PublishJournal:
+    """The intents in a staging store."""
+
+    def __init__(self, store: StagingStore) -> None:
+        """Nothing is read yet."""
+        self._store = store
+
+    def write(self, intent: Intent) -> None:
+        """Note what is about to be done, over what was noted of the same merge.
+
+        Raises:
+            StorageError: the store can't be written.
+        """
+        self._store.put_now(_path(intent.merge_digest), json.dumps(asdict(intent)).encode())
+
+    def read(self, merge_digest: str) -> Intent | None:
+        """What was noted of this merge; ``None``: nothing, or it was finished.
+
+        Raises:
+            StagingError: the object is not what ``write`` writes.
+            StorageError: the store can't be read.
+        """
+        content = self._store.read_now(_path(merge_digest))
+        return None if content is None else _parsed(_path(merge_digest), content)
+
+    def unfinished(self, repo_id: str) -> Iterator[Intent]:
+        """All that is noted of this repository.
+
+        Raises:
+            StagingError, StorageError: see ``read``.
+        """
+        for path in sorted(found.path for found in self._store.list_now(_FOLDER)):
+            content = self._store.read_now(path)
+            intent = None if content is None else _parsed(path, content)
+            if intent is not None and intent.repo_id == repo_id:
+                yield intent
+
+    def finish(self, intent: Intent) -> None:
+        """Nothing is left to do.
+
+        Raises:
+            StorageError: the store can't be written.
+        """
+        self._store.delete_now(_path(intent.merge_digest))
+
+
+def _path(merge_digest: str) -> str:
+    return f"{_FOLDER}/{merge_digest}.json"
+
+
+def _parsed(path: str, content: bytes) -> Intent:
+    try:
+        return Intent(**json.loads(content))
+    except (ValueError, TypeError) as error:
+        raise StagingError(
+            f"the staged object {path!r} is not the journal of a publish ({error}); delete it, look at the "
+            "output repository's version tag, and run again"
+        ) from error

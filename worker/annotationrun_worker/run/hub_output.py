@@ -1,0 +1,138 @@
+"""A run's output on the Hub: what the merge changes is built here, and pushed as one commit."""
+
+import hashlib
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from annotationrun_api.run_usage import RunUsage
+from annotationrun_worker.errors import StorageError
+from annotationrun_worker.hub.mirror import HubMirror
+from annotationrun_worker.hub.publication import DesiredFile, HubSource, HubTarget, Provenance, Publication
+from annotationrun_worker.hub.publish import publish
+from annotationrun_worker.hub.repository import HubRepository
+from annotationrun_worker.merge.built import BuiltDataset, build_merged
+from annotationrun_worker.merge.change import is_data_file
+from annotationrun_worker.merge.folder import MergePlan, MergeResult, merge_result
+from annotationrun_worker.merge.source_files import RECORD_NAME
+from annotationrun_worker.merge.source_tree import SourceTree
+from annotationrun_worker.rows import StagedRow
+from annotationrun_worker.run.hub_source import open_tree
+from annotationrun_worker.run.opening import LocalRun, OpenDataset, open_staging
+from annotationrun_worker.run.places import HubPlace
+
+VERSION_KEY = "codebase_version"
+
+
+@contextmanager
+def work_folder(run: LocalRun) -> Iterator[Path]:
+    """An empty folder for what is built, on the disk of the cache; it goes with the context.
+
+    Raises:
+        StorageError: it can't be made.
+    """
+    try:
+        run.hub.cache.mkdir(parents=True, exist_ok=True)
+        made = tempfile.TemporaryDirectory(prefix="merge-", dir=run.hub.cache)
+    except OSError as error:
+        raise StorageError(
+            f"the cache {str(run.hub.cache)!r} can't be written: {error}; choose another with --cache"
+        ) from error
+    with made as folder:
+        yield Path(folder)
+
+
+def publish_merged(
+    run: LocalRun, dataset: OpenDataset, plan: MergePlan, settings: str, cost: RunUsage
+) -> MergeResult:
+    """Build the merged dataset in ``plan.output``, an empty folder, and push it to the run's output.
+
+    Args:
+        run: the run.
+        dataset: its source.
+        plan: what is merged.
+        settings: digest of the manifest's fields that results depend on.
+        cost: what the run took.
+
+    Raises:
+        OutputError, DatasetError, StagingError, StorageError: see ``build_merged``.
+        HubAccessError, HubUnavailableError, OutputMovedError: see ``publish``.
+    """
+    place, rows = run.places.output, Counter[str]()
+    assert isinstance(place, HubPlace), "folders are merged elsewhere"  # noqa: S101
+
+    def read_rows(key: str) -> Sequence[StagedRow]:
+        found = plan.read_rows(key)
+        rows.update(row.style or "speech" for row in found)
+        return found
+
+    if isinstance(dataset.files, HubMirror):
+        dataset.files.hold([name for name in dataset.files.files if is_data_file(name)])
+    tree = open_tree(dataset.files)
+    built = build_merged(replace(plan, read_rows=read_rows), tree, is_in_place=run.is_in_place)
+    record = tree.record if run.is_in_place else None
+    nothing_changed = record is not None and not built.changed
+    publication = Publication(
+        target=HubTarget(place.revision, run.spec.output.private, run.spec.output.pull_request),
+        # what stands there already has the digest that it was made under
+        merge_digest=record.merge_digest if record is not None and nothing_changed else plan.digest,
+        files=_desired_files(tree, built, dataset),
+        source=_hub_source(dataset),
+        version_tag=str(dataset.info[VERSION_KEY]),
+        provenance=replace(
+            _provenance(run, dataset, plan, cost), config_digest=settings, rows_by_style=dict(rows)
+        ),
+        is_in_place=run.is_in_place,
+    )
+    repository = HubRepository(place.repo_id, run.hub.output_token)
+    published = publish(repository, publication, open_staging(run))
+    result = merge_result(plan, built.written)
+    return replace(result, unchanged=published.is_unchanged, published=published)
+
+
+def _hub_source(dataset: OpenDataset) -> HubSource | None:
+    files = dataset.files
+    return HubSource(files.repository, files.commit, files.files) if isinstance(files, HubMirror) else None
+
+
+def _provenance(run: LocalRun, dataset: OpenDataset, plan: MergePlan, cost: RunUsage) -> Provenance:
+    source = run.places.source
+    return Provenance(
+        source=source.repo_id if isinstance(source, HubPlace) else f"folder {source.name}",
+        source_commit=dataset.files.commit,
+        model=run.spec.model.id,
+        model_revision=run.spec.model.revision,
+        config_digest="",
+        run=run.name,
+        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        episodes=len(dataset.chosen),
+        failed_episodes=tuple(plan.failed_episodes),
+        prompt_tokens=cost.prompt_tokens,
+        answer_tokens=cost.completion_tokens,
+    )
+
+
+def _desired_files(tree: SourceTree, built: BuiltDataset, dataset: OpenDataset) -> dict[str, DesiredFile]:
+    found = {name: _unchanged(name, path, dataset) for name, path in tree.files}
+    if RECORD_NAME not in built.changed and (tree.root / RECORD_NAME).is_file():
+        found[RECORD_NAME] = _unchanged(RECORD_NAME, tree.root / RECORD_NAME, dataset)
+    for name in built.changed:
+        found[name] = _local(built.folder / name)
+    return found
+
+
+def _unchanged(name: str, path: Path, dataset: OpenDataset) -> DesiredFile:
+    if isinstance(dataset.files, HubMirror):
+        file = dataset.files.files[name]
+        return DesiredFile(file.size_bytes, file.sha256)
+    return _local(path)
+
+
+def _local(path: Path) -> DesiredFile:
+    with path.open("rb") as content:
+        sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+    return DesiredFile(path.stat().st_size, sha256, path)
