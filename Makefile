@@ -42,7 +42,7 @@ ffmpeg:
 test: $(READY) ffmpeg  ## Everything that must hold, with a table of counts and seconds
 	$(BIN)/python -m tests.suites
 
-SUITES := lint types unit component faults scale frames-exact mutants interop vllm chart operator cluster cluster-vllm docs
+SUITES := lint types unit component faults scale frames-exact mutants interop vllm chart operator cluster docs
 component faults frames-exact interop mutants vllm: ffmpeg
 .PHONY: $(SUITES)
 lint:  ## ruff and the import contracts
@@ -57,8 +57,7 @@ interop:  ## LeRobot itself loads what we wrote, and rejects what was damaged (5
 vllm:  ## Runs against a real vLLM on CPUs, with a model of a few parameters (2.5 GB under ~/.cache)
 chart:  ## The Helm chart, linted and rendered by helm itself
 operator:  ## The operator against a real API server; the tests play the Jobs
-cluster:  ## Runs on a real Kubernetes: booted here, or the one that KUBECONFIG names
-cluster-vllm:  ## The same with a real vLLM in the pods; not part of make test yet
+cluster:  ## Runs on a real Kubernetes, some with a real vLLM: booted here, or the one that KUBECONFIG names
 docs:  ## The README's commands
 $(SUITES): $(READY)
 	$(BIN)/python -m tests.suites $@

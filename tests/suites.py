@@ -18,26 +18,16 @@ VERSITYGW: Final = ("tests/support/versitygw.sh",)
 HELM: Final = ("tests/support/helm.sh",)
 KUEUE: Final = ("tests/support/kueue.sh",)
 PROMTOOL: Final = ("tests/chart/promtool.sh",)
-REAL_VLLM: Final = "tests/cluster/test_real_vllm.py"
 
 SUITES: Final = (
     # What waits most runs beside what computes most; the builds of a first run come first.
     Suite(
         "cluster",
         builds=((sys.executable, "-m", "tests.cluster", "build"), HELM),
-        pytest=("tests/cluster", f"--ignore={REAL_VLLM}"),
-        lane="cluster",
-        caches=("kubernetes-*", "helm-*", "images", "containerd"),
-        disk_bytes=16 * GIGABYTE,
-    ),
-    Suite(
-        "cluster-vllm",
-        builds=((sys.executable, "-m", "tests.cluster", "build"), HELM),
-        pytest=(REAL_VLLM,),
+        pytest=("tests/cluster",),
         lane="cluster",
         caches=("kubernetes-*", "helm-*", "images", "containerd"),
         disk_bytes=22 * GIGABYTE,
-        is_in_all=False,
     ),
     Suite(
         "operator",
@@ -83,7 +73,7 @@ SUITES: Final = (
 
 def main(names: Sequence[str]) -> int:
     """Run the suites `names`, or all; 0 if all passed and nothing was left out."""
-    chosen = [suite for suite in SUITES if (suite.name in names if names else suite.is_in_all)]
+    chosen = [suite for suite in SUITES if (suite.name in names or not names)]
     if names and len(chosen) != len(set(names)):
         sys.stderr.write(f"unknown suite in {list(names)}; there are {[suite.name for suite in SUITES]}\n")
         return 2

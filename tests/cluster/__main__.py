@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 
 from tests.cluster import boot
 from tests.cluster.host import HostError, say
+from tests.cluster.images import build_vllm_image
 from tests.cluster.processes import ProcessError
 
 
@@ -22,6 +23,7 @@ def build() -> None:
         say("KUBECONFIG names another cluster: nothing to build")
         return
     boot.build()
+    build_vllm_image()
     say(f"built; {boot.disk_use()}")
 
 

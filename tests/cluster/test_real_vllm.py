@@ -93,6 +93,7 @@ def check_published(space, run):
     holes = [line for line in log.splitlines() if line.startswith("hole: ")]
     assert all(HOLE.fullmatch(line) for line in holes), holes
     assert f" {len(holes)} holes" in log
+    assert run["status"]["episodes"].get("holes", 0) == len(holes)
 
 
 def check_cost(space, run):

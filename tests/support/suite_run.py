@@ -41,8 +41,6 @@ class Suite:
     """What the builds keep, as patterns under CACHE."""
     disk_bytes: int = 0
     """That the builds take at most, while nothing is built."""
-    is_in_all: bool = True
-    """Run when no suite is named."""
 
     def built(self) -> frozenset[Path]:
         """What there is of the caches."""
