@@ -78,9 +78,14 @@ def test_the_commands_do_what_the_text_says(checkout):
     shutil.rmtree(checkout / ".venv")
 
 
-def test_the_manifest_shown_is_one_that_runs():
-    (manifest,) = blocks("yaml")
-    check_supported(parse_manifest(manifest, "README.md"), endpoint_given=False)
+def test_the_manifests_shown_are_such_that_run():
+    """The first is whole; the others are parts, which take the place of its own."""
+    whole, *parts = blocks("yaml")
+    assert parts
+    for part in ("", *parts):
+        manifest = yaml.safe_load(whole)
+        manifest["spec"] |= yaml.safe_load(part)["spec"] if part else {}
+        check_supported(parse_manifest(yaml.safe_dump(manifest), "README.md"), endpoint_given=False)
 
 
 def test_the_exit_codes_are_those_of_the_code():
