@@ -3,15 +3,18 @@
 import ast
 import inspect
 import json
+import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import yaml
+from tests.support.hub_server.server import HubServer
 
 from annotationrun_api.exit_codes import ExitCode
 from annotationrun_api.manifest import load_manifest, parse_manifest
@@ -201,3 +204,17 @@ def test_every_page_that_the_readme_links_to_exists():
         titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
         slugs = {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles}
         assert not anchor or anchor in slugs, link
+
+
+def test_a_publish_is_taken_back_as_the_readme_says():
+    commands = [command for command in shell_commands(README) if command[0] == "hf"]
+    assert len(commands) == 2
+    repo = commands[0][4]
+    with HubServer() as hub:
+        before = hub.add_repo(repo, {"meta/info.json": b"{}"}).sha
+        hub.repo(repo).tags["v3.0"] = hub.append_commit(repo, {"meta/info.json": b"{ }"}).sha
+        for command in commands:
+            words = [before if word == "PREVIOUS_COMMIT" else word for word in command[1:]]
+            environment = {**os.environ, **hub.environment}
+            subprocess.run([Path(sys.executable).parent / "hf", *words], env=environment, check=True)
+        assert hub.repo(repo).tags == {"v3.0": before}

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable
 from typing import Final, TypeVar
@@ -14,6 +15,7 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -32,7 +34,9 @@ LONGEST_WAIT_SECONDS: Final = 300.0
 """However long the Hub asks for: its windows of rate limits are of 5 minutes."""
 
 _BUSY: Final = frozenset({408, 429, 500, 502, 503, 504})
+_BAD_ADDRESS: Final = (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.LocalProtocolError)
 _SHOWN_CHARACTERS: Final = 300  # of what the Hub says
+_PIECE_SECONDS: Final = 1.0
 
 sleep: Callable[[float], None] = time.sleep
 """Between two tries."""
@@ -42,7 +46,7 @@ configure_client()
 Answer = TypeVar("Answer")
 
 
-def hub_call(what: str, call: Callable[[], Answer]) -> Answer:
+def hub_call(what: str, call: Callable[[], Answer], stopped: threading.Event | None = None) -> Answer:
     """Give what ``call`` gives; try again where the Hub is busy, cuts a transfer or can't be reached.
 
     Between two tries it waits as long as the Hub says (``Retry-After``, ``RateLimit``), else exponentially
@@ -51,6 +55,7 @@ def hub_call(what: str, call: Callable[[], Answer]) -> Answer:
     Args:
         what: is done, for the errors: ``"reading dataset 'user/name'"``.
         call: may run several times, so it must do no harm twice.
+        stopped: once it is set, nothing is waited for and tried again.
 
     Raises:
         HubUnavailableError: all tries failed.
@@ -59,10 +64,10 @@ def hub_call(what: str, call: Callable[[], Answer]) -> Answer:
         EntryNotFoundError: there is no such file in the repository.
     """
     retrying = Retrying(
-        retry=retry_if_exception(is_transient),
+        retry=retry_if_exception(lambda error: is_transient(error) and not _is_set(stopped)),
         stop=stop_after_attempt(ATTEMPTS) | stop_after_delay(TOTAL_SECONDS),
         wait=_wait_seconds,
-        sleep=lambda seconds: sleep(seconds),
+        sleep=lambda seconds: _sleep(seconds, stopped),
         before_sleep=lambda state: _log_retry(what, state),
         reraise=True,
     )
@@ -75,6 +80,17 @@ def hub_call(what: str, call: Callable[[], Answer]) -> Answer:
         raise found from error
 
 
+def _is_set(event: threading.Event | None) -> bool:
+    return event is not None and event.is_set()
+
+
+def _sleep(seconds: float, stopped: threading.Event | None) -> None:
+    """In pieces, to end soon after ``stopped`` is set."""
+    while seconds > 0 and not _is_set(stopped):
+        sleep(min(seconds, _PIECE_SECONDS))
+        seconds -= _PIECE_SECONDS
+
+
 def is_transient(error: BaseException) -> bool:
     """Whether the same call may well work later."""
     error = _cause_of(error)
@@ -84,11 +100,11 @@ def is_transient(error: BaseException) -> bool:
         # What a download raises when it could not reach the Hub; the cause is chained.
         cause = error.__cause__
         return cause is None or not isinstance(cause, HfHubHTTPError) or is_transient(cause)
-    if isinstance(error, FileMetadataError):
+    if isinstance(error, (FileMetadataError, OfflineModeIsEnabled, *_BAD_ADDRESS)):
         return False
     if isinstance(error, json.JSONDecodeError):
         return True  # a gateway's page, where huggingface_hub reads the answer before it looks at the status
-    return isinstance(error, httpx2.TransportError | ConnectionError | TimeoutError) or _is_short(error)
+    return isinstance(error, httpx2.RequestError | ConnectionError | TimeoutError) or _is_short(error)
 
 
 def _cause_of(error: BaseException) -> BaseException:
@@ -122,7 +138,7 @@ def _asked_seconds(error: BaseException | None) -> float | None:
 
     https://www.ietf.org/archive/id/draft-ietf-httpapi-ratelimit-headers-10.html
     """
-    response = getattr(error, "response", None)
+    response = None if error is None else getattr(_cause_of(error), "response", None)
     if response is None:
         return None
     texts = [response.headers.get("Retry-After", "")]
@@ -163,6 +179,10 @@ def _remedy(error: BaseException) -> str | None:
         return "the repository has no such branch, tag or commit"
     if isinstance(error, HFValidationError):
         return "correct it"
+    if isinstance(error, _BAD_ADDRESS):
+        return "is the environment variable HF_ENDPOINT a base URL, such as https://huggingface.co?"
+    if isinstance(error, OfflineModeIsEnabled):
+        return "unset the environment variable HF_HUB_OFFLINE"
     if isinstance(error, EntryNotFoundError):
         return None
     if status_of(error) in {401, 403}:

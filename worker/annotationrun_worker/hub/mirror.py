@@ -6,18 +6,20 @@ the cache. ``meta/`` is there as long as the mirror is open, all other files whi
 
 import contextlib
 import os
+import resource
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Final
 
-from annotationrun_worker.errors import DatasetError
+from annotationrun_worker.errors import DatasetError, StorageError
 from annotationrun_worker.hub.file_cache import FileCache
 from annotationrun_worker.hub.repository import HubFile, HubRepository
 
 META: Final = "meta/"
 _FETCHED_AT_ONCE: Final = 8
+_OTHER_OPEN_FILES: Final = 256
+"""Beside the locks on files of the cache, of which each is an open file."""
 
 
 class HubMirror:
@@ -35,15 +37,24 @@ class HubMirror:
         self.root = (cache.folder / "datasets" / owner_and_name / commit).absolute()
         self._cache = cache
         self._held = contextlib.ExitStack()
+        self._locks = 0
 
     @contextlib.contextmanager
     def using(self, path: Path) -> Iterator[None]:
         """Have the file ``path`` there within the context; see ``DatasetFiles.using``."""
         file = self._file(path)
-        with self._cache.holding(
-            file.content_name, file.size_bytes, partial(self.repository.download, file, self.commit)
-        ) as content:
-            _link(path, content)
+
+        def fetch(target: Path) -> None:
+            self.repository.download(file, self.commit, target, self._cache.stopped)
+
+        with self._cache.holding(file.content_name, file.size_bytes, fetch) as content:
+            try:
+                _link(path, content)
+            except OSError as error:
+                raise StorageError(
+                    f"{str(path)!r} can't be made a link to the file that was fetched: {error}; choose "
+                    "another folder with --cache"
+                ) from error
             yield
 
     def hold(self, paths: Sequence[str]) -> None:
@@ -52,9 +63,20 @@ class HubMirror:
         Raises:
             DatasetError, HubAccessError, HubUnavailableError, StorageError: see ``DatasetFiles.using``.
         """
+        self._check_bound(paths)
+        self._locks += len(paths)
+        _allow_open_files(self._locks + _OTHER_OPEN_FILES)
         with ThreadPoolExecutor(_FETCHED_AT_ONCE, "fetch") as executor:
-            for held in executor.map(self._begin, paths):
-                self._held.push(held)
+            try:
+                for held in executor.map(self._begin, paths):
+                    self._held.push(held)
+            except BaseException:
+                self.give_up()
+                raise
+
+    def give_up(self) -> None:
+        """End soon what is being fetched, and fetch nothing more: see ``DatasetFiles.give_up``."""
+        self._cache.stopped.set()
 
     def sha256_of(self, path: Path) -> str | None:
         """See ``DatasetFiles.sha256_of``: that of files in LFS."""
@@ -63,6 +85,15 @@ class HubMirror:
     def close(self) -> None:
         """Hold nothing any more."""
         self._held.close()
+
+    def _check_bound(self, paths: Sequence[str]) -> None:
+        sizes = {file.content_name: file.size_bytes for file in map(self.files.__getitem__, paths)}
+        total, bound = sum(sizes.values()), self._cache.max_bytes
+        if total > bound:
+            raise StorageError(
+                f"{len(paths)} files of dataset {self.repository.repo_id!r} are needed at once, {total} "
+                f"bytes, and the cache may hold {bound}; raise spec.source.cacheBytes"
+            )
 
     def _begin(self, path: str) -> contextlib.ExitStack:
         with contextlib.ExitStack() as stack:
@@ -98,6 +129,14 @@ def open_mirror(repository: HubRepository, commit: str, cache: FileCache) -> Ite
             )
         mirror.hold(metadata)
         yield mirror
+
+
+def _allow_open_files(count: int) -> None:
+    """Raise this process's own limit, usually 1024, as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _link(path: Path, content: Path) -> None:

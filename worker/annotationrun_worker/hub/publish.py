@@ -147,18 +147,17 @@ def _tag(
 
     What was finished before is not done again: a tag that was moved since, say by a rollback, stays.
     """
-    intent = journal.read(publication.merge_digest)
+    noted = journal.read(publication.merge_digest)
     move = TagMove(publication.version_tag, pushed.commit, pushed.newer)
-    if intent is None or intent.repo_id != repository.repo_id:
-        tags = read_tags(repository)
-        if publication.version_tag in tags:
-            return 0.0, () if move.is_done(tags) else (_elsewhere(move, tags[move.tag]),)
-        intent = Intent(
-            publication.merge_digest, repository.repo_id, publication.target.branch, publication.version_tag
-        )
-    elif pushed.is_unchanged:
+    if pushed.is_unchanged:
+        if noted is None or noted.repo_id != repository.repo_id:
+            tags = read_tags(repository)
+            if move.tag in tags:
+                return 0.0, () if move.is_done(tags) else (_elsewhere(move, tags[move.tag]),)
         _check_whole(repository, publication, pushed.commit)
-    intent = Intent(intent.merge_digest, intent.repo_id, intent.branch, intent.tag, pushed.commit)
+    intent = Intent(
+        publication.merge_digest, repository.repo_id, publication.target.branch, move.tag, pushed.commit
+    )
     journal.write(intent)
     gap_seconds = move_tag(repository, move)
     reached(FaultPoint.AFTER_TAG)

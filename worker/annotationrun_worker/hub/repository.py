@@ -1,24 +1,35 @@
 """A dataset repository on the Hub, read: its commits, its files, their content."""
 
+import contextlib
 import hashlib
 import re
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import BinaryIO, Final, TypeVar
 
-from huggingface_hub import HfApi, hf_hub_url
-from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
-from huggingface_hub.file_download import http_get
+from huggingface_hub import HfApi, constants, get_session, hf_hub_url
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils._headers import build_hf_headers
+from huggingface_hub.utils._http import hf_raise_for_status
 
-from annotationrun_worker.errors import DatasetError, HubAccessError
-from annotationrun_worker.hub.calls import hub_call
+from annotationrun_worker.errors import DatasetError, HubAccessError, HubUnavailableError
+from annotationrun_worker.hub.calls import hub_call, short
 
 REPO_TYPE: Final = "dataset"
 _PIECE_BYTES: Final = 1 << 20
+_PARTIAL_CONTENT: Final = 206
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _CONTENT_NAME: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +71,18 @@ class HubRepository:
     def resolve(self, revision: str) -> str:
         """The SHA of the commit that ``revision`` (branch, tag or commit) names now.
 
+        Nothing is asked for a whole SHA: whether there is such a commit shows when its files are listed.
+
         Raises:
             HubAccessError: there is no such repository or revision, or it may not be read.
             HubUnavailableError: the Hub does not answer.
         """
+        if _COMMIT.fullmatch(revision):
+            return revision
         what = f"reading dataset {self.repo_id!r} at {revision!r}"
-        info = hub_call(
-            what, lambda: self.api.repo_info(self.repo_id, repo_type=REPO_TYPE, revision=revision)
-        )
-        if info.sha is None:
-            raise HubAccessError(f"{what}: the Hub names no commit")
+        info = _read(what, lambda: self.api.repo_info(self.repo_id, repo_type=REPO_TYPE, revision=revision))
+        if info.sha is None or not _COMMIT.fullmatch(info.sha):
+            raise HubAccessError(f"{what}: the Hub names the commit {info.sha!r}, expected a SHA-1; refused")
         return info.sha
 
     def head(self, branch: str) -> str | None:
@@ -92,7 +105,7 @@ class HubRepository:
             HubAccessError, HubUnavailableError: see ``resolve``.
             DatasetError: a path leads out of the repository.
         """
-        found = hub_call(
+        found = _read(
             f"listing dataset {self.repo_id!r} at {commit}",
             lambda: list(
                 self.api.list_repo_tree(self.repo_id, repo_type=REPO_TYPE, revision=commit, recursive=True)
@@ -100,13 +113,23 @@ class HubRepository:
         )
         return {file.path: _hub_file(file) for file in found if isinstance(file, RepoFile)}
 
-    def download(self, file: HubFile, commit: str, target: Path) -> None:
+    def download(
+        self, file: HubFile, commit: str, target: Path, stopped: threading.Event | None = None
+    ) -> None:
         """Fetch ``file`` to ``target``; what is there already is its beginning, and is not fetched again.
+
+        As long as something comes, it is tried again.
+
+        Args:
+            file: as it is listed at ``commit``.
+            commit: SHA.
+            target: has the file in the end.
+            stopped: once it is set, the transfer is given up.
 
         Raises:
             DatasetError: the commit has no such file.
-            HubAccessError, HubUnavailableError: see ``resolve``; also where what comes is not what the
-                Hub's listing says.
+            HubAccessError: see ``resolve``.
+            HubUnavailableError: the Hub does not answer, or what comes is not what its listing says.
             OSError: ``target`` can't be written.
         """
         what = f"fetching {file.path!r} of dataset {self.repo_id!r} at {commit}"
@@ -117,24 +140,73 @@ class HubRepository:
 
         def fetch() -> None:
             with target.open("ab") as content:
-                if content.tell() > file.size_bytes:
-                    content.truncate(0)
-                http_get(
-                    url,
-                    content,
-                    resume_size=content.tell(),
-                    headers=headers,
-                    expected_size=file.size_bytes,
-                    displayed_filename=file.path,
-                )
+                _transfer(url, headers, content, file.size_bytes, stopped)
             if content_name(target, in_lfs=file.sha256 is not None) != file.content_name:
                 target.unlink()
                 raise ConnectionError("the bytes that came are not those of the file")
 
-        try:
-            hub_call(what, fetch)
-        except EntryNotFoundError as error:
-            raise DatasetError(f"{what}: the commit has no such file; is the dataset complete?") from error
+        while True:
+            had_bytes = _size(target)
+            try:
+                _read(what, fetch, stopped)
+            except EntryNotFoundError as error:
+                raise DatasetError(
+                    f"{what}: the commit has no such file; is the dataset complete?"
+                ) from error
+            except HubUnavailableError:
+                if _size(target) > had_bytes and not (stopped and stopped.is_set()):
+                    continue
+                raise
+            return
+
+
+def _read(what: str, call: Callable[[], Answer], stopped: threading.Event | None = None) -> Answer:
+    """``hub_call`` where any other answer of the Hub is a refusal too."""
+    try:
+        return hub_call(what, call, stopped)
+    except EntryNotFoundError:
+        raise
+    except HfHubHTTPError as error:
+        raise HubAccessError(
+            f"{what}: {short(error)}; is the repository sound, and HF_ENDPOINT (if set) a Hub?"
+        ) from error
+
+
+def _transfer(
+    url: str, headers: Mapping[str, str], content: BinaryIO, size_bytes: int, stopped: threading.Event | None
+) -> None:
+    """Append what lacks of a file of ``size_bytes``.
+
+    Not huggingface_hub's ``http_get``: that has retries of its own, which neither end when the run does nor
+    wait as the Hub says.
+    """
+    if content.tell() > size_bytes:
+        content.seek(content.truncate(0))
+    begun = content.tell()
+    if begun == size_bytes:
+        return
+    # Compressed on the way, a file could not be gone on with.
+    asked = {**headers, "Accept-Encoding": "identity", **({"Range": f"bytes={begun}-"} if begun else {})}
+    with get_session().stream(
+        "GET", url, headers=asked, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
+    ) as response:
+        hf_raise_for_status(response)
+        if begun and response.status_code != _PARTIAL_CONTENT:
+            content.seek(content.truncate(0))
+        for piece in response.iter_bytes():
+            content.write(piece)
+            if content.tell() > size_bytes:
+                break
+            if stopped is not None and stopped.is_set():
+                raise ConnectionError("given up, as the run ends")
+    if content.tell() != size_bytes:
+        raise ConnectionError(f"{content.tell()} bytes came of a file of {size_bytes}")
+
+
+def _size(path: Path) -> int:
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0
 
 
 def content_name(path: Path, *, in_lfs: bool) -> str:

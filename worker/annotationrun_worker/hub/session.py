@@ -28,15 +28,21 @@ def configure_client() -> None:
 def use_timeouts(silence_seconds: float = _SILENCE_SECONDS) -> None:
     """Give up a request whose server neither takes nor sends a byte for so long; downloads have their own.
 
-    By itself huggingface_hub waits for ever.
+    By itself huggingface_hub waits for ever; it says so with each request, past the client's own default.
     """
+    defaults = httpx2.Timeout(silence_seconds, connect=min(silence_seconds, _CONNECT_SECONDS)).as_dict()
 
-    def with_timeouts() -> httpx2.Client:
+    def bound(request: httpx2.Request) -> None:
+        asked = {name: value for name, value in request.extensions["timeout"].items() if value is not None}
+        request.extensions = {**request.extensions, "timeout": {**defaults, **asked}}
+
+    def client_with_timeouts() -> httpx2.Client:
         client = default_client_factory()
-        client.timeout = httpx2.Timeout(silence_seconds, connect=min(silence_seconds, _CONNECT_SECONDS))
+        hooks = client.event_hooks
+        client.event_hooks = {**hooks, "request": [*hooks["request"], bound]}
         return client
 
-    set_client_factory(with_timeouts)
+    set_client_factory(client_with_timeouts)
 
 
 def without_queries(text: str) -> str:
