@@ -100,3 +100,16 @@ def _resident_bytes(pid: int) -> int:
         return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * _PAGE_BYTES
     except OSError:  # the process has ended
         return 0
+
+
+def tree_pss_bytes(pid: int) -> int:
+    """Memory of the process and all below it, a page that several share counted once (PSS)."""
+    return sum(map(_pss_bytes, _tree(pid)))
+
+
+def _pss_bytes(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+    except OSError:  # the process has ended
+        return 0
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))

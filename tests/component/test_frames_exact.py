@@ -1,13 +1,12 @@
 """The frame provider gives exactly the frames asked for: real videos, a number in each frame."""
 
 import shutil
-import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from tests.component.frames_exact import count_wrong_by
+from tests.support.torture_corpus import set_rotation
 from tests.support.video_assets import (
     CAMERA,
     FEATURES,
@@ -228,21 +227,12 @@ def test_pictures_are_not_rotated_as_lerobot_does_not(tmp_path, made):
     upright, turned = tmp_path / "upright.mp4", tmp_path / "turned.mp4"
     write_video(upright, range(3), ramp(3).tolist())
     shutil.copy(upright, turned)
-    _set_rotation(turned)
+    set_rotation(turned)
     frames = [
         made.frames_by_index(episode_in(path, ramp(3).tolist(), 0.0, i), [1])
         for i, path in enumerate((upright, turned))
     ]
     assert torch.equal(frames[0], frames[1])
-
-
-def _set_rotation(path: Path) -> None:
-    """Make the header of the track say: turn by 90 degrees (ISO 14496-12, `tkhd`, version 0)."""
-    content = bytearray(path.read_bytes())
-    matrix = content.index(b"tkhd") + 4 + 40
-    assert struct.unpack_from(">i", content, matrix) == (0x10000,)
-    struct.pack_into(">9i", content, matrix, 0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 0x40000000)
-    path.write_bytes(content)
 
 
 def test_a_size_other_than_the_metadata_says_is_an_error(tmp_path, decoder):

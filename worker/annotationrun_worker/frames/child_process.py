@@ -8,6 +8,8 @@ import sys
 import time
 from typing import IO, cast
 
+from annotationrun_worker.frames.shared_frames import SharedMemory
+
 PIPE_BYTES = 1024 * 1024
 """Larger than a frame of 640 x 480: fewer changes between the two processes than with the usual 64 KiB."""
 
@@ -51,14 +53,16 @@ class ChildProcess:
         (``-P``). A session of its own keeps the terminal's Ctrl-C from it; it ends when its input ends.
         """
         self._timeout_seconds = timeout_seconds
+        self.memory = SharedMemory()
         self._process = subprocess.Popen(  # noqa: S603  (a fixed list: this Python and our own module)
-            [sys.executable, "-P", "-m", module],
+            [sys.executable, "-P", "-m", module, str(self.memory.descriptor)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
             pipesize=PIPE_BYTES,
             start_new_session=True,
+            pass_fds=[self.memory.descriptor],
             env=child_environment(),
         )
         self._requests = cast(IO[bytes], self._process.stdin)
@@ -159,6 +163,7 @@ class ChildProcess:
     def close(self) -> str:
         """Kill the child if it still runs, free everything, and say how it ended."""
         self._requests.close()
+        self.memory.close()
         # A child that has just crashed needs a moment until its own exit code can be had.
         if self._ready(0) & select.POLLHUP:
             _wait(self._process, EXIT_WAIT_SECONDS)

@@ -17,6 +17,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+import numpy as np
+from numpy.typing import NDArray
+
+from annotationrun_worker.frames.decode_plan import FileIndex
+
 Request = Mapping[str, Any]
 
 
@@ -24,12 +29,14 @@ class RefusedError(Exception):
     """What was asked can't be had; ``kind`` is a word for programs, the text is for people.
 
     Kinds: ``open`` (the file can't be opened), ``read``, ``decode`` (damaged, or nothing that the library
-    knows), ``no_frame`` (no frame near the time asked for), ``write``, ``not_installed``.
+    knows), ``no_frame`` (no frame near the time asked for), ``size`` (frames of a size that was not foreseen;
+    ``details`` tell it), ``write``, ``not_installed``.
     """
 
-    def __init__(self, kind: str, message: str) -> None:
+    def __init__(self, kind: str, message: str, **details: int) -> None:
         super().__init__(message)
         self.kind = kind
+        self.details = details
 
 
 def serve(carry_out: Callable[[Request, BinaryIO], Mapping[str, object]]) -> None:
@@ -39,10 +46,13 @@ def serve(carry_out: Callable[[Request, BinaryIO], Mapping[str, object]]) -> Non
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     for line in sys.stdin.buffer:
+        request = json.loads(line)
+        if isinstance(request, int):
+            continue  # of the request before: how many of its frames were taken
         try:
-            result = carry_out(json.loads(line), answers)
+            result = carry_out(request, answers)
         except RefusedError as error:
-            send(answers, {"error": {"kind": error.kind, "message": str(error)}})
+            send(answers, {"error": {"kind": error.kind, "message": str(error), **error.details}})
         else:
             send(answers, {"done": result})
         answers.flush()
@@ -61,8 +71,21 @@ class Picture:
     """Where it was, for people: ``3.367 s of the file``."""
     width: int
     height: int
-    rgb: bytes | memoryview
-    """height x width x 3 bytes, RGB, row by row."""
+    rgb: NDArray[np.uint8]
+    """(height, width, 3)."""
+
+
+def send_index(answers: BinaryIO, index: FileIndex) -> None:
+    """Answer with a line ``{"index": {"keys": 9, "width": 320, ..}}`` and two tables, 8 bytes an entry."""
+    line = {
+        "keys": len(index.key_seconds),
+        "width": index.width,
+        "height": index.height,
+        "frame_count": index.frame_count,
+        "end_seconds": index.end_seconds,
+    }
+    send(answers, {"index": line})
+    answers.write(index.key_seconds.tobytes() + index.key_numbers.tobytes())
 
 
 def send_pictures(answers: BinaryIO, pictures: Iterable[Picture]) -> None:
@@ -73,5 +96,5 @@ def send_pictures(answers: BinaryIO, pictures: Iterable[Picture]) -> None:
     for picture in pictures:
         line = {"place": picture.place, "width": picture.width, "height": picture.height}
         send(answers, {"frame": line})
-        answers.write(picture.rgb)
+        answers.write(np.ascontiguousarray(picture.rgb).data)
         answers.flush()

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from annotationrun_worker.dataset.records import CameraKey, EpisodeIndex, EpisodeRecord
 from annotationrun_worker.errors import DatasetError, FrameDecodeError, StorageError
 from annotationrun_worker.frames.child_process import ChildProcess
-from annotationrun_worker.frames.child_service import ChildService, Errand, receive_line
+from annotationrun_worker.frames.child_service import ChildService
+from annotationrun_worker.frames.living_child import Errand, receive_line
 
 CLIP_CHILD = "annotationrun_worker.frames.clip_child"
 

@@ -1,15 +1,30 @@
 """Decoders of videos as the rest of the worker sees them, and the one that works through PyAV."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from annotationrun_worker.dataset.records import CameraKey, EpisodeIndex, VideoSpan
-from annotationrun_worker.frames.child_service import ChildService, Errand, receive_frames, receive_line
+from annotationrun_worker.errors import FrameDecodeError
+from annotationrun_worker.frames.cache import ByteBoundedCache
+from annotationrun_worker.frames.child_process import ChildProcess
+from annotationrun_worker.frames.child_service import FRAME_BYTES_LIMIT
+from annotationrun_worker.frames.decode_plan import FileIndex, cut, plan_groups
+from annotationrun_worker.frames.decoder_pool import DecoderPool
+from annotationrun_worker.frames.living_child import (
+    Errand,
+    FrameSizeError,
+    LivingChild,
+    MisfitError,
+    receive_answer,
+    receive_line,
+)
 
 PYAV_CHILD = "annotationrun_worker.frames.decoder_child"
 TORCHCODEC_CHILD = "annotationrun_worker.frames.torchcodec_child"
@@ -20,6 +35,13 @@ DECODE_TIMEOUT_SECONDS = 60.0
 CHILDREN = min(os.cpu_count() or 1, 4)
 """Decoding processes at once: one a core, as each decodes with few threads. Four keep up with 16 requests in
 flight, for a frame is decoded in milliseconds and a request to the model takes seconds."""
+
+
+INDEX_BYTES = 64 * 1024 * 1024
+"""Of the indexes that are kept; that of an hour with a keyframe every other frame has one of these."""
+
+FileKey: TypeAlias = tuple[str, int, int, int]
+"""Path, inode, size, time of change in nanoseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +111,10 @@ class DecoderProcess:
         children: int = 1,
     ) -> None:
         """``module`` is what a child runs; None: PyAV's."""
-        self._service = ChildService(module or PYAV_CHILD, timeout_seconds, children)
+        self._pool = DecoderPool(
+            module or PYAV_CHILD, timeout_seconds, children, lambda child, count: receive_frames(child, count)
+        )
+        self._indexes: ByteBoundedCache[FileKey, FileIndex] = ByteBoundedCache(INDEX_BYTES)
 
     def __enter__(self) -> Self:
         return self
@@ -100,9 +125,14 @@ class DecoderProcess:
         self.close()
 
     @property
+    def child_pids(self) -> list[int]:
+        """Process ids of the children that run."""
+        return self._pool.child_pids
+
+    @property
     def child_pid(self) -> int | None:
         """Process id of the first child; None before the first request and after the close."""
-        return next(iter(self._service.child_pids), None)
+        return next(iter(self.child_pids), None)
 
     @property
     def fallback_files(self) -> int:
@@ -112,7 +142,7 @@ class DecoderProcess:
     @property
     def closed(self) -> bool:
         """Whether nothing can be asked any more."""
-        return self._service.closed
+        return self._pool.closed
 
     def frames(
         self,
@@ -121,15 +151,18 @@ class DecoderProcess:
         tolerances_seconds: NDArray[np.float64],
     ) -> NDArray[np.uint8]:
         """Decode the frames with the nearest PTS; see ``VideoFrames.frames``."""
-        request = {
-            "op": "frames",
-            "path": str(video.span.path),
-            "targets_seconds": targets_seconds.tolist(),
-            "tolerances_seconds": tolerances_seconds.tolist(),
-        }
-        errand = Errand(video.at(targets_seconds[0], targets_seconds[-1]), video.span.path, request)
-        count = len(targets_seconds)
-        return self._service.ask(errand, lambda child: receive_frames(child, count))
+        index = self._index(video, targets_seconds)
+        try:
+            return self._decoded(video, index, (targets_seconds, tolerances_seconds))
+        except FrameSizeError as error:
+            # The container may lie; what the decoder says holds.
+            index = replace(index, width=error.width, height=error.height)
+        try:
+            frames = self._decoded(video, index, (targets_seconds, tolerances_seconds))
+        except FrameSizeError as error:
+            raise FrameDecodeError(str(error)) from error  # there are both
+        self._indexes.put(_key_of(video.span.path), index, index.size_bytes)
+        return frames
 
     def packet_digest(self, video: EpisodeVideo, start_seconds: float, stop_seconds: float) -> str:
         """Digest of the compressed packets; see ``Decoder.packet_digest``."""
@@ -139,9 +172,84 @@ class DecoderProcess:
             "start_seconds": start_seconds,
             "stop_seconds": stop_seconds,
         }
-        errand = Errand(video.at(start_seconds, stop_seconds), video.span.path, request)
-        return self._service.ask(errand, lambda child: str(receive_line(child, "done")["sha256"]))
+        where = video.at(start_seconds, stop_seconds)
+        errand = Errand(where, video.span.path, request)
+
+        def ask(child: LivingChild) -> str:
+            return child.ask(errand, lambda process: str(receive_line(process, "done")["sha256"]))
+
+        return self._pool.run(video.span.path, lambda: where, ask)
 
     def close(self) -> None:
         """Kill the children; requests under way fail. Nothing can be asked afterwards."""
-        self._service.close()
+        self._pool.close()
+
+    def _decoded(
+        self,
+        video: EpisodeVideo,
+        index: FileIndex,
+        targets: tuple[NDArray[np.float64], NDArray[np.float64]],
+    ) -> NDArray[np.uint8]:
+        times = targets[0]
+
+        def where(part: slice) -> str:
+            return video.at(times[part][0], times[part][-1])
+
+        if not 0 < index.height * index.width * 3 <= FRAME_BYTES_LIMIT:
+            raise FrameDecodeError(
+                f"{where(slice(None))}: frames of {index.width} x {index.height} pixels are out of bounds"
+            )
+        stretches = cut(plan_groups(index, times), self._pool.size)
+        frames = np.empty((len(times), index.height, index.width, 3), dtype=np.uint8)
+        self._pool.decode(video.span.path, where, stretches, targets, frames)
+        return frames
+
+    def _index(self, video: EpisodeVideo, targets_seconds: NDArray[np.float64]) -> FileIndex:
+        path = video.span.path
+        key = _key_of(path)
+        index = self._indexes.get(key)
+        if index is None:
+            where = video.at(targets_seconds[0], targets_seconds[-1])
+            errand = Errand(where, path, {"op": "index", "path": str(path)})
+            index = self._pool.run(path, lambda: where, lambda child: child.ask(errand, receive_index))
+            self._indexes.put(key, index, index.size_bytes)
+        return index
+
+
+def _key_of(path: Path) -> FileKey:
+    """Changes when the file is replaced; a file that is missing is for the child to tell of."""
+    try:
+        status = path.stat()
+    except OSError:
+        return str(path), 0, 0, 0
+    return str(path), status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def receive_frames(child: ChildProcess, count: int) -> Iterator[int]:
+    """How many of ``count`` frames are in the child's memory, each time some more are.
+
+    Those told of before may be written over by then.
+    """
+    while "filled" in (answer := receive_answer(child)):
+        yield answer["filled"]
+        child.send_bytes(b"%d\n" % answer["filled"])
+    yield count
+
+
+def receive_index(child: ChildProcess) -> FileIndex:
+    """The index that the child sends (``send_index``)."""
+    told = receive_line(child, "index")
+    keys = told["keys"]
+    if not 0 < keys <= INDEX_BYTES // 16:
+        raise MisfitError(f"an index of {keys} keyframes is out of bounds")
+    tables = np.empty((2, keys), dtype=np.float64)
+    child.receive_into(tables.data.cast("B"))
+    receive_line(child, "done")
+    return FileIndex(
+        width=told["width"],
+        height=told["height"],
+        key_seconds=tables[0],
+        key_numbers=tables[1].view(np.int64),
+        frame_count=told["frame_count"],
+        end_seconds=told["end_seconds"],
+    )

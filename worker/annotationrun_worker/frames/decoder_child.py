@@ -2,10 +2,13 @@
 
 Requests (see ``child_server`` for the answers)::
 
-    {"op": "frames", "path": "/x.mp4", "targets_seconds": [..], "tolerances_seconds": [..]}    targets rise
+    {"op": "index", "path": "/x.mp4"}
+    {"op": "frames", "path": "/x.mp4", "targets_seconds": [..], "tolerances_seconds": [..],
+     "width": 320, "height": 240}                                                                 targets rise
     {"op": "packets", "path": "/x.mp4", "start_seconds": 0.0, "stop_seconds": 4.0}
 
-``frames`` gives one frame for each target, in their order; ``packets`` ``{"sha256": "..", "packets": 9}``.
+``index`` gives a ``FileIndex``, ``frames`` frames of that size through shared memory (``shared_frames``), one
+for each target in their order, ``packets`` ``{"sha256": "..", "packets": 9}``.
 """
 
 from collections.abc import Mapping
@@ -13,8 +16,9 @@ from typing import BinaryIO
 
 import av.logging
 
-from annotationrun_worker.frames.child_server import Request, send_pictures, serve
+from annotationrun_worker.frames.child_server import Request, send_index, serve
 from annotationrun_worker.frames.open_files import OpenFiles
+from annotationrun_worker.frames.shared_frames import FrameSender
 from annotationrun_worker.frames.video_file import VideoFile
 
 
@@ -23,16 +27,19 @@ def main() -> None:
     # FFmpeg writes to standard error by itself: PyAV's way through Python's logging can deadlock.
     av.logging.restore_default_callback()
     av.logging.set_libav_level(av.logging.ERROR)
+    sender = FrameSender()
     files = OpenFiles(VideoFile)
 
     def carry_out(request: Request, answers: BinaryIO) -> Mapping[str, object]:
+        if request["op"] == "frames":
+            sender.send(request, answers, files.get)
+            return {}
         file = files.get(request["path"])
-        if request["op"] == "packets":
-            sha256, packets = file.packets_sha256(request["start_seconds"], request["stop_seconds"])
-            return {"sha256": sha256, "packets": packets}
-        targets, tolerances = request["targets_seconds"], request["tolerances_seconds"]
-        send_pictures(answers, file.pictures_at(targets, tolerances))
-        return {}
+        if request["op"] == "index":
+            send_index(answers, file.index())
+            return {}
+        sha256, packets = file.packets_sha256(request["start_seconds"], request["stop_seconds"])
+        return {"sha256": sha256, "packets": packets}
 
     serve(carry_out)
 

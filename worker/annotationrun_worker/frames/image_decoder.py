@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from annotationrun_worker.dataset.records import CameraKey, EpisodeIndex, ImageSpan
-from annotationrun_worker.frames.child_service import ChildService, Errand, receive_frames, receive_line
+from annotationrun_worker.frames.child_service import ChildService, receive_frames
+from annotationrun_worker.frames.living_child import Errand, receive_line
 
 IMAGE_CHILD = "annotationrun_worker.frames.image_child"
 

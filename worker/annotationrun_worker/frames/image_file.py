@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -150,7 +151,7 @@ def _decoded(content: bytes, place: str) -> Picture:
                     f"{place}: a picture of Pillow's mode {image.mode!r}, expected 8 bits a channel, RGB or "
                     "grey",
                 )
-            return Picture(place, width, height, image.convert("RGB").tobytes())
+            return Picture(place, width, height, np.asarray(image.convert("RGB")))
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
         raise RefusedError(
             "decode",

@@ -7,8 +7,8 @@ from typing import Generic, Protocol, TypeVar
 
 from annotationrun_worker.frames.child_server import RefusedError
 
-OPEN_FILES = 4
-"""So many files stay open, each with a decoder: two cameras of two neighbouring files."""
+OPEN_FILES = 8
+"""So many files stay open, each with a decoder: some cameras of some neighbouring files."""
 
 
 class Closable(Protocol):

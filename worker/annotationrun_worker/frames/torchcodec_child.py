@@ -1,15 +1,20 @@
 """The decoder's child process over torchcodec: ``python -m annotationrun_worker.frames.torchcodec_child``.
 
-It takes the request ``frames`` of ``decoder_child`` and answers it in the same way. torchcodec is an extra of
-this package; without it every request is refused with the word how to install it.
+It takes the requests ``index`` and ``frames`` of ``decoder_child`` and answers them in the same way; the
+index shows one group, as torchcodec seeks by itself. torchcodec is an extra of this package; without it every
+request is refused with the word how to install it.
 """
 
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
-from annotationrun_worker.frames.child_server import Picture, RefusedError, Request, send_pictures, serve
+import numpy as np
+
+from annotationrun_worker.frames.child_server import Picture, RefusedError, Request, send_index, serve
+from annotationrun_worker.frames.decode_plan import FileIndex
 from annotationrun_worker.frames.open_files import OpenFiles
+from annotationrun_worker.frames.shared_frames import FrameSender
 
 HOW_TO_INSTALL = "pip install 'annotationrun[torchcodec]'"
 
@@ -44,6 +49,18 @@ class TorchcodecFile:
         """Close the file."""
         del self._decoder
 
+    def index(self) -> FileIndex:
+        """The size, and one group that holds all frames."""
+        metadata = self._decoder.metadata
+        return FileIndex(
+            width=metadata.width,
+            height=metadata.height,
+            key_seconds=np.array([self._begin]),
+            key_numbers=np.zeros(1, dtype=np.int64),
+            frame_count=len(self._decoder),
+            end_seconds=self._end,
+        )
+
     def pictures_at(
         self, targets_seconds: Sequence[float], tolerances_seconds: Sequence[float]
     ) -> Iterator[Picture]:
@@ -66,9 +83,9 @@ class TorchcodecFile:
                     f"the frame nearest to {target:.6f} s of the file is at {nearest:.6f} s, "
                     f"at most {tolerance:.6f} s off is taken",
                 )
-            rgb = picture.rot90(self._quarter_turns, (0, 1)).contiguous().numpy()
+            rgb = picture.rot90(self._quarter_turns, (0, 1)).numpy()
             height, width, _ = rgb.shape
-            yield Picture(f"{nearest:.3f} s of the file", width, height, rgb.data.cast("B"))
+            yield Picture(f"{nearest:.3f} s of the file", width, height, rgb)
 
     def _shown_at(self, times_seconds: Sequence[float], target_seconds: float) -> list[tuple[float, Any]]:
         """PTS and frame (a tensor) of what is on the screen at each time (rising).
@@ -125,11 +142,14 @@ def _quarter_turns(rotation_degrees: float | None) -> int:
 
 def main() -> None:
     """Serve requests until the input ends."""
+    sender = FrameSender()
     files = OpenFiles(TorchcodecFile)
 
     def carry_out(request: Request, answers: BinaryIO) -> Mapping[str, object]:
-        file = files.get(request["path"])
-        send_pictures(answers, file.pictures_at(request["targets_seconds"], request["tolerances_seconds"]))
+        if request["op"] == "index":
+            send_index(answers, files.get(request["path"]).index())
+        else:
+            sender.send(request, answers, files.get)
         return {}
 
     serve(carry_out)

@@ -5,28 +5,27 @@ decides *which* frames are wanted. Pictures are as LeRobot's reader gives them: 
 in three channels.
 """
 
+import bisect
 import hashlib
 import struct
+from collections import deque
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import Any, Self
 
 import av
+import numpy as np
 from av.container import InputContainer
-from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from annotationrun_worker.frames.child_server import Picture, RefusedError
+from annotationrun_worker.frames.decode_plan import FileIndex
 from annotationrun_worker.frames.ffmpeg_command import FORMAT_WHITELIST
+from annotationrun_worker.frames.packet_reader import PacketReader, VideoPacket, pts_of
 from annotationrun_worker.frames.seeking import steps_back
-
-if TYPE_CHECKING:
-    VideoPacket: TypeAlias = Packet[VideoStream]
-else:
-    VideoPacket = Packet  # generic in PyAV's stubs alone
 
 OPEN_OPTIONS = {
     "protocol_whitelist": "file",
@@ -40,8 +39,12 @@ OPTIONS_OF_DECODERS = {"libdav1d": {"max_frame_delay": "1"}}
 """A decoder that works on several frames at once is fed packets behind the frame wanted: that costs time
 where few frames are wanted, and damage there would fail frames that are well. So threads share one frame."""
 
-SEEK_WORTH_FRAMES = 8
-"""Seek, rather than decode forward, when that skips more than so many frames: a seek costs about as much."""
+REORDERED_FRAMES = 64
+"""More than any decoder holds back."""
+
+DISPENSABLE = frozenset({"h264"})
+"""Decoders that tell for sure which frames no other one refers to (H.264: nal_ref_idc 0): such a frame is
+decoded only if it is wanted."""
 
 
 class VideoFile:
@@ -68,11 +71,15 @@ class VideoFile:
         self._stream.codec_context.options = DECODER_OPTIONS | OPTIONS_OF_DECODERS.get(
             self._stream.codec_context.name, {}
         )
+        # There is a child for each core: more threads would only be in each other's way.
         self._stream.thread_type = "SLICE"
+        self._stream.codec_context.thread_count = 1
         if self._stream.time_base is None:
             raise RefusedError("open", "has no time base")
         self._time_base: Fraction = self._stream.time_base
         self._reformatter = VideoReformatter()
+        self._reader = PacketReader(self._container, self._stream, self._time_base)
+        self._skips = self._stream.codec_context.name in DISPENSABLE
         self._forget_position()
 
     def __enter__(self) -> Self:
@@ -92,15 +99,18 @@ class VideoFile:
     ) -> Iterator[Picture]:
         """Give the frame with the nearest PTS for each target.
 
-        The targets (seconds of PTS) must rise. One seek to the keyframe at or before the first target, then
-        forward; another seek only where a keyframe lies well ahead.
+        The targets (seconds of PTS) must rise. See ``decode_plan`` for what is decoded.
 
         Raises:
             RefusedError: the decoder failed, or the nearest frame is further away than its tolerance.
         """
-        for target, tolerance in zip(targets_seconds, tolerances_seconds, strict=True):
+        ticks = [target / float(self._time_base) for target in targets_seconds]
+        reach = [tolerance / float(self._time_base) for tolerance in tolerances_seconds]
+        wanted = _Wanted(ticks, max(reach))
+        shown: VideoFrame | None = None
+        for target, tolerance, wanted_ticks in zip(targets_seconds, tolerances_seconds, ticks, strict=True):
             try:
-                frame = self._nearest(target)
+                frame = self._nearest(wanted_ticks, wanted)
             except (av.FFmpegError, OSError) as error:
                 self._forget_position()
                 raise RefusedError(
@@ -110,7 +120,35 @@ class VideoFile:
                 self._forget_position()
                 raise
             self._check(frame, target, tolerance)
-            yield self._picture(frame)
+            if frame is not shown:
+                picture, shown = self._picture(frame), frame
+            yield picture
+
+    def index(self) -> FileIndex:
+        """Where the keyframes are, from the container's own tables.
+
+        These hold DTS; how much later a keyframe is shown is read off one in the middle.
+        """
+        self._forget_position()
+        start, duration = self._stream.start_time or 0, self._duration_ticks()
+        try:
+            self._container.seek(start + duration // 2, stream=self._stream)
+            late = self._reader.note_keyframe(next(self._packets()))
+        except (av.FFmpegError, RefusedError, StopIteration):
+            late = 0  # frames elsewhere may be well
+        entries = self._stream.index_entries
+        keys = [(entry.timestamp, number) for number, entry in enumerate(entries) if entry.is_keyframe]
+        keys = keys or [(start, 0)]
+        seconds = (np.array([key[0] for key in keys], dtype=np.float64) + late) * float(self._time_base)
+        context = self._stream.codec_context
+        return FileIndex(
+            width=context.width,
+            height=context.height,
+            key_seconds=np.maximum.accumulate(seconds),
+            key_numbers=np.array([key[1] for key in keys], dtype=np.int64),
+            frame_count=len(entries),
+            end_seconds=float((start + duration) * self._time_base),
+        )
 
     def packets_sha256(self, start_seconds: float, stop_seconds: float) -> tuple[str, int]:
         """SHA-256 (hex) over the compressed packets whose PTS lies in [start, stop), and their number.
@@ -132,7 +170,7 @@ class VideoFile:
         count, first_pts = 0, 0
         try:
             for packet in self._packets_from(start_seconds):
-                pts = _pts(packet)
+                pts = pts_of(packet)
                 if packet.dts is not None and packet.dts * self._time_base >= stop_seconds:
                     break  # a packet is never shown before its DTS, so nothing of the span follows
                 if not start_seconds <= pts * self._time_base < stop_seconds:
@@ -151,61 +189,116 @@ class VideoFile:
         return digest.hexdigest(), count
 
     def _forget_position(self) -> None:
-        self._frames: Iterator[VideoFrame] = iter(())
+        self._reader.forget()
+        self._emitted: deque[VideoFrame] = deque()
+        self._fed: deque[int] = deque(maxlen=REORDERED_FRAMES)
         self._before: VideoFrame | None = None
         self._current: VideoFrame | None = None
+        self._drained = False
+        self._left = False
 
-    def _nearest(self, target_seconds: float) -> VideoFrame:
+    def _nearest(self, ticks: float, wanted: "_Wanted") -> VideoFrame:
         """The decoded frame nearest to the target; the earlier one of two at the same distance."""
-        if self._can_go_forward(target_seconds):
+        if self._can_go_on(ticks):
             try:
-                return self._nearest_ahead(target_seconds)
+                return self._decoded(ticks, wanted)
             except (av.FFmpegError, RefusedError):
-                self._forget_position()  # the damage may lie before the keyframe that a seek finds
-        self._start_before(target_seconds)
-        return self._nearest_ahead(target_seconds)
+                pass  # the damage may lie before the keyframe that a seek finds
+        try:
+            return self._decoded_anew(ticks, wanted)
+        except (av.FFmpegError, RefusedError):
+            if not self._skips:
+                raise
+        # A decoder that has to guess how frames are reordered may not cope with those left out.
+        self._skips = False
+        return self._decoded_anew(ticks, wanted)
 
-    def _nearest_ahead(self, target_seconds: float) -> VideoFrame:
-        # Within half a tick no other frame can be nearer: don't decode one more to see that.
-        enough_seconds = target_seconds - float(self._time_base) / 2
-        while self._current is not None and self._seconds(self._current) < enough_seconds:
-            following = next(self._frames, None)
-            if following is None:
-                return self._current
-            self._before, self._current = self._current, following
-        if self._current is None:
-            raise RefusedError("decode", f"no frame could be decoded for {target_seconds:.6f} s of the file")
-        if self._before is None:
-            return self._current
-        to_before = target_seconds - self._seconds(self._before)
-        return self._before if to_before <= self._seconds(self._current) - target_seconds else self._current
-
-    def _can_go_forward(self, target_seconds: float) -> bool:
-        """Whether the target lies ahead, and not so far that a seek would be cheaper."""
-        at_or_before = self._before if self._before is not None else self._current
-        if at_or_before is None or self._current is None or self._seconds(at_or_before) > target_seconds:
+    def _can_go_on(self, ticks: float) -> bool:
+        passed = self._before if self._before is not None else self._current
+        if self._left or (passed is not None and self._pts(passed) > ticks):
             return False
-        index = self._stream.index_entries
-        key = index.search_timestamp(self._ticks(target_seconds), backward=True)
-        here = index.search_timestamp(self._pts(self._current), backward=True, any_frame=True)
-        return key < 0 or here < 0 or key - here <= SEEK_WORTH_FRAMES
+        return self._reader.holds(ticks)
 
-    def _start_before(self, target_seconds: float) -> None:
-        """Start decoding at a keyframe whose first frame is shown at or before the target."""
-        for seek_seconds in steps_back(target_seconds):
-            self._seek(seek_seconds)
-            self._frames = self._decoded()
-            self._before, self._current = None, next(self._frames, None)
-            if self._current is not None and self._seconds(self._current) <= target_seconds:
-                return
+    def _decoded_anew(self, ticks: float, wanted: "_Wanted") -> VideoFrame:
+        self._forget_position()
+        self._reader.start_before(max(ticks, 0.0))
+        return self._decoded(ticks, wanted)
+
+    def _decoded(self, ticks: float, wanted: "_Wanted") -> VideoFrame:
+        while (pts := self._reader.nearest(ticks)) is None and self._reader.crowded:
+            self._skip_to_keyframe(int(ticks))
+            while self._reader.crowded:
+                self._decode_one(wanted)
+                self._take_emitted(int(ticks))
+        if pts is not None:
+            self._skip_to_keyframe(pts)
+            following = wanted.after(ticks)
+            ends_here = following is not None and not self._reader.holds(following)
+            while not self._take_emitted(pts) and not self._drained:
+                if ends_here and pts in self._fed:
+                    self._drain()
+                else:
+                    self._decode_toward(pts, wanted)
+        near = [frame for frame in (self._before, self._current) if frame is not None]
+        if pts is None or not near:
+            self._reader.raise_end()
+            seconds = ticks * float(self._time_base)
+            raise RefusedError("decode", f"no frame could be decoded for {seconds:.6f} s of the file")
+        frame = min(near, key=lambda frame: abs(self._pts(frame) - ticks))
+        if self._pts(frame) != pts and self._skips:
+            raise RefusedError("decode", "a frame did not come out of the decoder")
+        return frame
+
+    def _skip_to_keyframe(self, pts: int) -> None:
+        if self._reader.skip_to_keyframe(pts):
+            self._stream.codec_context.flush_buffers()
+            self._emitted.clear()
+            self._fed.clear()
+            self._before = self._current = None
+
+    def _take_emitted(self, pts: int) -> bool:
+        """Go forward through the frames that came out; True if the one at ``pts``, or a later one, has."""
+        while self._emitted and (self._current is None or self._pts(self._current) < pts):
+            self._before, self._current = self._current, self._emitted.popleft()
+        return self._current is not None and self._pts(self._current) >= pts
+
+    def _decode_toward(self, pts: int, wanted: "_Wanted") -> None:
+        try:
+            self._decode_one(wanted, pts)
+        except (av.FFmpegError, RefusedError):
+            if pts not in self._fed:
+                raise
+            # What is damaged lies behind the frame, which the decoder may still hold.
+            self._drain()
+            if pts not in {frame.pts for frame in self._emitted}:
+                raise
+
+    def _drain(self) -> None:
+        """Take the frames that the decoder still holds; it has to start anew afterwards."""
+        self._drained = self._left = True
+        self._emitted.extend(self._stream.decode(None))
+
+    def _decode_one(self, wanted: "_Wanted", pts: int | None = None) -> None:
+        """Give the decoder one packet, or word of the end, and take the frames that come out."""
+        packet = self._reader.next_packet()
+        if packet is None:
+            self._drained = True
+        else:
+            shown = pts_of(packet)
+            if self._skips:
+                skip = shown != pts and wanted.can_do_without(shown)
+                self._stream.codec_context.skip_frame = "NONREF" if skip else "DEFAULT"
+            self._fed.append(shown)
+        self._emitted.extend(self._stream.decode(packet))
 
     def _packets_from(self, start_seconds: float) -> Iterator[VideoPacket]:
         """The packets in file order, from a keyframe shown at or before ``start_seconds``."""
+        self._forget_position()
         for seek_seconds in steps_back(start_seconds):
             self._seek(seek_seconds)
             packets = self._packets()
             first = next(packets, None)
-            if first is not None and (seek_seconds <= 0 or _pts(first) * self._time_base <= start_seconds):
+            if first is not None and (seek_seconds <= 0 or pts_of(first) * self._time_base <= start_seconds):
                 yield first
                 yield from packets
                 return
@@ -220,11 +313,6 @@ class VideoFile:
             if packet.size:
                 yield packet
 
-    def _decoded(self) -> Iterator[VideoFrame]:
-        for packet in self._packets():
-            yield from self._stream.decode(packet)
-        yield from self._stream.decode(None)
-
     def _check(self, frame: VideoFrame, target: float, tolerance: float) -> None:
         got = self._seconds(frame)
         if abs(got - target) > tolerance:
@@ -238,9 +326,10 @@ class VideoFile:
 
     def _picture(self, frame: VideoFrame) -> Picture:
         # One thread: at camera sizes more of them cost more than they save.
-        rgb = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        # One thread: at camera sizes more of them cost more than they save.
+        rgb: Any = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         height, width, _ = rgb.shape
-        return Picture(f"{self._seconds(frame):.3f} s of the file", width, height, rgb.tobytes())
+        return Picture(f"{self._seconds(frame):.3f} s of the file", width, height, rgb)
 
     def _pts(self, frame: VideoFrame) -> int:
         if frame.pts is None:
@@ -250,14 +339,36 @@ class VideoFile:
     def _seconds(self, frame: VideoFrame) -> float:
         return float(self._pts(frame) * self._time_base)
 
+    def _duration_ticks(self) -> int:
+        if self._stream.duration is not None:
+            return self._stream.duration
+        return self._ticks((self._container.duration or 0) / av.time_base)
+
     def _ticks(self, seconds: float) -> int:
         return int(seconds / self._time_base)
 
 
-def _pts(packet: VideoPacket) -> int:
-    if packet.pts is None:
-        raise RefusedError("read", "a packet has no PTS")
-    return packet.pts
+class _Wanted:
+    """The targets of a request, in ticks."""
+
+    def __init__(self, rising_ticks: Sequence[float], reach_ticks: float) -> None:
+        self._ticks = rising_ticks
+        self._reach = reach_ticks
+
+    def after(self, ticks: float) -> float | None:
+        """The next target; None behind the last."""
+        number = bisect.bisect_right(self._ticks, ticks)
+        return self._ticks[number] if number < len(self._ticks) else None
+
+    def can_do_without(self, pts: int) -> bool:
+        """Whether the frame at ``pts`` lies before the last target, and near none.
+
+        One behind it may be what the next request wants.
+        """
+        after = bisect.bisect_left(self._ticks, pts - self._reach)
+        return pts < self._ticks[-1] and not (
+            after < len(self._ticks) and self._ticks[after] <= pts + self._reach
+        )
 
 
 def _rounded(value: Fraction) -> int:
