@@ -15,6 +15,8 @@ class Step(StrEnum):
     """The steps of a run, each a Job; the value of `STEP_LABEL` and part of the Job's name."""
 
     PLAN = "plan"
+    PREFETCH = "prefetch"
+    """Only where a claim is to keep the model's files."""
     ANNOTATE = "annotate"
     MERGE = "merge"
 

@@ -24,6 +24,10 @@ class Reason(StrEnum):
 
     # The state of a run, in its order: reasons of Ready, and of Reconciling.
     PLANNING = "Planning", "The plan Job looks which results are missing."
+    FETCHING_MODEL = (
+        "FetchingModel",
+        "The prefetch Job downloads the model into the claim of spec.model.serving.cache.",
+    )
     ANNOTATING = "Annotating", "Workers ask the model."
     MERGING = "Merging", "The merge Job checks the rows, writes the dataset and publishes it."
     COMPLETE = "Complete", "The annotated dataset is published."
@@ -59,6 +63,15 @@ class Reason(StrEnum):
         "RetryRequested",
         "spec.retryToken or the annotation annotationrun.dev/requested-at has a new value:"
         " failed episodes are tried again.",
+    )
+    SOURCE_CHANGED = (
+        "SourceChanged",
+        "The source has changed (spec.source.follow): what is new in it is annotated and published.",
+    )
+    LOOK_FAILED = (
+        "LookFailed",
+        "The source could not be looked at for changes (spec.source.follow); the run stays as it is.",
+        "Nothing if it passes: it is tried again after the interval; else mend what the message names.",
     )
 
     # The spec, or what it names, is wrong.
@@ -135,6 +148,12 @@ class Reason(StrEnum):
         "ServerNotReady",
         "The model server did not become healthy in spec.model.serving.startTimeoutSeconds, or went away.",
         "Read the end of the server's log in the message; correct image, args, GPUs or endpoints.",
+    )
+    MODEL_DOWNLOAD_FAILED = (
+        "ModelDownloadFailed",
+        "The model could not be downloaded into the claim of spec.model.serving.cache.",
+        "Do what the message says: correct spec.model.id, revision or serving.tokenSecretRef, or make room in"
+        " the claim; then set spec.retryToken.",
     )
     OUT_OF_MEMORY = (
         "OutOfMemory",

@@ -25,13 +25,7 @@ from annotationrun_api.spec_types import SpecModel
 from annotationrun_api.status import RunStatus
 from annotationrun_api.structural_schema import Schema
 
-NOT_YET: Final = (
-    "spec.source.repoID",
-    "spec.source.follow.mode",
-    "spec.source.tokenSecretRef",
-    "spec.output.repoID",
-    "spec.output.tokenSecretRef",
-)
+NOT_YET: Final[tuple[str, ...]] = ()
 """Fields of which this version carries out the default only; a test compares them with the worker's list."""
 
 _SAMPLES = Path(__file__).parents[1] / "samples"
@@ -44,9 +38,9 @@ _HEADER = f"""\
 What the conditions of a run mean, and what to do about each reason, is in the
 [runbook](../operator/RUNBOOK.md).
 
-A field that is left out has its default, which the API server fills in; `null` means the same. An unknown
-field is refused. **Not yet** marks what this version does not carry out: another value than the default ends
-the run with the reason `ConfigurationRefused`.
+A field that is left out has its default, which the API server fills in (but in items of lists); `null` means
+the same. An unknown field is refused. **Not yet** marks what this version does not carry out: another value
+than the default ends the run with the reason `ConfigurationRefused`.
 """
 _METADATA_NOTES = f"""
 The annotation `{REQUESTED_AT_ANNOTATION}` of a run opens a new attempt with each new value, as

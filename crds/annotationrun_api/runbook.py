@@ -29,6 +29,7 @@ _CLAIMS = "kubectl get pvc"
 
 _SHOWS_MORE: Final[Mapping[Reason, str]] = {
     Reason.PLANNING: _logs("worker", Step.PLAN),
+    Reason.FETCHING_MODEL: _logs("worker", Step.PREFETCH),
     Reason.ANNOTATING: _logs("worker", Step.ANNOTATE),
     Reason.MERGING: _logs("worker", Step.MERGE),
     Reason.STOPPING: _PODS,
@@ -48,6 +49,7 @@ _SHOWS_MORE: Final[Mapping[Reason, str]] = {
     Reason.VOLUME_NOT_FOUND: _CLAIMS,
     Reason.VOLUME_ACCESS_MODE: _CLAIMS,
     Reason.SERVER_NOT_READY: _logs("vllm", Step.ANNOTATE),
+    Reason.MODEL_DOWNLOAD_FAILED: _logs("worker", Step.PREFETCH),
     Reason.OUT_OF_MEMORY: _WHY_NO_START,
     Reason.PODS_FAILED: _logs("worker"),
     Reason.PLAN_UNREADABLE: _logs("worker", Step.PLAN),
@@ -76,6 +78,7 @@ REASON_GROUPS: Final = (
         " `spec.startDeadlineSeconds` ends with `StartDeadlineExceeded`.",
         (
             Reason.PLANNING,
+            Reason.FETCHING_MODEL,
             Reason.ANNOTATING,
             Reason.MERGING,
             Reason.STOPPING,
@@ -111,6 +114,7 @@ REASON_GROUPS: Final = (
             Reason.DATASET_UNREADABLE,
             Reason.STORAGE_FAILED,
             Reason.SERVER_NOT_READY,
+            Reason.MODEL_DOWNLOAD_FAILED,
             Reason.OUT_OF_MEMORY,
             Reason.PODS_FAILED,
             Reason.PLAN_UNREADABLE,
@@ -124,7 +128,7 @@ REASON_GROUPS: Final = (
     ReasonGroup(
         "Of a step",
         "`Planned`, `Annotated`, `Merged` and `Published` carry these; `ProgressUnavailable` and"
-        " `EndedWithHoles` are of `Annotated` alone.",
+        " `EndedWithHoles` are of `Annotated` alone, `LookFailed` is of `Planned`.",
         (
             Reason.NOT_STARTED,
             Reason.IN_PROGRESS,
@@ -133,6 +137,8 @@ REASON_GROUPS: Final = (
             Reason.ENDED_WITH_HOLES,
             Reason.SPEC_CHANGED,
             Reason.RETRY_REQUESTED,
+            Reason.SOURCE_CHANGED,
+            Reason.LOOK_FAILED,
             Reason.PROGRESS_UNAVAILABLE,
         ),
     ),

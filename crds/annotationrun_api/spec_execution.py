@@ -80,14 +80,14 @@ class Toleration(SpecModel):
             _value_with_exists,
             "value only with operator Equal",
             "set operator: Equal, or remove value",
-            "self.operator != 'Exists' || !has(self.value) || self.value == ''",
+            "!has(self.operator) || self.operator != 'Exists' || !has(self.value) || self.value == ''",
         ),
         Rule(
             "key",
             _equal_without_key,
             "a key, or operator Exists, which tolerates every key",
             "add key, or set operator: Exists",
-            "self.operator != 'Equal' || has(self.key)",
+            "has(self.key) || (has(self.operator) && self.operator == 'Exists')",
         ),
         Rule(
             "tolerationSeconds",

@@ -1,5 +1,6 @@
 """The vision-language model and how it is served: ``spec.model``."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
@@ -37,6 +38,15 @@ def _output_fills_context(values: Mapping[str, object]) -> str | None:
 
 def _thinking_off() -> dict[str, JsonValue]:
     return {"enable_thinking": False}
+
+
+def is_hub_model(model_id: str) -> bool:
+    """Whether a model's name is that of a repository on the Hub, and not of a folder or an object store."""
+    return _HUB_MODEL.fullmatch(model_id) is not None
+
+
+# https://github.com/huggingface/huggingface_hub/blob/main/src/huggingface_hub/utils/_validators.py
+_HUB_MODEL = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9_][\w.-]*)?", re.ASCII)
 
 
 class ServingSpec(SpecModel):
@@ -101,7 +111,18 @@ class ServingSpec(SpecModel):
     )
     cache: VolumeClaim | None = Field(
         default=None,
-        description="cache: claim that keeps the model's files. Default null: each pod downloads them.",
+        description="cache: claim that keeps the model's files: a Job fills it, and sidecars read it offline."
+        " Default null: each pod downloads them.",
+    )
+    token_secret_ref: SecretKeyRef | None = Field(
+        default=None,
+        description="tokenSecretRef: Hub token to download the model with, for mode Sidecar. Default null:"
+        " anonymous.",
+    )
+    local_media: bool = Field(
+        default=False,
+        description="localMedia: pictures go to the sidecar as files of a volume that both share, not inside"
+        " the requests. Default false.",
     )
     resources: Resources = Field(
         default_factory=Resources,

@@ -32,6 +32,11 @@ class EpisodeCounts(StatusModel):
     total: Count = Field(default=0, description="total: episodes that the spec selects. Default 0.")
     done: Count = Field(default=0, description="done: episodes with all their results. Default 0.")
     failed: Count = Field(default=0, description="failed: episodes that were given up. Default 0.")
+    holes: Count = Field(
+        default=0,
+        description="holes: questions in the episodes done that got no usable answer and so no row, as of the"
+        " last merge. Default 0.",
+    )
 
 
 class Progress(StatusModel):
@@ -116,7 +121,8 @@ class PlanStatus(StepStatus):
     )
     source_commit: Text64 = Field(
         default="",
-        description='sourceCommit: commit of the source that was planned. Default "": a folder, or no plan.',
+        description="sourceCommit: commit of the source that the plan is of; our own, once a run in place has"
+        ' published. Default "": a folder, or no plan.',
     )
     pending: Count = Field(
         default=0, description="pending: episodes without all results when it was made. Default 0."
@@ -128,6 +134,21 @@ class PlanStatus(StepStatus):
         default="",
         description="requestedAt: the annotation requested-at that it was made for, cut like all texts."
         ' Default "": none.',
+    )
+    looked_time: Time | None = Field(
+        default=None,
+        description="lookedTime: when the source was last looked at: by a plan, or by follow. Default null:"
+        " not yet.",
+    )
+
+
+class PrefetchStatus(StepStatus):
+    """The prefetch step, which fills the claim that keeps the model; there is none without one."""
+
+    commit: Text64 = Field(
+        default="",
+        description="commit: commit of the model's repository whose files the claim holds; the servers of the"
+        ' run read it offline. Default "": none.',
     )
 
 
@@ -174,6 +195,11 @@ class Publication(StatusModel):
     merge_digest: Digest = Field(description="mergeDigest: digest of what was published. Required.")
     place: Text1024 = Field(description="place: repository and branch, or volume and folder. Required.")
     commit: Text64 = Field(default="", description='commit: commit on the Hub. Default "": a folder.')
+    previous_commit: Text64 = Field(
+        default="",
+        description='previousCommit: the commit of the branch before that one, to go back to. Default "": a'
+        " folder, or the first commit.",
+    )
     pull_request: Text256 = Field(
         default="", description='pullRequest: its address. Default "": pushed, or a folder.'
     )
@@ -226,6 +252,9 @@ class RunStatus(StatusModel):
         default_factory=Activity, description="activity: what deadlines are measured by. Default {}."
     )
     plan: PlanStatus = Field(default_factory=PlanStatus, description="plan: the plan step. Default {}.")
+    prefetch: PrefetchStatus = Field(
+        default_factory=PrefetchStatus, description="prefetch: the prefetch step. Default {}."
+    )
     annotate: AnnotateStatus = Field(
         default_factory=AnnotateStatus, description="annotate: the annotate step. Default {}."
     )

@@ -24,10 +24,15 @@ PROGRESS_PATH = "/progress"
 METRICS_PATH = "/metrics"
 API_KEY_VARIABLE = "ANNOTATIONRUN_API_KEY"
 """Environment variable of the annotate step: the API key of the model servers, if they want one."""
+HUB_TOKEN_VARIABLE = "HF_TOKEN"  # noqa: S105  (a name)
+"""Environment variable of whoever talks to the Hub: the token, as its client reads it. The merge's writes."""
+SOURCE_TOKEN_VARIABLE = "ANNOTATIONRUN_SOURCE_TOKEN"  # noqa: S105
+"""Environment variable of the merge step: the token to read the source with, where it is another one."""
 MANIFEST_ANNOTATION = f"{GROUP}/manifest"
 """Annotation of a step's pod: the manifest as JSON, which the pod has as a file (downward API)."""
 
 Sha256 = Annotated[Digest, Field(min_length=64)]
+Commit = Annotated[Text64, Field(min_length=40, pattern=r"^[0-9a-f]+$")]
 
 
 class PlanResult(StatusModel):
@@ -44,6 +49,18 @@ class PlanResult(StatusModel):
     source_commit: Text64 = ""
 
 
+class PrefetchResult(StatusModel):
+    """The prefetch step has the model's files in the cache."""
+
+    version: Literal[1] = RESULT_VERSION
+    step: Literal[Step.PREFETCH] = Step.PREFETCH
+    model: Text256
+    commit: Commit
+    """Of the model's repository; the server is started with it, offline."""
+    files: Count
+    size_bytes: Count
+
+
 class MergeOutcome(StatusModel):
     """The merge step has looked at what is staged, and has merged it or not."""
 
@@ -57,11 +74,14 @@ class MergeOutcome(StatusModel):
     """Episodes with all their results."""
     failed: Count = 0
     """Episodes that were given up."""
+    holes: Count = 0
+    """Questions in the episodes done that got no usable answer."""
     results: Count = 0
     """Results that there are, of all episodes: that they grow is progress."""
     merge_digest: Digest = ""
     place: Text1024 = ""
     commit: Text64 = ""
+    previous_commit: Text64 = ""
     pull_request: Text256 = ""
     usage: RunUsage = RunUsage()
     """Of all workers of the run; GPU time by their own account."""
@@ -81,10 +101,10 @@ class WorkerProgress(StatusModel):
     """What the worker found at its model server, for people; empty: it has not asked it yet."""
 
 
-ResultT = TypeVar("ResultT", PlanResult, MergeOutcome, WorkerProgress)
+ResultT = TypeVar("ResultT", PlanResult, PrefetchResult, MergeOutcome, WorkerProgress)
 
 
-def write_result(result: PlanResult | MergeOutcome | WorkerProgress) -> str:
+def write_result(result: PlanResult | PrefetchResult | MergeOutcome | WorkerProgress) -> str:
     """The JSON text; of a merge with as many failures as fit into a termination message, and its place."""
     text = result.model_dump_json(by_alias=True, exclude_defaults=False)
     if not isinstance(result, MergeOutcome) or len(text.encode()) <= MAX_MESSAGE_BYTES:

@@ -91,7 +91,7 @@ def value_schema(field_type: FieldType, *, with_defaults: bool = False) -> Schem
         }
     origin = get_origin(field_type.base)
     if origin is tuple:
-        schema = _list_schema(field_type, with_defaults=with_defaults)
+        schema = _list_schema(field_type)
     elif origin is dict:
         schema = _map_schema(field_type)
     else:
@@ -104,14 +104,15 @@ def value_schema(field_type: FieldType, *, with_defaults: bool = False) -> Schem
     return schema
 
 
-def _list_schema(field_type: FieldType, *, with_defaults: bool) -> Schema:
+def _list_schema(field_type: FieldType) -> Schema:
+    """Without defaults of items: GitOps tools compare lists whole: one that is filled in would be drift."""
     item_type = child_type(field_type, 0)
     if item_type is None:
         raise TypeError(f"{field_type.base} has no type of its items")
     schema: Schema = {
         "type": "array",
         **_sizes(field_type, "minItems", "maxItems"),
-        "items": value_schema(item_type, with_defaults=with_defaults),
+        "items": value_schema(item_type, with_defaults=False),
     }
     list_map = _mark(field_type, ListMap)
     if list_map is None:

@@ -14,19 +14,28 @@ from annotationrun_api.errors import ManifestError
 from annotationrun_api.labels import REQUESTED_AT_ANNOTATION, Step
 from annotationrun_api.manifest import parse_object
 from annotationrun_api.reasons import Reason, find_reason
-from annotationrun_api.spec import AnnotationRun
-from annotationrun_api.status import AnnotateStatus, EpisodeCounts, MergeStatus, PlanStatus, Progress
+from annotationrun_api.status import (
+    Activity,
+    AnnotateStatus,
+    EpisodeCounts,
+    MergeStatus,
+    PlanStatus,
+    PrefetchStatus,
+    Progress,
+)
+from annotationrun_api.step_results import PlanResult
 from annotationrun_operator.accounting import active_seconds, count_disruptions, count_gpus, set_active
-from annotationrun_operator.decision import Decision
+from annotationrun_operator.decision import Announcement, Decision
 from annotationrun_operator.draft import Draft, State, StateKind, with_remedy
 from annotationrun_operator.ending import fail, record_publication
 from annotationrun_operator.faults import find_fault, manifest_fault
+from annotationrun_operator.follow import is_look, look_at_source
 from annotationrun_operator.inputs import read_inputs
 from annotationrun_operator.job_settings import JobSettings
 from annotationrun_operator.observation import Observation
 from annotationrun_operator.outcomes import Failure
 from annotationrun_operator.run_pass import RunPass
-from annotationrun_operator.steps import take_step
+from annotationrun_operator.steps import go_on_with, take_step
 
 LOOK_AGAIN_SECONDS: Final = 60.0
 """At what is not watched: claims that are missing, quotas."""
@@ -51,7 +60,7 @@ def decide(seen: Observation, now: datetime, settings: JobSettings) -> Decision:
         return _stall(draft, manifest_fault(error))
     inputs = read_inputs(manifest, seen.run.annotations)
     if draft.status.ended_input == inputs.run:
-        return _stay(draft, manifest)
+        return _stay(RunPass(draft, manifest, inputs))
     fault = find_fault(manifest, seen.claims)
     if fault is not None:
         draft.recheck(LOOK_AGAIN_SECONDS)
@@ -67,19 +76,25 @@ def _stall(draft: Draft, fault: Failure) -> Decision:
     return draft.conclude(State("Stalled", fault.reason, with_remedy(fault.reason, fault.message)))
 
 
-def _stay(draft: Draft, manifest: AnnotationRun) -> Decision:
+def _stay(run: RunPass) -> Decision:
     """The run has ended, and nothing that matters was edited since."""
-    status, ttl = draft.status, manifest.spec.ttl_seconds_after_finished
+    draft, ttl = run.draft, run.manifest.spec.ttl_seconds_after_finished
     set_active(draft, is_active=False)
+    changed = look_at_source(run)
+    if changed is not None:
+        return _take_change(run, changed)
+    status = draft.status
     for job in draft.live_jobs():
-        draft.delete(job)
+        if not is_look(draft, job):
+            draft.delete(job)
     if ttl is not None and status.completion_time is not None:
         left = status.completion_time + timedelta(seconds=ttl) - draft.now
         if left > timedelta():
             draft.recheck(left.total_seconds())
         else:
             for job in draft.seen.jobs:
-                draft.delete(job)
+                if job.has_ended:
+                    draft.delete(job)
     known = find_condition(status.conditions, ConditionType.READY)
     kind: StateKind = "Complete" if holds(status.conditions, ConditionType.COMPLETE) else "Failed"
     failed = find_condition(status.conditions, ConditionType.FAILED)
@@ -141,7 +156,7 @@ def _begin_anew(run: RunPass) -> Decision | None:
     draft, status = run.draft, run.draft.status
     for job in draft.seen.jobs:
         if job.step is Step.MERGE and job.name == status.merge.job_name and job.has_ended:
-            record_publication(draft, job)
+            record_publication(run, job)
     live = draft.live_jobs()
     if live or any(not pod.has_ended and pod.step is Step.MERGE for pod in draft.seen.pods):
         for job in live:
@@ -153,13 +168,33 @@ def _begin_anew(run: RunPass) -> Decision | None:
     is_retry = (token, requested_at) != (status.plan.retry_token, status.plan.requested_at)
     is_first = not status.plan.input_digest
     reason = Reason.NOT_STARTED if is_first else Reason.RETRY_REQUESTED if is_retry else Reason.SPEC_CHANGED
+    plan = PlanStatus(
+        attempt=draft.status.plan.attempt,
+        input_digest=run.inputs.plan,
+        retry_token=token,
+        requested_at=requested_at,
+    )
+    _forget_steps(draft, plan, reason)
+    return None
+
+
+def _take_change(run: RunPass, changed: PlanResult) -> Decision:
+    """The source is another now: its plan is carried out, within a deadline of its own."""
+    draft = run.draft
+    message = with_remedy(Reason.SOURCE_CHANGED, changed.source_commit)
+    draft.announcements.append(Announcement("Normal", Reason.SOURCE_CHANGED, message))
+    _reopen(run)
+    _forget_steps(draft, draft.status.plan, Reason.SOURCE_CHANGED)
+    draft.set(activity=Activity())
+    return go_on_with(run, changed)
+
+
+def _forget_steps(draft: Draft, plan: PlanStatus, reason: Reason) -> None:
+    """The steps begin anew, by another plan; their attempts count on."""
+    status = draft.status
     draft.set(
-        plan=PlanStatus(
-            attempt=status.plan.attempt,
-            input_digest=run.inputs.plan,
-            retry_token=token,
-            requested_at=requested_at,
-        ),
+        plan=plan,
+        prefetch=PrefetchStatus(attempt=status.prefetch.attempt),
         annotate=AnnotateStatus(
             attempt=status.annotate.attempt,
             ended_attempt=status.annotate.ended_attempt,
@@ -173,4 +208,3 @@ def _begin_anew(run: RunPass) -> Decision | None:
     )
     for kind in STEP_CONDITIONS:
         draft.steps[kind] = (False, reason, "")
-    return None

@@ -54,6 +54,7 @@ class Draft:
         """The status of a step."""
         return {
             Step.PLAN: self.status.plan,
+            Step.PREFETCH: self.status.prefetch,
             Step.ANNOTATE: self.status.annotate,
             Step.MERGE: self.status.merge,
         }[step]

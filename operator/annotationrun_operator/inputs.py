@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from annotationrun_api.labels import REQUESTED_AT_ANNOTATION
-from annotationrun_api.spec import AnnotationRun
+from annotationrun_api.spec import AnnotationRun, RunSpec
+from annotationrun_api.spec_model import is_hub_model
 
 _HELD = {"suspend", "ttlSecondsAfterFinished"}
 """Fields that change nothing of what a run does, only when."""
@@ -34,7 +35,7 @@ class Inputs:
     merge: str
     """Of what the merge depends on besides the results."""
     run: str
-    """Of all but suspend and TTL: a run that failed is tried again when it changes."""
+    """Of all but suspend, TTL and follow: a run that failed is tried again when it changes."""
 
 
 def digest_of(value: object) -> str:
@@ -45,10 +46,11 @@ def digest_of(value: object) -> str:
 def read_inputs(manifest: AnnotationRun, annotations: Mapping[str, str]) -> Inputs:
     """The digests of a run's spec; `requested-at` counts as `retryToken` does."""
     spec: dict[str, Any] = manifest.spec.model_dump(mode="json", by_alias=True)
+    del spec["source"]["follow"]  # it says when to look, not what to do
     requested_at = annotations.get(REQUESTED_AT_ANNOTATION, "")
     output, policy = spec["output"], spec["failurePolicy"]
     planned = {name: spec[name] for name in _PLANNED}
-    planned["source"] = _without(spec["source"], "tokenSecretRef", "follow")
+    planned["source"] = _without(spec["source"], "tokenSecretRef", "cacheBytes")
     planned["model"] = _without(spec["model"], "serving")
     planned["staging"] = _without(spec["staging"], "credentialsSecretRef")
     asked = {
@@ -61,6 +63,17 @@ def read_inputs(manifest: AnnotationRun, annotations: Mapping[str, str]) -> Inpu
         merge=digest_of([_without(output, "tokenSecretRef"), policy["maxFailedEpisodes"]]),
         run=digest_of([_without(spec, *_HELD), requested_at]),
     )
+
+
+def fetched_from(spec: RunSpec) -> list[str] | None:
+    """What a prefetch Job is made from; None where the model needs none.
+
+    That is where others serve it, where no claim keeps it, and where its name is that of a folder.
+    """
+    serving, model = spec.model.serving, spec.model
+    if serving.mode != "Sidecar" or serving.cache is None or not is_hub_model(model.id):
+        return None
+    return [model.id, model.revision, serving.cache.claim_name, serving.cache.sub_path or ""]
 
 
 def _without(value: Mapping[str, Any], *names: str) -> dict[str, Any]:

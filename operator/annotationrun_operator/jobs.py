@@ -49,6 +49,10 @@ class JobPlan:
     """Of the staged plan; empty for the step that makes it."""
     pods: int = 1
     """Of the annotate step."""
+    source_commit: str = ""
+    """Of a source on the Hub, as it was planned; empty: a folder, or not planned yet."""
+    model_commit: str = ""
+    """Of the model's files that the cache holds, for the annotate step; empty: servers download them."""
 
 
 def job_name(run: RunView, step: Step, plan_digest: str, attempt: int) -> str:
@@ -80,7 +84,14 @@ def make_job(run: RunView, manifest: AnnotationRun, plan: JobPlan, settings: Job
         "podFailurePolicy": {"rules": _failure_rules()},
         **({"suspend": True} if queue else {}),
         "template": pod_template(
-            PodPlan(plan.step, plan.plan_digest, _retry_token(run, manifest), run.uid),
+            PodPlan(
+                plan.step,
+                plan.plan_digest,
+                _retry_token(run, manifest),
+                account=run.uid,
+                source_commit=plan.source_commit,
+                model_commit=plan.model_commit,
+            ),
             manifest,
             settings,
             labels,

@@ -8,9 +8,10 @@ from typing import Final
 from annotationrun_api.errors import UnreadableResultError
 from annotationrun_api.exit_codes import ExitCode
 from annotationrun_api.reasons import Reason
-from annotationrun_api.step_results import MergeOutcome, PlanResult, ResultT, read_result
+from annotationrun_api.step_results import MergeOutcome, PlanResult, PrefetchResult, ResultT, read_result
 from annotationrun_operator.observation import ContainerView, JobView, PodView
-from annotationrun_operator.pods import SIDECAR_CONTAINER, WORKER_CONTAINER
+from annotationrun_operator.pods import WORKER_CONTAINER
+from annotationrun_operator.sidecar import SIDECAR_CONTAINER
 
 SHOWN_CHARACTERS: Final = 600
 """Of the end of a log, in a message."""
@@ -51,6 +52,11 @@ def told_by(pods: Sequence[PodView], kind: type[ResultT]) -> ResultT | None:
             except UnreadableResultError:
                 continue
     return None
+
+
+def prefetch_result(job: JobView, pods: Sequence[PodView]) -> PrefetchResult | None:
+    """What the prefetch's pod tells."""
+    return told_by(pods_of(job, pods), PrefetchResult)
 
 
 def merge_outcome(job: JobView, pods: Sequence[PodView]) -> MergeOutcome | None:

@@ -3,8 +3,8 @@
 The manifest comes with the pod, as an annotation that the worker has as a file (downward API): so a pod works
 by the manifest that its Job was made from, whatever was edited since, and no object beside it is to be kept.
 
-The sidecar has no startup probe: the kubelet would hold the worker back, and start the server again for ever.
-The worker itself waits for the server, up to ``spec.model.serving.startTimeoutSeconds``.
+A pod gets of volumes and Secrets what its step needs: one that fetches the model sees no dataset, and the
+model server no token but its own.
 """
 
 import json
@@ -14,32 +14,41 @@ from typing import Any, Final
 
 from annotationrun_api.labels import Step
 from annotationrun_api.spec import AnnotationRun, RunSpec
-from annotationrun_api.step_results import API_KEY_VARIABLE, MANIFEST_ANNOTATION, PROGRESS_PORT
-from annotationrun_operator.job_settings import ContainerDefaults, JobSettings
+from annotationrun_api.step_results import (
+    API_KEY_VARIABLE,
+    HUB_TOKEN_VARIABLE,
+    MANIFEST_ANNOTATION,
+    PROGRESS_PORT,
+    SOURCE_TOKEN_VARIABLE,
+)
+from annotationrun_operator.containers import (
+    CONTAINER_SECURITY,
+    HOME,
+    POD_SECURITY,
+    TMP_MOUNT,
+    from_secret,
+    resources,
+)
+from annotationrun_operator.job_settings import JobSettings
 from annotationrun_operator.pod_environment import ca_mounts, ca_volumes, with_environment
+from annotationrun_operator.sidecar import (
+    MEDIA_FOLDER,
+    MODELS_FOLDER,
+    SERVER_PORT,
+    media_mount,
+    models_mount,
+    models_volume,
+    server_volumes,
+    sidecar,
+)
 
 WORKER_CONTAINER: Final = "worker"
-SIDECAR_CONTAINER: Final = "vllm"
-SERVER_PORT: Final = 8000
 GRACE_SECONDS: Final = 20
 MANIFEST_FILE: Final = "/etc/annotationrun/manifest.json"
 _TERMINATION_LOG = "/dev/termination-log"
-_USER = 65532
-"""Nobody on the node: owner of what the pods write."""
-
-_POD_SECURITY = {
-    "runAsNonRoot": True,
-    "runAsUser": _USER,
-    "runAsGroup": _USER,
-    "fsGroup": _USER,
-    "fsGroupChangePolicy": "OnRootMismatch",
-    "seccompProfile": {"type": "RuntimeDefault"},
-}
-_CONTAINER_SECURITY = {
-    "allowPrivilegeEscalation": False,
-    "readOnlyRootFilesystem": True,
-    "capabilities": {"drop": ["ALL"]},
-}
+_CACHE_FOLDER = "/cache"
+_CACHE_SPARE_BYTES = 1 << 30
+"""Over what the cache holds: locks, the metadata as it is read, what is about to be removed."""
 
 
 def manifest_text(manifest: AnnotationRun) -> str:
@@ -60,6 +69,10 @@ class PodPlan:
     """Takes the place of ``spec.retryToken``; empty: that holds."""
     account: str = ""
     """The run's UID: under it all its workers count what they use."""
+    source_commit: str = ""
+    """Of a source on the Hub, as it was planned; empty: a folder, or not planned yet."""
+    model_commit: str = ""
+    """Of the model's files that the cache holds; empty: the server downloads them itself."""
 
 
 def pod_template(
@@ -86,9 +99,9 @@ def pod_template(
             "terminationGracePeriodSeconds": GRACE_SECONDS,
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
-            "securityContext": _POD_SECURITY,
+            "securityContext": POD_SECURITY,
             **(
-                {"initContainers": [_sidecar(manifest.spec, settings)]}
+                {"initContainers": [sidecar(manifest.spec, settings, plan.model_commit)]}
                 if has_sidecar(step, manifest.spec)
                 else {}
             ),
@@ -126,121 +139,108 @@ def _placement(step: Step, spec: RunSpec) -> dict[str, Any]:
 
 def _worker(plan: PodPlan, spec: RunSpec, settings: JobSettings) -> dict[str, Any]:
     step = plan.step
-    defaults = {Step.PLAN: settings.plan, Step.ANNOTATE: settings.worker, Step.MERGE: settings.merge}[step]
+    defaults = {Step.ANNOTATE: settings.worker, Step.MERGE: settings.merge}.get(step, settings.plan)
     given = spec.workers.resources if step is Step.ANNOTATE else None
-    env: list[dict[str, Any]] = [{"name": "HOME", "value": "/tmp"}]  # noqa: S108  (the pod's own emptyDir)
-    key = spec.model.serving.api_key_secret_ref
-    if step is Step.ANNOTATE and key is not None:
-        env.append(
-            {
-                "name": API_KEY_VARIABLE,
-                "valueFrom": {"secretKeyRef": {"name": key.name, "key": key.key}},
-            }
-        )
-    store = spec.staging.credentials_secret_ref
+    store = spec.staging.credentials_secret_ref if step is not Step.PREFETCH else None
     return {
         "name": WORKER_CONTAINER,
         "image": settings.worker_image,
         "imagePullPolicy": settings.image_pull_policy,
         "args": _arguments(plan, spec),
-        "env": with_environment(env, settings),
+        "env": with_environment([HOME, *_secrets(step, spec)], settings),
         **({"envFrom": [{"secretRef": {"name": store.name}}]} if store else {}),
         **(
             {"ports": [{"name": "progress", "containerPort": PROGRESS_PORT}]} if step is Step.ANNOTATE else {}
         ),
-        "resources": _resources(defaults, given.requests if given else {}, given.limits if given else {}),
-        "securityContext": _CONTAINER_SECURITY,
+        "resources": resources(defaults, given.requests if given else {}, given.limits if given else {}),
+        "securityContext": CONTAINER_SECURITY,
         "terminationMessagePath": _TERMINATION_LOG,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
             {"name": "manifest", "mountPath": MANIFEST_FILE.rpartition("/")[0], "readOnly": True},
-            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
-            *(
-                {"name": _volume_name(number), "mountPath": _mount_path(claim)}
-                for number, claim in enumerate(claims_of(spec))
-            ),
+            TMP_MOUNT,
+            *_worker_mounts(step, spec),
             *ca_mounts(settings),
         ],
     }
 
 
+def _worker_mounts(step: Step, spec: RunSpec) -> list[dict[str, Any]]:
+    if step is Step.PREFETCH:
+        return [models_mount(spec.model.serving)]
+    return [
+        *(
+            {"name": _volume_name(number), "mountPath": _mount_path(claim)}
+            for number, claim in enumerate(claims_of(spec))
+        ),
+        *([{"name": "hub-cache", "mountPath": _CACHE_FOLDER}] if _uses_hub(spec) else []),
+        *([media_mount()] if has_sidecar(step, spec) and spec.model.serving.local_media else []),
+    ]
+
+
+def _secrets(step: Step, spec: RunSpec) -> list[dict[str, Any]]:
+    """The EnvVars that hold tokens and keys: what the step needs, no more."""
+    source, output, serving = spec.source.token_secret_ref, spec.output.token_secret_ref, spec.model.serving
+    match step:
+        case Step.PREFETCH:
+            return from_secret(HUB_TOKEN_VARIABLE, serving.token_secret_ref)
+        case Step.PLAN:
+            return from_secret(HUB_TOKEN_VARIABLE, source)
+        case Step.ANNOTATE:
+            key = from_secret(API_KEY_VARIABLE, serving.api_key_secret_ref)
+            return [*key, *from_secret(HUB_TOKEN_VARIABLE, source)]
+        case Step.MERGE:
+            reading = source if output is not None and source != output else None
+            return [
+                *from_secret(HUB_TOKEN_VARIABLE, output or source),
+                *from_secret(SOURCE_TOKEN_VARIABLE, reading),
+            ]
+
+
 def _arguments(plan: PodPlan, spec: RunSpec) -> list[str]:
     step = plan.step
     words = [step.value, "--file", MANIFEST_FILE]
+    if step is Step.PREFETCH:
+        return [*words, "--folder", MODELS_FOLDER, "--result", _TERMINATION_LOG]
     for claim in claims_of(spec):
         words += ["--volume", f"{claim}={_mount_path(claim)}"]
     if plan.retry_token and step is not Step.PLAN:
         words += ["--retry-token", plan.retry_token]
     if plan.account and step is not Step.PLAN:
         words += ["--account", plan.account]
+    if plan.source_commit and step is not Step.PLAN:
+        words += ["--revision", plan.source_commit]
+    if _uses_hub(spec):
+        words += ["--cache", _CACHE_FOLDER]
     if step is not Step.ANNOTATE:
         return [*words, "--result", _TERMINATION_LOG]
+    serving = spec.model.serving
     words += ["--plan", plan.plan_digest]
-    words += ["--start-timeout-seconds", str(spec.model.serving.start_timeout_seconds)]
+    words += ["--start-timeout-seconds", str(serving.start_timeout_seconds)]
     words += ["--progress-port", str(PROGRESS_PORT)]
     if has_sidecar(step, spec):
-        words += ["--gpus", str(spec.model.serving.gpus)]
+        words += ["--gpus", str(serving.gpus)]
         words += ["--endpoint", f"http://127.0.0.1:{SERVER_PORT}/v1"]
+        words += ["--media-folder", MEDIA_FOLDER] if serving.local_media else []
     return words
 
 
-def _sidecar(spec: RunSpec, settings: JobSettings) -> dict[str, Any]:
-    serving, model = spec.model.serving, spec.model
-    gpus = {serving.gpu_resource: str(serving.gpus)} if serving.gpus else {}
+def _uses_hub(spec: RunSpec) -> bool:
+    """Whether source or output lie on the Hub."""
+    return spec.source.repo_id is not None or spec.output.repo_id is not None
+
+
+def _cache_volume(step: Step, spec: RunSpec) -> dict[str, Any]:
+    """For files of the Hub. It reserves nothing: the worker keeps to ``cacheBytes``, and leaves disk free.
+
+    Whoever writes more than the limit is evicted. The merge writes the changed data files beside the cached
+    ones, which are no more than the cache holds.
+    """
+    copies = 2 if step is Step.MERGE else 1
     return {
-        "name": SIDECAR_CONTAINER,
-        "image": serving.image or settings.vllm_image,
-        "restartPolicy": "Always",
-        "args": [
-            model.id,
-            f"--revision={model.revision}",
-            f"--served-model-name={model.id}",
-            f"--max-model-len={model.context_tokens}",
-            f"--host={settings.server_host}",
-            f"--port={SERVER_PORT}",
-            *settings.server_args,
-            *serving.args,
-        ],
-        "env": with_environment(
-            [
-                {"name": "HOME", "value": "/tmp"},  # noqa: S108
-                {"name": "HF_HOME", "value": "/models"},
-            ],
-            settings,
-        ),
-        "ports": [{"name": "vllm", "containerPort": SERVER_PORT}],
-        "resources": _resources(
-            settings.sidecar, serving.resources.requests | gpus, serving.resources.limits | gpus
-        ),
-        "securityContext": _CONTAINER_SECURITY,
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": [
-            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
-            {
-                "name": "models",
-                "mountPath": "/models",
-                **({"subPath": serving.cache.sub_path} if serving.cache and serving.cache.sub_path else {}),
-            },
-            {"name": "shared-memory", "mountPath": "/dev/shm"},  # noqa: S108
-            *ca_mounts(settings),
-        ],
+        "name": "hub-cache",
+        "emptyDir": {"sizeLimit": str(copies * spec.source.cache_bytes + _CACHE_SPARE_BYTES)},
     }
-
-
-def _resources(
-    defaults: ContainerDefaults, requests: Mapping[str, str], limits: Mapping[str, str]
-) -> dict[str, Any]:
-    """Each default holds for a resource that is neither requested nor limited in the manifest."""
-    named = requests.keys() | limits.keys()
-    found = {
-        "requests": {**_rest(defaults.requests, named), **requests},
-        "limits": {**_rest(defaults.limits, named), **limits},
-    }
-    return {name: value for name, value in found.items() if value}
-
-
-def _rest(defaults: Mapping[str, str], named: set[str]) -> dict[str, str]:
-    return {name: value for name, value in defaults.items() if name not in named}
 
 
 def claims_of(spec: RunSpec) -> Sequence[str]:
@@ -265,18 +265,12 @@ def _volumes(step: Step, spec: RunSpec) -> list[dict[str, Any]]:
             "downwardAPI": {"items": [{"path": "manifest.json", "fieldRef": manifest_field}]},
         },
         {"name": "tmp", "emptyDir": {}},
-        *(
-            {"name": _volume_name(number), "persistentVolumeClaim": {"claimName": claim}}
-            for number, claim in enumerate(claims_of(spec))
-        ),
     ]
-    if has_sidecar(step, spec):
-        serving = spec.model.serving
-        models = (
-            {"persistentVolumeClaim": {"claimName": serving.cache.claim_name}}
-            if serving.cache
-            else {"emptyDir": {}}
-        )
-        memory = {"emptyDir": {"medium": "Memory", "sizeLimit": serving.shared_memory}}
-        volumes += [{"name": "models", **models}, {"name": "shared-memory", **memory}]
-    return volumes
+    if step is Step.PREFETCH:
+        return [*volumes, models_volume(spec.model.serving)]
+    volumes += [
+        {"name": _volume_name(number), "persistentVolumeClaim": {"claimName": claim}}
+        for number, claim in enumerate(claims_of(spec))
+    ]
+    volumes += [_cache_volume(step, spec)] if _uses_hub(spec) else []
+    return [*volumes, *(server_volumes(spec.model.serving) if has_sidecar(step, spec) else [])]

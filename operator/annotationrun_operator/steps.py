@@ -1,5 +1,7 @@
 """The steps of a run, one after the other: which is next, what becomes of its Job."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from annotationrun_api.conditions import ConditionType
@@ -7,15 +9,22 @@ from annotationrun_api.exit_codes import ExitCode
 from annotationrun_api.labels import Step
 from annotationrun_api.reasons import Reason
 from annotationrun_api.status import EpisodeCounts
-from annotationrun_api.step_results import MergeOutcome
+from annotationrun_api.step_results import MergeOutcome, PlanResult
 from annotationrun_operator.accounting import set_active, set_waiting, take_progress, take_usage
 from annotationrun_operator.decision import Announcement, CreateJob, Decision
 from annotationrun_operator.draft import Draft, State, with_remedy
 from annotationrun_operator.ending import PUBLISHED, complete, fail, record_publication, take_counts
-from annotationrun_operator.inputs import digest_of
+from annotationrun_operator.inputs import digest_of, fetched_from
 from annotationrun_operator.jobs import JobPlan, job_name, make_job
 from annotationrun_operator.observation import JobView
-from annotationrun_operator.outcomes import Failure, job_failure, plan_result, pod_failure, pods_of
+from annotationrun_operator.outcomes import (
+    Failure,
+    job_failure,
+    plan_result,
+    pod_failure,
+    pods_of,
+    prefetch_result,
+)
 from annotationrun_operator.pods import WORKER_CONTAINER
 from annotationrun_operator.run_pass import RunPass
 from annotationrun_operator.waiting import has_started, refusal_reason, why_waiting
@@ -32,6 +41,7 @@ DISRUPTIONS_WITHOUT_PROGRESS: Final = 20
 
 _STATES = {
     Step.PLAN: (Reason.PLANNING, ConditionType.PLANNED),
+    Step.PREFETCH: (Reason.FETCHING_MODEL, ConditionType.ANNOTATED),
     Step.ANNOTATE: (Reason.ANNOTATING, ConditionType.ANNOTATED),
     Step.MERGE: (Reason.MERGING, ConditionType.MERGED),
 }
@@ -53,14 +63,30 @@ def take_step(run: RunPass) -> Decision:
     if not status.plan.digest:
         return _work(run, Step.PLAN, status.plan.input_digest, 1)
     annotate = status.annotate
-    is_annotated = annotate.input_digest == status.plan.digest and annotate.ended_attempt == annotate.attempt
+    is_of_plan = annotate.input_digest == status.plan.digest
+    is_annotated = is_of_plan and annotate.ended_attempt == annotate.attempt
     if status.plan.pending and not is_annotated:
+        model, is_open = _wanted_model(run), is_of_plan and annotate.job_name
+        if model and not is_open and not _is_fetched(run.draft, model):
+            return _work(run, Step.PREFETCH, model, 1)
         return _work(run, Step.ANNOTATE, status.plan.digest, _pods(run))
     if ConditionType.ANNOTATED not in run.draft.steps:
         reason = Reason.SUCCEEDED if status.plan.pending else Reason.NOTHING_TO_DO
         run.draft.steps[ConditionType.ANNOTATED] = (True, reason, _server(run.draft))
     wanted = digest_of([status.plan.digest, run.inputs.merge, annotate.attempt])
     return _work(run, Step.MERGE, wanted, 1)
+
+
+def _wanted_model(run: RunPass) -> str:
+    """Digest of what a prefetch Job is made from; empty where none is needed."""
+    model = fetched_from(run.manifest.spec)
+    return digest_of(model) if model is not None else ""
+
+
+def _is_fetched(draft: Draft, model: str) -> bool:
+    """Whether the cache holds the model, as far as this plan has seen; what it held before may be gone."""
+    prefetch = draft.status.prefetch
+    return prefetch.input_digest == model and bool(prefetch.commit)
 
 
 def _server(draft: Draft) -> str:
@@ -81,7 +107,7 @@ def _work(run: RunPass, step: Step, wanted: str, pods: int) -> Decision:
     draft = run.draft
     current = draft.step(step)
     if current.input_digest != wanted:  # what was done by other settings is over
-        draft.set_step(step, input_digest=wanted, job_name="")
+        draft.set_step(step, input_digest=wanted, job_name="", **_NOTHING_DONE.get(step, {}))
         current = draft.step(step)
     others = [job for job in draft.live_jobs() if job.name != current.job_name]
     if others or (step is Step.MERGE and _merge_pods_go(draft, current.job_name)):
@@ -122,9 +148,20 @@ def _open_attempt(run: RunPass, step: Step, pods: int) -> Decision:
     return _create(run, step, pods)
 
 
-def _creation(run: RunPass, step: Step, pods: int) -> CreateJob:
+def creation(run: RunPass, step: Step, pods: int) -> CreateJob:
+    """Of the Job of the step's attempt that stands in the status."""
     draft, current = run.draft, run.draft.step(step)
-    plan = JobPlan(step, current.attempt, current.job_name, draft.status.plan.digest, pods)
+    status, is_fetched = draft.status, _is_fetched(draft, _wanted_model(run))
+    commit = status.prefetch.commit if step is Step.ANNOTATE and is_fetched else ""
+    plan = JobPlan(
+        step,
+        current.attempt,
+        current.job_name,
+        status.plan.digest,
+        pods,
+        source_commit=status.plan.source_commit,
+        model_commit=commit,
+    )
     return CreateJob(make_job(draft.seen.run, run.manifest, plan, draft.settings))
 
 
@@ -133,19 +170,22 @@ def _create(run: RunPass, step: Step, pods: int) -> Decision:
     draft, current, refusal = run.draft, run.draft.step(step), run.draft.seen.refusal
     set_active(draft, is_active=True)
     if refusal is None or refusal.job_name != current.job_name:
-        draft.actions.append(_creation(run, step, pods))
+        draft.actions.append(creation(run, step, pods))
         return _working(run, step, Reason.WAITING_FOR_PODS, "")
     reason = Reason.JOB_CONFLICT if refusal.is_conflict else refusal_reason(refusal.message)
     if step is Step.PLAN and reason is Reason.ADMISSION_REFUSED and refusal.code == _UNPROCESSABLE:
         return fail(run, Failure(reason, refusal.message))
     since = (draft.now - refusal.time).total_seconds()
     if since >= CREATE_AGAIN_SECONDS:
-        draft.actions.append(_creation(run, step, pods))
+        draft.actions.append(creation(run, step, pods))
     draft.recheck(CREATE_AGAIN_SECONDS - since)
     return _await(run, step, reason, refusal.message)
 
 
 _UNPROCESSABLE = 422
+_NOT_OF_THE_DOWNLOAD = frozenset({Reason.OUT_OF_MEMORY})
+_NOTHING_DONE: Mapping[Step, Mapping[str, object]] = {Step.PREFETCH: {"commit": ""}}
+"""Fields of a step's status that are of other settings once these are."""
 
 
 def _watch(run: RunPass, step: Step, job: JobView) -> Decision:
@@ -217,6 +257,8 @@ def _take_end(run: RunPass, step: Step, job: JobView) -> Decision:
     set_waiting(run.draft, is_waiting=False)
     if step is Step.PLAN:
         return _take_plan(run, job)
+    if step is Step.PREFETCH:
+        return _take_model(run, job)
     if step is Step.ANNOTATE:
         return _take_annotated(run, job)
     return _take_merged(run, job)
@@ -229,17 +271,39 @@ def _take_plan(run: RunPass, job: JobView) -> Decision:
     result = plan_result(job, draft.seen.pods)
     if result is None:
         return _try_again(run, Step.PLAN, Failure(Reason.PLAN_UNREADABLE, f"The last Job is {job.name}"))
+    draft.set_step(Step.PLAN, looked_time=draft.now)
+    return go_on_with(run, result)
+
+
+def go_on_with(run: RunPass, plan: PlanResult) -> Decision:
+    """Take a plan over, and go on with the step that is next."""
+    draft = run.draft
     draft.set_step(
         Step.PLAN,
-        digest=result.plan,
-        pending=result.pending,
-        source_commit=result.source_commit,
+        digest=plan.plan,
+        pending=plan.pending,
+        source_commit=plan.source_commit,
+        ended_attempt=draft.status.plan.attempt,
         retries=0,
     )
-    done = result.episodes - min(result.pending, result.episodes)
-    draft.set(episodes=EpisodeCounts(total=result.episodes, done=done))
-    message = f"{result.episodes} episodes, {result.pending} of them to look at."
+    done = plan.episodes - min(plan.pending, plan.episodes)
+    draft.set(episodes=EpisodeCounts(total=plan.episodes, done=done))
+    message = f"{plan.episodes} episodes, {plan.pending} of them to look at."
     draft.steps[ConditionType.PLANNED] = (True, Reason.SUCCEEDED, message)
+    return take_step(run)
+
+
+def _take_model(run: RunPass, job: JobView) -> Decision:
+    draft = run.draft
+    if job.has_failed:
+        failure = job_failure(job, draft.seen.pods)
+        is_ours = failure.reason not in _NOT_OF_THE_DOWNLOAD
+        return fail(run, replace(failure, reason=Reason.MODEL_DOWNLOAD_FAILED) if is_ours else failure)
+    result = prefetch_result(job, draft.seen.pods)
+    if result is None:
+        said = f"The prefetch Job {job.name} ended without a result that can be read"
+        return _try_again(run, Step.PREFETCH, Failure(Reason.INTERNAL_ERROR, said))
+    draft.set_step(Step.PREFETCH, commit=result.commit, ended_attempt=job.attempt, retries=0)
     return take_step(run)
 
 
@@ -255,7 +319,7 @@ def _take_annotated(run: RunPass, job: JobView) -> Decision:
 
 def _take_merged(run: RunPass, job: JobView) -> Decision:
     draft = run.draft
-    outcome = record_publication(draft, job)
+    outcome = record_publication(run, job)
     if outcome is None:
         if job.has_failed:
             return fail(run, job_failure(job, draft.seen.pods))

@@ -39,12 +39,17 @@ def missing_secret(manifest):
     }
 
 
+def missing_token(manifest):
+    manifest["spec"]["model"]["serving"]["tokenSecretRef"] = {"name": "nobodys", "key": "token"}
+
+
 @pytest.mark.parametrize(
     ("breaks", "said"),
     [
         pytest.param(wrong_image, ["localhost/nowhere:1", "serving.image"], id="image"),
         pytest.param(unschedulable, ["nvidia.com/gpu", "node selector"], id="unschedulable"),
         pytest.param(missing_secret, ["nobodys", "Create the Secret"], id="secret"),
+        pytest.param(missing_token, ["container vllm", "nobodys", "Create the Secret"], id="token"),
     ],
 )
 def test_pods_that_do_not_start_end_the_run_at_its_deadline(space, images, breaks, said):

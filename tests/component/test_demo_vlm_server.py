@@ -112,7 +112,9 @@ SHEET = [*FRAME, {"type": "text", "text": "1 contact sheets with 7 frames in tot
         pytest.param(chat_body("weather", FRAME), 400, "can't answer 'weather'", id="unknown kind"),
         pytest.param(chat_body("subtasks", []), 400, "without a picture", id="no picture"),
         pytest.param(chat_body("vqa_bbox", BROKEN), 400, "can't be decoded", id="broken picture"),
-        pytest.param(chat_body("vqa_bbox", REMOTE), 400, "expected data:image", id="a file's URL"),
+        pytest.param(
+            chat_body("vqa_bbox", REMOTE), 400, "without `--allowed-local-media-path`", id="a file's URL"
+        ),
         pytest.param(chat_body("subtasks", SHEET), 400, "don't fill", id="a sheet of another size"),
         pytest.param(chat_body("vqa_bbox", FRAME, stream=True), 400, "does not stream", id="streaming"),
         pytest.param({"model": "demo-vlm"}, 400, "messages", id="no messages"),

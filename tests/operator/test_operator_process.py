@@ -11,10 +11,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from tests.support.api_server import api_server
-from tests.support.job_player import PLAN
+from tests.support.job_player import COMMIT, PLAN, STEP_LABEL
 from tests.support.kube_api import PODS, wait_for
 from tests.support.operator_process import operator_process
 from tests.support.played_run import PlayedRun
+from tests.support.run_world import CACHED_MODEL
 
 from annotationrun_api.labels import Step
 from annotationrun_api.step_results import PROGRESS_PORT, WorkerProgress, write_result
@@ -56,6 +57,22 @@ def test_a_run_goes_through_its_steps_to_complete(server, namespace, operator):
     told = {event["reason"] for event in events if event["involvedObject"].get("uid") == run.uid}
     assert {"JobCreated", "Complete"} <= told
     assert "Traceback" not in operator.log
+
+
+def test_a_model_is_fetched_before_the_workers_and_the_servers_get_its_commit(server, namespace, operator):
+    run = PlayedRun(server.api, namespace, model=CACHED_MODEL)
+    run.player.held.add(Step.PREFETCH)
+    run.play_until("FetchingModel")
+    assert run.created_jobs() == ["plan 1", "prefetch 1"]
+    run.player.held = {Step.ANNOTATE}
+    run.play_until("Annotating")
+    assert run.get()["status"]["prefetch"]["commit"] == COMMIT
+    (job,) = [job for job in run.player.jobs() if job["metadata"]["labels"][STEP_LABEL] == Step.ANNOTATE]
+    (vllm,) = job["spec"]["template"]["spec"]["initContainers"]
+    assert f"--revision={COMMIT}" in vllm["args"]
+    run.player.held.clear()
+    run.play_until("Complete")
+    assert run.created_jobs() == ["plan 1", "prefetch 1", "annotate 1", "merge 1"]
 
 
 def test_metrics_tell_of_runs_passes_and_writes(server, namespace, operator):

@@ -237,6 +237,7 @@ _NUMBERS = (
     *_each(f"{_VQA}.framesPerTick", 0, 1001, 1.5),
     *_each("spec.seed", -1, 2_147_483_648),
     *_each("spec.frames.cacheBytes", -1, (1 << 40) + 1),
+    *_each("spec.source.cacheBytes", (1 << 20) - 1, (1 << 50) + 1),
     *_each("spec.frames.toleranceSeconds", 0, 1.1),
     *_each("spec.workers.parallelism", 0, 10_001),
     *_each("spec.workers.episodeConcurrency", 0, 1025),

@@ -10,15 +10,16 @@ from typing import Any
 from tests.support.kube_api import JOBS, PODS, KubeApi
 
 from annotationrun_api.labels import Step
-from annotationrun_api.step_results import MergeOutcome, PlanResult, write_result
+from annotationrun_api.step_results import MergeOutcome, PlanResult, PrefetchResult, write_result
 from annotationrun_operator.pods import WORKER_CONTAINER
 
-PLAN, MERGED = "ab" * 32, "cd" * 32
+PLAN, MERGED, COMMIT = "ab" * 32, "cd" * 32, "ef" * 20
 EPISODES = 6
 STARTED, ENDED = "2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z"
 STEP_LABEL = "annotationrun.dev/step"
 MESSAGES = {
     Step.PLAN: write_result(PlanResult(plan=PLAN, episodes=EPISODES, pending=EPISODES)),
+    Step.PREFETCH: write_result(PrefetchResult(model="org/model", commit=COMMIT, files=3, size_bytes=7)),
     Step.ANNOTATE: "",
     Step.MERGE: write_result(
         MergeOutcome(
@@ -42,6 +43,8 @@ class JobPlayer:
     namespace: str
     held: set[Step] = field(default_factory=set)
     pod_ip: str = ""
+    messages: dict[Step, str] = field(default_factory=lambda: dict(MESSAGES))
+    """What a step's pod tells."""
 
     def turn(self) -> None:
         """Give pods to Jobs without, end those that may end, remove what is orphaned."""
@@ -92,7 +95,7 @@ class JobPlayer:
         terminated = {
             "exitCode": 0,
             "reason": "Completed",
-            "message": MESSAGES[step],
+            "message": self.messages[step],
             "startedAt": STARTED,
             "finishedAt": ENDED,
         }

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.support.job_player import ENDED, MESSAGES, STARTED, STEP_LABEL, JobPlayer
+from tests.support.job_player import ENDED, STARTED, STEP_LABEL, JobPlayer
 from tests.support.kube_api import PODS
 
 from annotationrun_api.exit_codes import ExitCode
@@ -34,7 +34,7 @@ class PodPlayer(JobPlayer):
                 self._tell(path, "Failed", _ended(ExitCode.INTERRUPTED, ""))
             self.api.delete(path, gracePeriodSeconds=0)
         elif phase in {"Pending", "Running"} and step not in self.held:
-            self._tell(path, "Succeeded", _ended(ExitCode.OK, MESSAGES[step]))
+            self._tell(path, "Succeeded", _ended(ExitCode.OK, self.messages[step]))
 
     def _tell(self, path: str, phase: str, state: dict[str, Any]) -> None:
         container = {

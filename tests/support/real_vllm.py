@@ -7,7 +7,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +82,8 @@ def real_vllm(
     served_model_name: str = SERVED_NAME,
     images_per_prompt: int = 32,
     arguments: Sequence[str] = (),
+    model: str | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[RealVllm]:
     """A server that is healthy; it is stopped, with all its processes, at the end.
 
@@ -91,7 +93,9 @@ def real_vllm(
         max_model_len: tokens of prompt and answer together.
         served_model_name: the model's name for clients.
         images_per_prompt: more are refused.
-        arguments: further ones of ``vllm serve``.
+        arguments: further ones of ``vllm serve``; of an option twice, the last holds.
+        model: its name on the Hub, in place of the weights' folder.
+        variables: of its environment, beside ours.
 
     Raises:
         VllmError: it ended before it was healthy, or is not healthy in time.
@@ -103,12 +107,12 @@ def real_vllm(
     with _reserved_port() as port, log.open("wb") as output:
         process = subprocess.Popen(
             [
-                environment / "env/bin/vllm", "serve", environment / "models" / weights,
+                environment / "env/bin/vllm", "serve", model or environment / "models" / weights,
                 "--host=127.0.0.1", f"--port={port}", f"--served-model-name={served_model_name}",
                 f"--max-model-len={max_model_len}", *FOR_CPUS, *limits, *arguments,
             ],
-            env=_variables(folder), cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            start_new_session=True,
+            env=_variables(folder) | dict(variables or {}), cwd=folder, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=output, stderr=output,
         )  # fmt: skip
         server = RealVllm(f"http://127.0.0.1:{port}", process, log)
         try:

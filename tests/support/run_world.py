@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from annotationrun_api.conditions import ConditionType, find_condition
 from annotationrun_api.labels import KUEUE_QUEUE_LABEL, SPEC_DIGEST_ANNOTATION, Step
 from annotationrun_api.status import RunStatus, read_status, write_status
-from annotationrun_api.step_results import MergeOutcome, PlanResult, write_result
+from annotationrun_api.step_results import MergeOutcome, PlanResult, PrefetchResult, write_result
 from annotationrun_operator.decide import decide
 from annotationrun_operator.decision import CreateJob, Decision, DeleteJob
 from annotationrun_operator.job_settings import JobSettings
@@ -20,12 +20,15 @@ from annotationrun_operator.observation import (
     PodView,
     RunView,
 )
-from annotationrun_operator.pods import SIDECAR_CONTAINER, WORKER_CONTAINER
+from annotationrun_operator.pods import WORKER_CONTAINER
+from annotationrun_operator.sidecar import SIDECAR_CONTAINER
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SETTINGS = JobSettings(worker_image="worker:1", vllm_image="vllm:1")
 PLAN = "ab" * 32
 MERGED = "cd" * 32
+COMMIT = "ef" * 20
+"""Of the model that a prefetch finds."""
 
 MANIFEST = {
     "apiVersion": "annotationrun.dev/v1alpha1",
@@ -40,6 +43,8 @@ MANIFEST = {
         "staging": {"volume": {"claimName": "data", "subPath": "staging"}},
     },
 }
+CACHED_MODEL = {"id": "org/model", "serving": {"cache": {"claimName": "data", "subPath": "models"}}}
+"""One that is fetched into a claim first."""
 
 
 @dataclass
@@ -176,20 +181,35 @@ class RunWorld:
         condition = JobCondition(kind, "PodFailurePolicy" if code else "", "")
         self.jobs[job.name] = replace(job, conditions=(condition,), succeeded=int(not code))
 
-    def end_plan(self, episodes: int = 6, pending: int = 6) -> None:
-        self.end(Step.PLAN, 0, write_result(PlanResult(plan=PLAN, episodes=episodes, pending=pending)))
+    def end_plan(
+        self, episodes: int = 6, pending: int = 6, plan: str = PLAN, source_commit: str = ""
+    ) -> None:
+        told = PlanResult(plan=plan, episodes=episodes, pending=pending, source_commit=source_commit)
+        self.end(Step.PLAN, 0, write_result(told))
+
+    def end_prefetch(self, commit: str = COMMIT) -> None:
+        told = PrefetchResult(model="org/model", commit=commit, files=3, size_bytes=7)
+        self.end(Step.PREFETCH, 0, write_result(told))
 
     def end_merge(self, outcome: str = "Published", total: int = 6, **fields) -> None:
         fields = {"done": total, "results": total, "merge_digest": MERGED, "place": "data:out"} | fields
         told = MergeOutcome(outcome=outcome, plan=PLAN, total=total, **fields)
         self.end(Step.MERGE, 5 if outcome in ("Missing", "TooManyFailed") else 0, write_result(told))
 
+    def end_well(self, step: Step) -> None:
+        """The step's Job ends; the merge has one way more to do so."""
+        {
+            Step.PLAN: self.end_plan,
+            Step.PREFETCH: self.end_prefetch,
+            Step.ANNOTATE: lambda: self.end(Step.ANNOTATE),
+        }[step]()
+
     def go_to(self, step: Step) -> None:
         """Passes, and Jobs that end well, until the step's Job is there."""
         self.settle()
         while self.live != [step]:
             (current,) = self.live
-            {Step.PLAN: self.end_plan, Step.ANNOTATE: lambda: self.end(Step.ANNOTATE)}[current]()
+            self.end_well(current)
             self.settle()
 
     def complete(self) -> None:

@@ -16,6 +16,7 @@ from annotationrun_worker.interrupts import raise_when_stopped
 COMMANDS: Final[Mapping[str, str]] = {
     "run": "Annotate the manifest's dataset and write the annotated one.",
     "plan": "Tell what a run would do, before anything is spent.",
+    "prefetch": "Fetch the manifest's model from the Hub into a folder, if it is not there yet.",
     "annotate": "Make the results that are missing; write nothing to the output.",
     "merge": "Write the annotated dataset from what is staged; nothing is asked.",
     "validate": "Check every rule of the language columns; exits 4 if one is broken.",

@@ -20,6 +20,10 @@ MAX_LINE_BYTES = 1 << 16
 WRITE_BYTES = 1 << 16
 
 
+_CDN_NAMES = {"127.0.0.1": "localhost"}
+"""The real CDN is another host, and clients of version 1 tell it by the name alone."""
+
+
 class Listener(ThreadingHTTPServer):
     """One port; the Hub and its CDN are two of these over the same state, as they have different origins."""
 
@@ -113,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
             headers,
             self.client_address[0],
             f"http://{host}",
-            f"http://{name}:{self.server.cdn_port}",
+            f"http://{_CDN_NAMES.get(name, name)}:{self.server.cdn_port}",
             body,
         )
 

@@ -201,7 +201,7 @@ def test_condition_types_are_those_that_are_promised():
     promised = "Ready Reconciling Stalled Complete Failed Suspended Planned Annotated Merged Published"
     assert [kind.value for kind in ConditionType] == promised.split()
     assert all(kind.meaning for kind in ConditionType)
-    assert [step.value for step in Step] == ["plan", "annotate", "merge"]
+    assert [step.value for step in Step] == ["plan", "prefetch", "annotate", "merge"]
 
 
 @pytest.mark.parametrize(

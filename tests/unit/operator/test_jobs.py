@@ -14,12 +14,14 @@ from annotationrun_operator.job_settings import CaBundle
 from annotationrun_operator.jobs import MAX_NAME_CHARACTERS, JobPlan, job_name, make_job
 
 
-def made(step: Step, pods: int = 1, labels=None, annotations=None, settings=SETTINGS, **spec):
+def made(
+    step: Step, pods=1, labels=None, annotations=None, settings=SETTINGS, commit="", source_commit="", **spec
+):
     """The Job of a step of a run whose spec has these fields too."""
     value = copy.deepcopy(MANIFEST)
     value["spec"].update(spec)
     world = RunWorld(manifest=value, labels=labels or {}, annotations=annotations or {})
-    plan = JobPlan(step, 1, "run-step-12345678", PLAN, pods)
+    plan = JobPlan(step, 1, "run-step-12345678", PLAN, pods, source_commit, commit)
     return make_job(world.observe().run, parse_object(value, "run"), plan, settings)
 
 
@@ -79,7 +81,7 @@ def test_the_pod_has_the_manifest_that_the_worker_reads(step):
     assert parse_manifest(text, "pod").spec == parse_object(expected, "run").spec
     worker = containers(job)["worker"]
     assert worker["args"][:3] == [step.value, "--file", "/etc/annotationrun/manifest.json"]
-    assert "data=/volumes/data" in worker["args"]
+    assert ("data=/volumes/data" in worker["args"]) is (step is not Step.PREFETCH)
 
 
 def test_only_the_annotate_step_has_a_server_and_it_is_a_native_sidecar_without_a_startup_probe():
@@ -123,10 +125,11 @@ def test_endpoints_of_others_need_no_sidecar_and_their_key_is_given_to_the_askin
 
 def test_the_stores_credentials_are_given_to_the_workers_and_not_to_the_server():
     staging = {"uri": "s3://bucket/x", "credentialsSecretRef": {"name": "store"}}
-    for step in Step:
+    for step in (Step.PLAN, Step.ANNOTATE, Step.MERGE):
         found = containers(made(step, staging=staging))
         assert found["worker"]["envFrom"] == [{"secretRef": {"name": "store"}}]
     assert "envFrom" not in containers(made(Step.ANNOTATE, staging=staging))["vllm"]
+    assert "envFrom" not in containers(made(Step.PREFETCH, staging=staging))["worker"]
 
 
 def test_the_overlay_is_added_and_never_takes_our_labels():
@@ -205,6 +208,13 @@ def option(job, name: str) -> str | None:
 def test_workers_work_by_the_staged_plan():
     assert option(made(Step.ANNOTATE), "--plan") == PLAN
     assert option(made(Step.PLAN), "--plan") is None
+
+
+def test_workers_read_the_commit_that_was_planned():
+    for step in (Step.ANNOTATE, Step.MERGE):
+        assert option(made(step, source_commit="c" * 40), "--revision") == "c" * 40
+        assert option(made(step), "--revision") is None
+    assert option(made(Step.PLAN, source_commit="c" * 40), "--revision") is None
 
 
 def test_each_new_time_of_a_request_is_another_retry_token_for_those_that_ask():

@@ -4,7 +4,7 @@ import copy
 from dataclasses import replace
 
 import pytest
-from tests.support.run_world import MANIFEST, PLAN, SETTINGS, RunWorld
+from tests.support.run_world import CACHED_MODEL, MANIFEST, PLAN, SETTINGS, RunWorld
 
 from annotationrun_api.conditions import ConditionType
 from annotationrun_api.labels import KUEUE_QUEUE_LABEL, SPEC_DIGEST_ANNOTATION, Step
@@ -13,7 +13,12 @@ from annotationrun_operator.jobs import JobPlan, make_job
 from annotationrun_operator.observe import is_job_of, is_ours_to_adopt, view_job
 
 READY, FAILED, STALLED = ConditionType.READY, ConditionType.FAILED, ConditionType.STALLED
-WORKING = {Step.PLAN: "Planning", Step.ANNOTATE: "Annotating", Step.MERGE: "Merging"}
+WORKING = {
+    Step.PLAN: "Planning",
+    Step.PREFETCH: "FetchingModel",
+    Step.ANNOTATE: "Annotating",
+    Step.MERGE: "Merging",
+}
 FLAVOR = {"nodeSelector": {"pool": "a100"}, "tolerations": [{"key": "a100", "operator": "Exists"}]}
 """What a ResourceFlavor injects into the pod template."""
 
@@ -23,7 +28,7 @@ class QueuedWorld(RunWorld):
 
     def __init__(self, **spec) -> None:
         super().__init__()
-        self.edit(queueName="gpus", **spec)
+        self.edit(queueName="gpus", model=CACHED_MODEL, **spec)
 
     def admit(self, step: Step, **changes) -> dict:
         """Let the step's Job go, with what Kueue writes into it; the object as the API server has it then."""
@@ -46,7 +51,7 @@ class QueuedWorld(RunWorld):
         while self.live != [step]:
             (current,) = self.live
             self.admit(current)
-            {Step.PLAN: self.end_plan, Step.ANNOTATE: lambda: self.end(Step.ANNOTATE)}[current]()
+            self.end_well(current)
             self.settle()
 
 
@@ -146,7 +151,7 @@ def test_what_kueue_writes_into_a_job_is_left_alone(changes):
     world.run_pod(Step.ANNOTATE)
     assert world.settle().actions == ()
     assert world.live == [Step.ANNOTATE]
-    assert len(world.created) == 2
+    assert len(world.created) == 3
     # An operator that had created it, and died before it knew, takes it for its own.
     digest = world.created[-1]["metadata"]["annotations"][SPEC_DIGEST_ANNOTATION]
     assert is_job_of(raw, "run-uid")

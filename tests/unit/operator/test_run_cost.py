@@ -1,11 +1,12 @@
 """What a run has cost, in its status: tokens as its workers counted, GPU time as its pods held it."""
 
 import pytest
-from tests.support.run_world import RunWorld
+from tests.support.run_world import PLAN, RunWorld
 
 from annotationrun_api.conditions import ConditionType
 from annotationrun_api.labels import Step
 from annotationrun_api.run_usage import RunUsage
+from annotationrun_api.step_results import WorkerProgress
 
 TOLD = RunUsage(
     requests=41, answered=40, retries=2, prompt_tokens=90_000, completion_tokens=6_000, gpu_seconds=77
@@ -79,3 +80,20 @@ def test_a_run_that_finds_all_done_has_cost_nothing():
     world.end_merge(usage=RunUsage().with_video_seconds(3_600))
     world.settle()
     assert world.message().endswith("in data:out. 0 requests, 0 prompt and 0 output tokens.")
+
+
+def test_questions_without_an_answer_are_told_and_stay_told_while_another_attempt_is_at_work():
+    world = annotated(gpus=0, seconds=10)
+    world.end_merge("Missing", done=3, holes=2)
+    world.settle()
+    world.run_pod(Step.ANNOTATE)
+    world.extra = {"progress": WorkerProgress(plan=PLAN, total=6, done=5)}
+    world.settle()
+    assert (world.status.episodes.done, world.status.episodes.holes) == (5, 2)
+    world.extra = {}
+    world.end(Step.ANNOTATE)
+    world.settle()
+    world.end_merge(holes=4, usage=TOLD)
+    world.settle()
+    assert world.status.episodes.holes == 4
+    assert "4 of the questions got no usable answer." in world.message(ConditionType.COMPLETE)

@@ -3,7 +3,12 @@ import subprocess
 import sys
 
 import pytest
+import typer
+from tests.support.run_world import CACHED_MODEL
+from tests.unit.operator.test_jobs import containers, made
+from typer.testing import CliRunner
 
+from annotationrun_api.labels import Step
 from annotationrun_worker.command_line import COMMANDS, load_command
 
 
@@ -34,3 +39,24 @@ def test_the_process_ends_without_taking_the_interpreter_apart():
     assert done.returncode == 0
     assert "Usage: " in done.stdout
     assert "taken apart" not in done.stdout
+
+
+@pytest.mark.parametrize("step", Step)
+def test_the_commands_know_the_options_that_the_operator_gives_them(step):
+    serving = {**CACHED_MODEL["serving"], "localMedia": True}
+    annotations = {"annotationrun.dev/requested-at": "now"}
+    job = made(
+        step,
+        annotations=annotations,
+        commit="c" * 40,
+        source_commit="d" * 40,
+        model={**CACHED_MODEL, "serving": serving},
+    )
+    command, *options = containers(job)["worker"]["args"]
+    app = typer.Typer()
+    app.command()(load_command(command))
+    done = CliRunner().invoke(app, [*options, "--help"])
+    assert done.exit_code == 0, done.output
+    assert "Usage: " in done.output
+    refused = CliRunner().invoke(app, [*options, "--no-such-option", "--help"])
+    assert refused.exit_code == 2

@@ -7,6 +7,7 @@ import pytest
 from tests.support.manifests import local_run
 
 from annotationrun_api.step_results import MAX_MESSAGE_BYTES, MergeOutcome, read_result, write_result
+from annotationrun_worker.annotate.context import Hole
 from annotationrun_worker.dataset.records import EpisodeIndex
 from annotationrun_worker.errors import IncompleteError, TooManyFailedError
 from annotationrun_worker.frames.provider import FrameCounts
@@ -65,6 +66,12 @@ def test_episodes_and_results_are_counted_whole_and_in_part():
         (7, "vqa"),
     ]
     assert result.failures[0].attempts == 3
+
+
+def test_questions_without_an_answer_are_counted():
+    hole = Hole(frame=3, camera=None, kind="speech", cause="no JSON")
+    annotated = AnnotateReport(episodes_done=9, holes=[(EpisodeIndex(1), hole), (EpisodeIndex(4), hole)])
+    assert told(annotated, fault=IncompleteError("x")).holes == 2
 
 
 def test_what_the_workers_used_is_told_with_the_length_of_what_they_annotated():

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
+from annotationrun_api.prompt_media import frames_per_prompt
 from annotationrun_api.spec_modules import PlanModule
 from annotationrun_worker.annotate import memory, relabel, task_variants
 from annotationrun_worker.annotate.answer_text import AnyText, Text
@@ -11,7 +12,7 @@ from annotationrun_worker.annotate.context import EpisodeContext
 from annotationrun_worker.annotate.memory import remember_subtasks
 from annotationrun_worker.annotate.relabel import relabel_subtasks
 from annotationrun_worker.annotate.sampling import Window, plan_samples, split_windows
-from annotationrun_worker.annotate.showing import Shown, frames_per_prompt, show_frames
+from annotationrun_worker.annotate.showing import Shown, show_frames
 from annotationrun_worker.annotate.spans import (
     RawSpan,
     Span,

@@ -88,13 +88,6 @@ def shown_words(settings: PlanModule, frame_count: int) -> str:
             )
 
 
-def frames_per_prompt(settings: PlanModule) -> int:
-    """How many frames go into one prompt at most."""
-    if settings.input == "VideoUrl":
-        return min(settings.max_frames_per_prompt, settings.max_video_frames)
-    return settings.max_frames_per_prompt
-
-
 def since_first(context: EpisodeContext, frames: Sequence[int]) -> tuple[float, ...]:
     """The times of ``frames`` from the first of them."""
     return tuple(context.seconds(frame) - context.seconds(frames[0]) for frame in frames)

@@ -5,11 +5,12 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
+from annotationrun_api.prompt_media import frames_per_prompt
 from annotationrun_api.spec_modules import PlanModule
 from annotationrun_worker.annotate.answer_text import Line
 from annotationrun_worker.annotate.context import EffectiveTask, EpisodeContext
 from annotationrun_worker.annotate.sampling import plan_samples
-from annotationrun_worker.annotate.showing import frames_per_prompt, show_frames
+from annotationrun_worker.annotate.showing import show_frames
 from annotationrun_worker.dataset.records import CameraKey
 from annotationrun_worker.errors import AnswerError
 from annotationrun_worker.frames.timestamps import uniform_indices

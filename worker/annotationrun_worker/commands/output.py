@@ -117,11 +117,12 @@ def _faults(annotated: AnnotateReport) -> Iterator[str]:
 def _count_lines(report: RunReport) -> Iterator[str]:
     annotated, frames = report.annotated, report.frames
     failed = len(annotated.failed_episodes)
+    by_module = ", ".join(f"{name} {count}" for name, count in sorted(annotated.holes_by_module.items()))
     failed_part = f" ({failed} failed, their rows stay as they were)" if failed else ""
     yield (
         f"{report.episodes} episodes{failed_part}, {annotated.results_made} results made, "
         f"{annotated.results_reused} reused, {annotated.results_made_twice} made twice, "
-        f"{len(annotated.holes)} holes"
+        f"{len(annotated.holes)} holes{by_module and f' ({by_module})'}"
     )
     if annotated.worker_deaths:
         yield f"{annotated.worker_deaths} worker processes died, others went on in their place"

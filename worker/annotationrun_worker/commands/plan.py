@@ -61,6 +61,7 @@ def _frames(report: PlanReport) -> int:
 def _value(report: PlanReport) -> dict[str, object]:
     return {
         "plan": report.digest,
+        "source": str(report.run.places.source),
         "episodes": len(report.plan.episodes),
         "frames": _frames(report),
         "modules": {name: asdict(estimate) for name, estimate in report.estimates.items()},
@@ -80,5 +81,6 @@ def _print(console: Console, report: PlanReport) -> None:
         counts = (estimate.requests, estimate.images, estimate.prompt_tokens, estimate.answer_tokens)
         table.add_row(name, *(f"{count:,}" for count in counts))
     console.print(table)
-    for line in (f"plan: {report.digest}", f"staging: {report.run.places.staging}"):
+    places = report.run.places
+    for line in (f"source: {places.source}", f"plan: {report.digest}", f"staging: {places.staging}"):
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -11,7 +11,9 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote, urlsplit
 
 import av
 import numpy as np
@@ -155,8 +157,12 @@ class _SheetGrid:
         return min(self.frames_per_sheet, self.frame_count - sheet * self.frames_per_sheet)
 
 
-def parse_request(body: dict[str, Any]) -> ChatRequest:
+def parse_request(body: dict[str, Any], media_folder: Path | None = None) -> ChatRequest:
     """Take in the decoded JSON ``body`` of a chat completion request.
+
+    Args:
+        body: the request.
+        media_folder: files below it may be referred to; ``None``: none may.
 
     Raises:
         BadRequestError: it is no such request, a picture can't be decoded, or it fits no sheet of that size.
@@ -174,7 +180,7 @@ def parse_request(body: dict[str, Any]) -> ChatRequest:
         model=parsed.model,
         kind=named.name if named else _guess_kind(text),
         text=text,
-        images=tuple(_read_images(parts, _find_grid(text))),
+        images=tuple(_read_images(parts, _find_grid(text), media_folder)),
         seed=parsed.seed or 0,
         schema=named.schema_ if named else {},
     )
@@ -204,7 +210,7 @@ def _find_grid(text: str) -> _SheetGrid | None:
 
 
 def _read_images(
-    parts: Sequence[_TextPart | _ImagePart | _VideoPart], grid: _SheetGrid | None
+    parts: Sequence[_TextPart | _ImagePart | _VideoPart], grid: _SheetGrid | None, media_folder: Path | None
 ) -> list[SentImage]:
     images: list[SentImage] = []
     words = ""
@@ -213,15 +219,32 @@ def _read_images(
             words = part.text
             continue
         if isinstance(part, _VideoPart):
-            images.append(_read_video(_decode_url(part.video_url.url)))
+            images.append(_read_video(_fetch(part.video_url.url, media_folder)))
             continue
-        encoded = _decode_url(part.image_url.url)
+        encoded = _fetch(part.image_url.url, media_folder)
         pixels = _decode_image(encoded)
         tiles = _cut_sheet(pixels, grid, len(images)) if grid else (_single_frame(pixels, words),)
         digest = hashlib.sha256(encoded).hexdigest()
         images.append(SentImage(digest, pixels.shape[1], pixels.shape[0], tiles))
         words = ""
     return images
+
+
+def _fetch(url: str, media_folder: Path | None) -> bytes:
+    """What a URL names; of files those alone that vLLM would open, in words like its own."""
+    if not url.startswith("file:"):
+        return _decode_url(url)
+    if media_folder is None:
+        raise BadRequestError("Cannot load local files without `--allowed-local-media-path`.")
+    path = Path(unquote(urlsplit(url).path)).resolve()
+    if media_folder.resolve() not in path.parents:
+        raise BadRequestError(
+            f"The file path {path} must be a subpath of `--allowed-local-media-path {media_folder}`."
+        )
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadRequestError(f"the file can't be read: {error}") from error
 
 
 def _decode_url(url: str) -> bytes:

@@ -2,8 +2,9 @@
 
     python -m annotationrun_worker.demo.vllm serve MODEL --host 0.0.0.0 --port 8000
 
-MODEL comes before the options; of these ``--host``, ``--port`` and ``--served-model-name`` count, all others
-of vLLM are ignored. Its log, a line of JSON for each answered request, goes to stdout. Options of its own:
+MODEL comes before the options; of these ``--host``, ``--port``, ``--served-model-name`` and
+``--allowed-local-media-path`` count, all others of vLLM are ignored. Its log, a line of JSON
+for each answered request, goes to stdout. Options of its own:
 ``--demo-latency-seconds`` (wait before each answer) and ``--demo-start-seconds`` (wait before it listens, as
 a model that loads does).
 """
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--host", default="0.0.0.0")  # noqa: S104  vLLM's default; a pod is asked by its IP
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--served-model-name", nargs="+")
+    parser.add_argument("--allowed-local-media-path", type=Path)
     parser.add_argument("--demo-latency-seconds", type=float, default=0.0)
     parser.add_argument("--demo-start-seconds", type=float, default=0.0)
     known, _ignored = parser.parse_known_args(arguments)
@@ -35,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         known.demo_latency_seconds,
         known.host,
         known.served_model_name or [known.model],
+        known.allowed_local_media_path,
     )
     serve(server)
 

@@ -51,10 +51,12 @@ class DemoVlmServer(ThreadingHTTPServer):
         latency_seconds: float = 0.0,
         host: str = "127.0.0.1",
         models: Sequence[str] = (MODEL,),
+        media_folder: Path | None = None,
     ) -> None:
         """Listen on ``host``; port 0 takes a free one. Each answer waits for ``latency_seconds``.
 
-        ``models`` are the names it goes by, the first of them in its answers.
+        ``models`` are the names it goes by, the first of them in its answers. Requests may refer to files
+        below ``media_folder``.
 
         Raises:
             OSError: the port is taken, or the log can't be written.
@@ -63,6 +65,7 @@ class DemoVlmServer(ThreadingHTTPServer):
         self._log_lock = threading.Lock()
         self.latency_seconds = latency_seconds
         self.models = tuple(models)
+        self.media_folder = media_folder
         super().__init__((host, port), _Handler)
 
     @property
@@ -86,9 +89,11 @@ class DemoVlmServer(ThreadingHTTPServer):
 
 
 @contextmanager
-def run_server(log_path: Path, port: int = 0, latency_seconds: float = 0.0) -> Iterator[DemoVlmServer]:
+def run_server(
+    log_path: Path, port: int = 0, latency_seconds: float = 0.0, media_folder: Path | None = None
+) -> Iterator[DemoVlmServer]:
     """A server in a thread of this process for as long as the context lasts."""
-    server = DemoVlmServer(log_path, port, latency_seconds)
+    server = DemoVlmServer(log_path, port, latency_seconds, media_folder=media_folder)
     thread = threading.Thread(target=server.serve_forever, name="demo-vlm", daemon=True)
     thread.start()
     try:
@@ -140,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if body.get("stream"):
             raise BadRequestError("this server does not stream")
-        request = parse_request(body)
+        request = parse_request(body, self.server.media_folder)
         answered = answer(request)
         digest = request_digest(body)
         if not is_probe(body):

@@ -21,6 +21,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import openai
@@ -34,6 +35,7 @@ from annotationrun_worker.errors import (
 )
 from annotationrun_worker.vlm.json_extraction import quote
 from annotationrun_worker.vlm.limits import limit_advice
+from annotationrun_worker.vlm.media_files import MediaFolder
 from annotationrun_worker.vlm.readiness import Readiness
 from annotationrun_worker.vlm.request import without_schema
 from annotationrun_worker.vlm.responses import ChatResponse, read_response
@@ -125,6 +127,8 @@ class ServerSettings:
     start_timeout_seconds: float = 0
     """How long a server may take until it is there, first and when it has gone; 0: what is not there is an
     error at once."""
+    media_folder: Path | None = None
+    """Pictures and clips go as files in it, which the servers read too; ``None``: within the requests."""
 
 
 class VlmClient:
@@ -146,6 +150,9 @@ class VlmClient:
             say: told when a server is waited for.
             needs: what is tried at each server before the first question; ``None``: nothing.
             found: told what came of that, and again what ``read_server_counts`` adds to it.
+
+        Raises:
+            ConfigurationError: the folder for pictures is not there.
         """
         self.settings = settings
         self.findings: ServerFindings | None = None
@@ -172,7 +179,8 @@ class VlmClient:
         self._readiness = Readiness(
             self._servers, settings.model, settings.start_timeout_seconds, say, self._try_servers
         )
-        self._transport = Transport(self._readiness, settings.start_timeout_seconds)
+        media = None if settings.media_folder is None else MediaFolder(settings.media_folder)
+        self._transport = Transport(self._readiness, settings.start_timeout_seconds, media)
 
     @property
     def requests_at_hand(self) -> int:

@@ -9,6 +9,7 @@ from openai import AsyncOpenAI
 
 from annotationrun_worker.errors import ServerNotReadyError
 from annotationrun_worker.vlm.known_images import KnownImages
+from annotationrun_worker.vlm.media_files import MediaFolder
 from annotationrun_worker.vlm.readiness import POLL_SECONDS, Readiness
 from annotationrun_worker.vlm.server_errors import is_away, is_broken_connection, remote_words, shown_url
 
@@ -22,15 +23,19 @@ The request may be what the server dies of; others that were in flight with it a
 class Transport:
     """Sends requests to the servers of one client."""
 
-    def __init__(self, readiness: Readiness, start_timeout_seconds: float) -> None:
+    def __init__(
+        self, readiness: Readiness, start_timeout_seconds: float, media: MediaFolder | None = None
+    ) -> None:
         """Nothing is sent yet.
 
         Args:
             readiness: waits for servers that went away.
             start_timeout_seconds: how long one may be away.
+            media: where pictures go as files; ``None``: they go within the requests.
         """
         self._readiness = readiness
         self._start_timeout_seconds = start_timeout_seconds
+        self._media = media
         self._known_images: dict[AsyncOpenAI, KnownImages] = {}
 
     @property
@@ -67,19 +72,25 @@ class Transport:
         """The same; where pictures are left out and the server refuses that, they are sent once more."""
         known = self._known_images.get(server)
         if known is None:
-            return await _create(server, body)
+            return await self._create(server, body)
         named, uuids, left_out = known.wire_body(body)
         try:
-            content, retries = await _create(server, named)
+            content, retries = await self._create(server, named)
         except openai.APIStatusError:
             if not left_out:
                 raise
             known.missed(uuids)
             named, uuids, left_out = known.wire_body(body)
-            content, retries = await _create(server, named)
+            content, retries = await self._create(server, named)
             retries += 1
         known.taken(uuids, left_out)
         return content, retries
+
+    async def _create(self, server: AsyncOpenAI, body: Mapping[str, Any]) -> tuple[bytes, int]:
+        if self._media is None:
+            return await _create(server, body)
+        with self._media.lent(body) as lent:
+            return await _create(server, lent)
 
     def _stays_away(self, server: AsyncOpenAI, error: openai.APIError) -> ServerNotReadyError:
         return ServerNotReadyError(

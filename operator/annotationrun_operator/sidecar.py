@@ -1,0 +1,130 @@
+"""The model server beside a worker: a native sidecar that runs ``vllm serve``, and its volumes.
+
+It has no startup probe: the kubelet would hold the worker back, and start the server again for ever. The
+worker itself waits for the server, up to ``spec.model.serving.startTimeoutSeconds``.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Any, Final
+
+from annotationrun_api.prompt_media import PromptMedia
+from annotationrun_api.spec import RunSpec
+from annotationrun_api.spec_model import ServingSpec
+from annotationrun_api.step_results import HUB_TOKEN_VARIABLE
+from annotationrun_operator.containers import CONTAINER_SECURITY, HOME, TMP_MOUNT, from_secret, resources
+from annotationrun_operator.job_settings import JobSettings
+from annotationrun_operator.pod_environment import ca_mounts, with_environment
+
+SIDECAR_CONTAINER: Final = "vllm"
+SERVER_PORT: Final = 8000
+MODELS_FOLDER: Final = "/models"
+"""HF_HOME of whoever downloads the model, and of the server that reads it."""
+MEDIA_FOLDER: Final = "/media"
+"""With ``localMedia``: where the worker writes pictures that the server reads."""
+_MEDIA_SIZE = "2Gi"
+"""The worker keeps to less (``media_files.py``); a pod that wrote more would be evicted."""
+
+
+def sidecar(spec: RunSpec, settings: JobSettings, model_commit: str) -> dict[str, Any]:
+    """The container.
+
+    Args:
+        spec: of the run.
+        settings: of the installation.
+        model_commit: of the model's files that the cache holds; empty: the server downloads them itself.
+    """
+    serving = spec.model.serving
+    gpus = {serving.gpu_resource: str(serving.gpus)} if serving.gpus else {}
+    given = (*settings.server_args, *serving.args)
+    return {
+        "name": SIDECAR_CONTAINER,
+        "image": serving.image or settings.vllm_image,
+        "restartPolicy": "Always",
+        "args": [spec.model.id, *_unless_given(_options(spec, settings, model_commit), given), *given],
+        "env": with_environment(_variables(serving, model_commit), settings),
+        "ports": [{"name": "vllm", "containerPort": SERVER_PORT}],
+        "resources": resources(
+            settings.sidecar, serving.resources.requests | gpus, serving.resources.limits | gpus
+        ),
+        "securityContext": CONTAINER_SECURITY,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            TMP_MOUNT,
+            models_mount(serving, is_read_only=bool(model_commit)),
+            {"name": "shared-memory", "mountPath": "/dev/shm"},  # noqa: S108
+            *([{**media_mount(), "readOnly": True}] if serving.local_media else []),
+            *ca_mounts(settings),
+        ],
+    }
+
+
+def server_volumes(serving: ServingSpec) -> list[dict[str, Any]]:
+    """The volumes that the sidecar needs."""
+    memory = {"medium": "Memory", "sizeLimit": serving.shared_memory}
+    media = [{"name": "media", "emptyDir": {"sizeLimit": _MEDIA_SIZE}}] if serving.local_media else []
+    return [models_volume(serving), {"name": "shared-memory", "emptyDir": memory}, *media]
+
+
+def models_volume(serving: ServingSpec) -> dict[str, Any]:
+    """The volume with the model's files: the claim, or the pod's own."""
+    cache = serving.cache
+    return {
+        "name": "models",
+        **({"persistentVolumeClaim": {"claimName": cache.claim_name}} if cache else {"emptyDir": {}}),
+    }
+
+
+def models_mount(serving: ServingSpec, *, is_read_only: bool = False) -> dict[str, Any]:
+    """Where a container has the model's files."""
+    cache = serving.cache
+    return {
+        "name": "models",
+        "mountPath": MODELS_FOLDER,
+        **({"subPath": cache.sub_path} if cache and cache.sub_path else {}),
+        **({"readOnly": True} if is_read_only else {}),
+    }
+
+
+def media_mount() -> dict[str, Any]:
+    """Where a container has the pictures that go as files."""
+    return {"name": "media", "mountPath": MEDIA_FOLDER}
+
+
+def _options(spec: RunSpec, settings: JobSettings, model_commit: str) -> list[str]:
+    model, media = spec.model, PromptMedia.of(spec.modules)
+    limits = json.dumps({"image": media.images, "video": media.videos}, separators=(",", ":"))
+    return [
+        f"--revision={model_commit or model.revision}",
+        f"--served-model-name={model.id}",
+        f"--max-model-len={model.context_tokens}",
+        f"--limit-mm-per-prompt={limits}",
+        "--enable-prompt-tokens-details",  # else cached tokens are not told
+        f"--host={settings.server_host}",
+        f"--port={SERVER_PORT}",
+        *([f"--allowed-local-media-path={MEDIA_FOLDER}"] if model.serving.local_media else []),
+    ]
+
+
+def _variables(serving: ServingSpec, model_commit: str) -> list[dict[str, Any]]:
+    home = [HOME, {"name": "HF_HOME", "value": MODELS_FOLDER}]
+    if not model_commit:
+        return [*home, *from_secret(HUB_TOKEN_VARIABLE, serving.token_secret_ref)]
+    return [
+        *home,
+        {"name": "HF_HUB_OFFLINE", "value": "1"},
+        # a model's own code is copied there before it is imported, and the cache can't be written
+        {"name": "HF_MODULES_CACHE", "value": "/tmp/hf_modules"},  # noqa: S108
+    ]
+
+
+def _unless_given(options: Iterable[str], given: Iterable[str]) -> list[str]:
+    """Those of the options that are not given by somebody else, in whatever spelling vLLM takes."""
+    taken = {_name(word) for word in given}
+    return [option for option in options if _name(option) not in taken]
+
+
+def _name(word: str) -> str:
+    """Of an option, however it is spelled: ``--limit_mm_per_prompt.image=2`` and ``--no-enable-...`` too."""
+    name = word.partition("=")[0].partition(".")[0].replace("_", "-")
+    return f"--{name.removeprefix('--no-')}" if name.startswith("--no-") else name
