@@ -30,6 +30,9 @@ class DatasetFiles(Protocol):
     def sha256_of(self, path: Path) -> str | None:
         """What is known of its content without reading it; ``None``: nothing."""
 
+    def give_up(self) -> None:
+        """Fetch nothing more; threads that fetch or wait for a file end soon, with an error."""
+
 
 @dataclass(frozen=True, slots=True)
 class FolderFiles:
@@ -46,3 +49,6 @@ class FolderFiles:
     def sha256_of(self, path: Path) -> str | None:
         """See ``DatasetFiles.sha256_of``."""
         return None
+
+    def give_up(self) -> None:
+        """See ``DatasetFiles.give_up``."""

@@ -68,6 +68,8 @@ class AnnotateStep:
     """Where what is done and what is given up is noted for others; ``None``: nowhere."""
     server_needs: Callable[[], ServerNeeds] | None = None
     """What the model servers have to take; ``None``: nothing is tried there."""
+    give_up: Callable[[], None] = lambda: None
+    """Called when the step ends with an error or is cancelled: nothing more shall be fetched for it."""
     held_for: Digest | None = None
     """The plan whose episodes are taken by one worker each, before their files are fetched; ``None``: workers
     share an episode, module by module."""
@@ -138,8 +140,11 @@ class AnnotateStep:
             async with asyncio.TaskGroup() as workers:
                 for _ in range(min(self.limits.episodes, len(indices))):
                     workers.create_task(work(queue))
-        except ExceptionGroup as group:
-            raise _first(group) from group
+        except BaseException as error:
+            self.give_up()
+            if isinstance(error, ExceptionGroup):
+                raise _first(error) from error
+            raise
         left = {found.episode for found in self.report.left}
         return [index for index in indices if index in left]
 

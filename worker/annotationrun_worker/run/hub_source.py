@@ -53,14 +53,25 @@ def hub_access(spec: RunSpec, environment: Mapping[str, str], cache: Path | None
         return HubAccess()
     from annotationrun_worker.hub.login import login_token  # runs between folders need no Hub: slow to import
 
-    common = environment.get(TOKEN_VARIABLE, "").strip() or login_token()
-    source = environment.get(SOURCE_TOKEN_VARIABLE, "").strip() or common
+    common = _token(environment, TOKEN_VARIABLE) or login_token()
+    source = _token(environment, SOURCE_TOKEN_VARIABLE) or common
     for field_name, reference, token in (
         ("source", spec.source.token_secret_ref, source),
         ("output", spec.output.token_secret_ref, common),
     ):
         _check_token(field_name, reference, token)
     return HubAccess(source, common, cache or default_cache(), spec.source.cache_bytes)
+
+
+def _token(environment: Mapping[str, str], variable: str) -> str:
+    token = environment.get(variable, "").strip()
+    if not all("!" <= character <= "~" for character in token):
+        # HTTP can't carry it, and its libraries would tell it in their errors.
+        raise ConfigurationError(
+            f"the environment variable {variable} holds no token: there are spaces, line ends or other "
+            "characters in it that no token has; correct it"
+        )
+    return token
 
 
 def _check_token(name: str, reference: SecretKeyRef | None, token: str | None) -> None:

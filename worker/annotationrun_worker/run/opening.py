@@ -201,7 +201,7 @@ def open_step(
 
         yield AnnotateStep(
             EpisodeAnnotator(basis, modules), limits, at_once, report, marks=marks, server_needs=needs,
-            held_for=plan if dataset.files.commit else None,
+            give_up=dataset.files.give_up, held_for=plan if dataset.files.commit else None,
         )  # fmt: skip
 
 

@@ -7,12 +7,19 @@ from annotationrun_api.spec import RunSpec
 from annotationrun_api.step_results import MergeOutcome, PlanResult
 from annotationrun_worker.errors import TooManyFailedError
 from annotationrun_worker.run.local import PlanReport, RunReport
+from annotationrun_worker.run.places import HubPlace
 from annotationrun_worker.run.report import EpisodeFailure
 
 
 def plan_result(report: PlanReport) -> PlanResult:
     """Of a plan that is staged."""
-    return PlanResult(plan=report.digest, episodes=len(report.plan.episodes), pending=report.pending)
+    source = report.run.places.source
+    return PlanResult(
+        plan=report.digest,
+        episodes=len(report.plan.episodes),
+        pending=report.pending,
+        source_commit=source.revision if isinstance(source, HubPlace) else "",
+    )
 
 
 def merge_outcome(report: RunReport) -> MergeOutcome:
@@ -27,6 +34,7 @@ def merge_outcome(report: RunReport) -> MergeOutcome:
         total=report.episodes,
         done=annotated.episodes_done - failed,
         failed=failed,
+        holes=len(annotated.holes),
         results=annotated.results_made + annotated.results_reused + annotated.results_of_left,
         merge_digest="" if merge is None else merge.digest,
         place="" if merge is None else output_place(report.run.spec),
