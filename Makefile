@@ -72,6 +72,16 @@ bench-balance: $(READY) ffmpeg  ## Four workers on episodes of very different le
 	mkdir -p out
 	$(BIN)/python -m tests.benchmarks.balance --json out/bench-balance.json
 
+.PHONY: bench-relabel
+bench-relabel: $(READY) ffmpeg  ## Relabeling 200 episodes on a Hub: requests, bytes and seconds of what changed alone
+	mkdir -p out
+	$(BIN)/python -m tests.benchmarks.relabel --json out/bench-relabel.json
+
+.PHONY: bench-frames
+bench-frames: $(READY) ffmpeg  ## Decoding: our backends, the seed's method, PyAV and torchcodec in process, side by side
+	mkdir -p out
+	$(BIN)/python -m tests.benchmarks.frames --json out/bench-frames.json
+
 .PHONY: frames-stress
 frames-stress: $(READY) ffmpeg  ## 16 threads on one provider, a minute for each backend
 	$(BIN)/python -m tests.component.frames_stress --seconds 60

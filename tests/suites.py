@@ -18,6 +18,7 @@ VERSITYGW: Final = ("tests/support/versitygw.sh",)
 HELM: Final = ("tests/support/helm.sh",)
 KUEUE: Final = ("tests/support/kueue.sh",)
 PROMTOOL: Final = ("tests/chart/promtool.sh",)
+GITOPS: Final = ("tests/gitops/program.sh",)
 
 SUITES: Final = (
     # What waits most runs beside what computes most; the builds of a first run come first.
@@ -67,6 +68,13 @@ SUITES: Final = (
         disk_bytes=5 * GIGABYTE,
     ),
     Suite("chart", builds=(HELM, PROMTOOL), pytest=("tests/chart",), caches=("helm-*", "promtool-*")),
+    Suite(
+        "gitops",
+        builds=(GITOPS,),
+        pytest=("tests/gitops",),
+        caches=("gitops-*",),
+        disk_bytes=2 * GIGABYTE,
+    ),
     Suite("docs", pytest=("tests/docs",)),
 )
 

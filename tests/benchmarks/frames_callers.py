@@ -1,4 +1,4 @@
-"""Many callers on one decoder: `python -m tests.benchmarks.frames_callers FOLDER [--quick]` prints JSON.
+"""Many callers on one decoder: `python -m tests.benchmarks.frames_callers FOLDER` prints JSON.
 
 The same 160 requests, over eight files, are carried out by 1, 2, 4, 8 and 16 threads in turn; then frames of
 the one-hour file. The caller measures this process and its children from outside.

@@ -1,8 +1,8 @@
 """The videos of the frame benchmark: made once by the ffmpeg program, kept in a folder.
 
 640 x 480, 30 frames a second, 60 s: a moving test picture with noise that changes from frame to frame, as a
-camera's does. AV1 as LeRobot records it (a keyframe every 2 frames), H.264 as x264 does by default (a keyframe
-every 250 frames, B-frames).
+camera's does. AV1 as LeRobot records it (a keyframe every 2 frames), H.264 with x264's defaults (a keyframe
+every 250 frames, B-frames), but none more where the scene changes.
 """
 
 import shutil

@@ -5,6 +5,7 @@ keep it: `python -m tests.benchmarks.frames_methods NAME` takes {"path": .., "ta
 and answers with the seconds that the decoding took.
 """
 
+import importlib
 import io
 import json
 import subprocess
@@ -18,7 +19,7 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-Frames = list[NDArray[np.uint8]]
+Frames = list[NDArray[Any]]
 Method = Callable[[str, Sequence[float]], Any]
 
 
@@ -48,7 +49,9 @@ def make_pyav(_: Sequence[str]) -> Method:
     opened: dict[str, Any] = {}
 
     def decode(path: str, targets_seconds: Sequence[float]) -> Frames:
-        container = opened.setdefault(path, av.open(path) if path not in opened else None)
+        if path not in opened:
+            opened[path] = av.open(path)
+        container = opened[path]
         stream = container.streams.video[0]
         half_tick = float(stream.time_base) / 2
         frames = []
@@ -84,14 +87,13 @@ def make_everything(_: Sequence[str]) -> Method:
 
 def make_torchcodec(options: Sequence[str]) -> Method:
     """torchcodec's batch call; `options` may name the number of FFmpeg's threads (0: all, 1 by default)."""
-    from torchcodec.decoders import VideoDecoder
-
+    decoders: Any = importlib.import_module("torchcodec.decoders")
     threads = int(options[0]) if options else 1
     opened: dict[str, Any] = {}
 
     def decode(path: str, targets_seconds: Sequence[float]) -> Any:
         if path not in opened:
-            opened[path] = VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=threads)
+            opened[path] = decoders.VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=threads)
         # A microsecond later: what is on the screen then is the frame whose PTS is the target.
         return opened[path].get_frames_played_at([target + 1e-6 for target in targets_seconds]).data
 

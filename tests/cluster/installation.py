@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 from tests.cluster.client import Client
@@ -13,6 +13,9 @@ from tests.cluster.images import Images
 from tests.support.helm import CHART, helm_program
 
 RELEASE, NAMESPACE = "annotationrun", "annotation-system"
+SMALL: Final = {"requests": {"cpu": "50m", "memory": "128Mi"}}
+JOBS: Final = {"resources": dict.fromkeys(("plan", "worker", "merge", "sidecar"), SMALL)}
+"""The chart's `jobs`; a test that gives more has to give these too."""
 
 
 def image_values(image: str) -> dict[str, Any]:
@@ -30,13 +33,12 @@ class Installation:
 
     def install(self, **values: Any) -> None:
         """Install or upgrade, and wait until the operator is ready."""
-        small = {"requests": {"cpu": "50m", "memory": "128Mi"}}
         given = {
             "image": image_values(self.images.operator),
             "worker": {"image": image_values(self.images.worker)},
             "vllm": {"image": image_values(self.images.demo_vlm)},
-            "jobs": {"resources": dict.fromkeys(("plan", "worker", "merge", "sidecar"), small)},
-            "resources": small,
+            "jobs": JOBS,
+            "resources": SMALL,
             **values,
         }
         self._helm(

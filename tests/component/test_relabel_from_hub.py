@@ -15,6 +15,7 @@ from tests.support.module_runs import demo_model, kind_of
 
 from annotationrun_api.exit_codes import ExitCode
 from annotationrun_api.step_results import PlanResult, read_result
+from annotationrun_worker.annotate.prompts import read_prompt
 from annotationrun_worker.demo.dataset import make_demo_dataset
 
 SOURCE, ELSEWHERE = "me/blocks", "me/blocks_annotated"
@@ -107,7 +108,7 @@ def requests_of(folder: Path, hub: HubServer, model, episodes: str) -> Counter[s
 
 def without_probes(asked: Counter[str]) -> Counter[str]:
     """Without what each run with a question first asks of its server."""
-    return Counter({kind: count for kind, count in asked.items() if not kind.startswith("probe")})
+    return Counter({kind: count for kind, count in asked.items() if "probe" not in kind})
 
 
 def language_rows(hub: HubServer, repo: str) -> dict[int, int]:
@@ -160,7 +161,7 @@ def test_a_changed_prompt_costs_the_requests_of_its_module_and_one_commit(tmp_pa
     relabeling = Relabeling(tmp_path, hub, model, SOURCE)
     full = relabeling.asked()
     commits = relabeling.commits
-    prompts = {"vqa_count": "How many of these do you see: {label}? Task: {task}."}
+    prompts = {"vqa_count": f"{read_prompt('vqa_count')}\nLook twice."}
     changed = relabeling.asked(prompts=prompts)
     assert relabeling.commits == commits + 1
     assert set(without_probes(changed)) == {"vqa_count"}

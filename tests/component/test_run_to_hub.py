@@ -153,3 +153,17 @@ def test_what_others_pushed_meanwhile_is_not_overwritten(tmp_path, hub, model):
     assert "meta/info.json" in done.stderr
     assert "run again" in done.stderr
     assert hub.commits(SOURCE)[0].title == "Upstream change"
+
+
+def test_only_who_publishes_needs_the_token_of_the_output(tmp_path, hub, model):
+    """As in the pods: each step has the token that it needs, and no other."""
+    output = {"repoID": OUTPUT, "tokenSecretRef": {"name": "hub", "key": "token"}}
+    manifest = write_manifest(tmp_path, SOURCE, model.base_url, MODULES, source=EPISODES, output=output)
+    tokenless = {**hub.environment, "HF_TOKEN": "", "HF_HOME": str(tmp_path / "nobody")}
+    common = ("-f", manifest, "--cache", tmp_path / "cache", "--staging", tmp_path / "staging")
+    ended = {
+        step: run_command(step, *common, environment=tokenless) for step in ("plan", "annotate", "merge")
+    }
+    assert [ended[step].returncode for step in ended] == [ExitCode.OK, ExitCode.OK, ExitCode.CONFIGURATION]
+    assert "spec.output.tokenSecretRef" in ended["merge"].stderr
+    assert run_command("merge", *common, environment=hub.environment).returncode == ExitCode.OK

@@ -11,6 +11,7 @@ video files hold no video: whoever uses the dataset puts something in place of t
 import argparse
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -49,14 +50,25 @@ def write_many_episodes(root: Path, episodes: int, *, one_row_group: bool = Fals
     return root
 
 
-def write_rows_and_metadata(root: Path, lengths: np.ndarray, *, one_row_group: bool = False) -> None:
+@dataclass(frozen=True)
+class FileSizes:
+    """Episodes in a file of each kind."""
+
+    data: int = EPISODES_A_FILE
+    video: int = EPISODES_A_VIDEO
+
+
+def write_rows_and_metadata(
+    root: Path, lengths: np.ndarray, sizes: FileSizes = FileSizes(), *, one_row_group: bool = False
+) -> None:
     """All but the video files, of episodes with so many frames; each video begins where the last one ends."""
     starts = np.concatenate([[0], np.cumsum(lengths)])
-    _write_rows(root, lengths, starts, one_row_group=one_row_group)
-    _write_meta(root, lengths, starts)
+    _write_rows(root, starts, sizes.data, one_row_group=one_row_group)
+    _write_meta(root, lengths, starts, sizes)
 
 
-def _write_rows(root: Path, lengths: np.ndarray, starts: np.ndarray, *, one_row_group: bool) -> None:
+def _write_rows(root: Path, starts: np.ndarray, episodes_a_file: int, *, one_row_group: bool) -> None:
+    lengths = np.diff(starts)
     total = int(starts[-1])
     episode = np.repeat(np.arange(len(lengths)), lengths)
     frame = np.arange(total) - starts[episode]
@@ -73,27 +85,27 @@ def _write_rows(root: Path, lengths: np.ndarray, starts: np.ndarray, *, one_row_
             "task_index": pa.array(episode % len(TASKS)),
         }
     )
-    for file, first in enumerate(range(0, len(lengths), EPISODES_A_FILE)):
+    for file, first in enumerate(range(0, len(lengths), episodes_a_file)):
         path = root / DATA_PATH.format(chunk_index=0, file_index=file)
         path.parent.mkdir(parents=True, exist_ok=True)
-        bounds = starts[first : first + EPISODES_A_FILE + 1].tolist()
+        bounds = starts[first : first + episodes_a_file + 1].tolist()
         groups = [(bounds[0], bounds[-1])] if one_row_group else list(pairwise(bounds))
         with pq.ParquetWriter(path, table.schema) as writer:
             for start, end in groups:
                 writer.write_table(table.slice(start, end - start), row_group_size=end - start)
 
 
-def _write_meta(root: Path, lengths: np.ndarray, starts: np.ndarray) -> None:
+def _write_meta(root: Path, lengths: np.ndarray, starts: np.ndarray, sizes: FileSizes) -> None:
     episodes = len(lengths)
     number = np.arange(episodes)
-    video = number // EPISODES_A_VIDEO
-    from_seconds = (starts[:-1] - starts[video * EPISODES_A_VIDEO]) / FPS
+    video = number // sizes.video
+    from_seconds = (starts[:-1] - starts[video * sizes.video]) / FPS
     columns: dict[str, Any] = {
         "episode_index": number,
         "tasks": [[TASKS[index % len(TASKS)]] for index in range(episodes)],
         "length": lengths,
         "data/chunk_index": np.zeros(episodes, np.int64),
-        "data/file_index": number // EPISODES_A_FILE,
+        "data/file_index": number // sizes.data,
         "dataset_from_index": starts[:-1],
         "dataset_to_index": starts[1:],
         f"videos/{CAMERA}/chunk_index": np.zeros(episodes, np.int64),

@@ -1,8 +1,9 @@
 """The Hub as a program: ``python -m tests.support.hub_server``. Needs the standard library alone (3.11).
 
 Beside the Hub's protocol, on both ports: ``GET /__health``; ``GET /__counters`` (see `counters.py`); ``POST
-/__clear`` sets them to zero; ``POST /__faults`` with a list of rules (see `Faults.add_json`); ``DELETE
-/__faults`` ends them and lets go on what hangs; ``POST /__finish_copies``.
+/__clear`` sets them to zero; ``POST /__faults`` with a list of rules (see `Faults.add_json`); ``GET
+/__faults`` lists the requests that got one; ``DELETE /__faults`` ends them and lets go on what hangs; ``POST
+/__finish_copies``.
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """What went over the wire: every request in the order of arrival, and bytes by file."""
 
+import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from threading import Lock
@@ -31,6 +32,8 @@ class LogLine:
     """Of the answer's body."""
     bytes_received: int
     """Of the request's body."""
+    noted_seconds: float = field(default_factory=time.monotonic)
+    """When its answer was ready, on the server's monotonic clock."""
 
 
 @dataclass

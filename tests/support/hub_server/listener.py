@@ -5,6 +5,7 @@ import select
 import socket
 import sys
 import threading
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from typing import Any
@@ -227,6 +228,9 @@ class _Handler(BaseHTTPRequestHandler):
             case "POST", "/__faults":
                 for rule in json.loads(body):
                     faults.add_json(rule)
+            case "GET", "/__faults":
+                self._answer(json_reply([asdict(call) for call, _ in list(faults.hit)]))
+                return
             case "DELETE", "/__faults":
                 faults.clear()
             case "POST", "/__finish_copies":

@@ -1,5 +1,7 @@
 """The decode plan: what is decoded for the frames wanted, and how it is cut."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -52,7 +54,7 @@ def test_a_time_before_the_first_keyframe_belongs_to_it():
 def test_a_time_rounded_down_as_float32_means_the_keyframe():
     index = index_of([30] * 4000)
     target = float(np.float32(3599.0333)) + 1 / 30 * 29
-    key = int(round(target * 30))
+    key = round(target * 30)
     (group,) = plan_groups(index, np.array([key / 30 - 1e-4]))
     assert (group.first_group, group.frames) == (key // 30, key % 30 + 1)
 
@@ -70,14 +72,14 @@ def test_drawn_files_and_wishes_cover_each_frame_once_at_the_least_cost(seed):
     starts = np.append(index.key_numbers, index.frame_count)
     least = sum(
         int(of_group.max() - first) + 1
-        for first, stop in zip(starts, starts[1:], strict=False)
+        for first, stop in itertools.pairwise(starts)
         if len(of_group := wanted[(wanted >= first) & (wanted < stop)])
     )
     assert sum(group.frames for group in groups) == least
     assert sum(piece.frames for piece in pieces) == least
     covered = [number for piece in pieces for number in range(piece.start, piece.stop)]
     assert covered == list(range(len(wanted)))
-    assert all(a.last_group < b.first_group for a, b in zip(pieces, pieces[1:], strict=False))
+    assert all(a.last_group < b.first_group for a, b in itertools.pairwise(pieces))
     # In order, always to the child that is free first: they end within a group and a piece of each other.
     ends = [0] * children
     for piece in pieces:

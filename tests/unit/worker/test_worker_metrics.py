@@ -66,7 +66,9 @@ def test_the_cost_of_a_run_has_what_its_workers_counted():
 def told(report: AnnotateReport | None = None) -> dict[tuple[str, ...], float]:
     """Values by name and label."""
     metrics = WorkerMetrics(
-        account(gpus=2, seconds=60), report or AnnotateReport(), lambda: FrameCounts(from_cache=9)
+        account(gpus=2, seconds=60),
+        report or AnnotateReport(),
+        lambda: FrameCounts(asked=17, decoded=7, from_cache=9, failed=1),
     )
     families = text_string_to_metric_families(metrics.text().decode())
     return {
@@ -88,6 +90,9 @@ def test_prometheus_is_told_every_count():
         ("holes_total", "vqa"): 3,
         ("episodes_total", "done"): 5,
         ("episodes_total", "failed"): 2,
+        ("frames_total", "decoded"): 7,
+        ("frames_total", "cached"): 9,
+        ("frames_total", "failed"): 1,
         ("image_cache_hits_total",): 9,
         ("gpu_seconds_total",): 120,
     }

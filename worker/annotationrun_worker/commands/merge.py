@@ -41,7 +41,7 @@ def merge(
         revision=revision, cache=cache,
     )  # fmt: skip
     console = Console()
-    local = options.load(asks=False)
+    local = options.load(asks=False, publishes=True)
     with episode_progress(console) as progress:
         done = merge_run(local, progress)
     tell_result(merge_outcome(done), result)

@@ -109,11 +109,12 @@ class RunOptions:
             words += [] if value is None else [name, str(value)]
         return words
 
-    def load(self, *, asks: bool = True) -> LocalRun:
+    def load(self, *, asks: bool = True, publishes: bool = False) -> LocalRun:
         """The run, its places found on this machine; a source on the Hub is pinned to a commit.
 
         Args:
             asks: the command needs a model server.
+            publishes: the command writes the output.
 
         Raises:
             ManifestError, UnsupportedError, ConfigurationError: manifest or places are wrong.
@@ -138,7 +139,7 @@ class RunOptions:
         overrides = Overrides(
             endpoint=self.endpoint, staging=self.staging, volumes=volumes, revision=self.revision
         )
-        access = hub_access(spec, os.environ, self.cache)
+        access = hub_access(spec, os.environ, self.cache, publishes=publishes)
         return LocalRun(
             spec=spec,
             places=pinned(resolve_places(spec, overrides, asks=asks), access),

@@ -46,7 +46,7 @@ def run(
     options = RunOptions(
         manifest, endpoint, tuple(volume or ()), staging, limit, retry_token, revision=revision, cache=cache
     )
-    local = options.load()
+    local = options.load(publishes=True)
     console = Console()
     with episode_progress(console) as progress:
         done = run_local(local, progress, _pool(local, options, workers))

@@ -19,6 +19,7 @@ from annotationrun_worker.frames.decoder import (
     VideoFrames,
 )
 from annotationrun_worker.frames.ffmpeg_decoder import FfmpegDecoder, find_ffmpeg
+from annotationrun_worker.frames.living_child import FrameDamagedError
 
 _LOG = logging.getLogger(__name__)
 
@@ -49,8 +50,10 @@ class AutoDecoder:
             return self._second.frames(video, targets_seconds, tolerances_seconds)
         try:
             return self._first.frames(video, targets_seconds, tolerances_seconds)
-        except FrameMissingError:
-            raise  # the file can be decoded: no other program finds a frame that is not there
+        except (FrameMissingError, FrameDamagedError):
+            # The file can be decoded: no other program finds a frame that is not there, and an older one may
+            # give a picture of one that is damaged.
+            raise
         except FrameDecodeError as error:
             if self._first.closed or not video.span.path.is_file():
                 raise

@@ -135,6 +135,10 @@ class FrameSizeError(FrameDecodeError):
         self.height = height
 
 
+class FrameDamagedError(FrameDecodeError):
+    """The library can decode the video, but finds the frame, or what it needs, damaged."""
+
+
 class RefusedAnswerError(Exception):
     """The child is well, and says why the request can't be carried out."""
 
@@ -170,6 +174,7 @@ def _raise_refusal(refusal: RefusedAnswerError, errand: Errand, tail: str) -> No
         raise StorageError(f"{errand.where}, file {str(errand.path)!r}: {refusal}") from refusal
     if told["kind"] == "size":
         raise FrameSizeError(f"{errand.where}: {refusal}", told["width"], told["height"]) from refusal
-    kind = FrameMissingError if told["kind"] == "no_frame" else FrameDecodeError
+    kinds = {"no_frame": FrameMissingError, "decode": FrameDamagedError}
+    kind = kinds.get(told["kind"], FrameDecodeError)
     log = f"; the decoder wrote: {tail}" if tail else ""
     raise kind(f"{errand.where}: {refusal}{log}") from refusal

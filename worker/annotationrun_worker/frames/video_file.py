@@ -327,7 +327,10 @@ class VideoFile:
     def _picture(self, frame: VideoFrame) -> Picture:
         # One thread: at camera sizes more of them cost more than they save.
         # One thread: at camera sizes more of them cost more than they save.
-        rgb: Any = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        # Bicubic, as the ffmpeg backend: it counts for odd sizes and more than 8 bits.
+        rgb: Any = self._reformatter.reformat(
+            frame, format="rgb24", interpolation="BICUBIC", threads=1
+        ).to_ndarray()
         height, width, _ = rgb.shape
         return Picture(f"{self._seconds(frame):.3f} s of the file", width, height, rgb)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from annotationrun_api.spec import RunSpec
 from annotationrun_api.spec_types import SecretKeyRef
+from annotationrun_api.step_results import HUB_TOKEN_VARIABLE, SOURCE_TOKEN_VARIABLE
 from annotationrun_worker.dataset.files import DatasetFiles, FolderFiles
 from annotationrun_worker.errors import ConfigurationError
 from annotationrun_worker.merge.source_tree import SourceTree, folder_tree
@@ -17,9 +18,6 @@ from annotationrun_worker.run.places import HubPlace, Places
 if TYPE_CHECKING:
     from annotationrun_worker.hub.mirror import HubMirror
 
-TOKEN_VARIABLE: Final = "HF_TOKEN"  # noqa: S105  its name
-SOURCE_TOKEN_VARIABLE: Final = "ANNOTATIONRUN_SOURCE_TOKEN"  # noqa: S105
-"""Where source and output have tokens of their own: that of the source."""
 DEFAULT_CACHE_BYTES: Final = 32 << 30
 
 
@@ -43,7 +41,9 @@ def default_cache() -> Path:
     return Path(base).expanduser() / "annotationrun" / "hub"
 
 
-def hub_access(spec: RunSpec, environment: Mapping[str, str], cache: Path | None) -> HubAccess:
+def hub_access(
+    spec: RunSpec, environment: Mapping[str, str], cache: Path | None, *, publishes: bool
+) -> HubAccess:
     """How the places of ``spec`` on the Hub are reached: tokens from the environment, or of the Hub's CLI.
 
     Raises:
@@ -53,13 +53,11 @@ def hub_access(spec: RunSpec, environment: Mapping[str, str], cache: Path | None
         return HubAccess()
     from annotationrun_worker.hub.login import login_token  # runs between folders need no Hub: slow to import
 
-    common = _token(environment, TOKEN_VARIABLE) or login_token()
+    common = _token(environment, HUB_TOKEN_VARIABLE) or login_token()
     source = _token(environment, SOURCE_TOKEN_VARIABLE) or common
-    for field_name, reference, token in (
-        ("source", spec.source.token_secret_ref, source),
-        ("output", spec.output.token_secret_ref, common),
-    ):
-        _check_token(field_name, reference, token)
+    _check_token("source", spec.source.token_secret_ref, source)
+    if publishes:  # in a pod, the other steps don't have it
+        _check_token("output", spec.output.token_secret_ref, common)
     return HubAccess(source, common, cache or default_cache(), spec.source.cache_bytes)
 
 
@@ -78,7 +76,7 @@ def _check_token(name: str, reference: SecretKeyRef | None, token: str | None) -
     if reference is not None and not token:
         raise ConfigurationError(
             f"spec.{name}.tokenSecretRef names a token, and a Secret can't be read without a cluster; put "
-            f"the token into the environment variable {TOKEN_VARIABLE}, or run 'hf auth login'"
+            f"the token into the environment variable {HUB_TOKEN_VARIABLE}, or run 'hf auth login'"
         )
 
 

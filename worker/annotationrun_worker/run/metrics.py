@@ -95,7 +95,14 @@ class WorkerMetrics(Collector):
             "outcome",
             {"done": report.episodes_finished, "failed": report.episodes_failed_here},
         )
-        yield _single("image_cache_hits", "Frames that were at hand decoded.", self.frames().from_cache)
+        frames = self.frames()
+        yield _family(
+            "frames",
+            "Frames that were asked for, by how they were had, or that they could not be.",
+            "outcome",
+            {"decoded": frames.decoded, "cached": frames.from_cache, "failed": frames.failed},
+        )
+        yield _single("image_cache_hits", "Frames that were at hand decoded.", frames.from_cache)
         yield _single("gpu_seconds", "GPUs of the server beside the worker, times seconds.", used.gpu_seconds)
 
 

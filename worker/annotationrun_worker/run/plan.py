@@ -19,7 +19,7 @@ from annotationrun_worker.staging.plans import read_plan, stage_plan
 PLAN_FORMAT = 1
 
 _IN_PLAN = {"source", "model", "modules", "prompts", "seed", "output_language", "frames"}
-_NOT_IN_PLAN = {"model": {"serving"}, "source": {"follow", "token_secret_ref"}}
+_NOT_IN_PLAN = {"model": {"serving"}, "source": {"follow", "token_secret_ref", "cache_bytes"}}
 """Fields of the spec that a plan is made for, and those of them that it is not: another value makes another
 plan. Where the output goes, who serves the model, how much is done at once change nothing of what is to be
 done.
