@@ -42,7 +42,7 @@ ffmpeg:
 test: $(READY) ffmpeg  ## Everything that must hold, with a table of counts and seconds
 	$(BIN)/python -m tests.suites
 
-SUITES := lint types unit component faults scale frames-exact mutants interop vllm chart operator cluster docs
+SUITES := lint types unit component faults scale frames-exact mutants interop vllm chart gitops operator cluster docs
 component faults frames-exact interop mutants vllm: ffmpeg
 .PHONY: $(SUITES)
 lint:  ## ruff and the import contracts
@@ -56,6 +56,7 @@ mutants:  ## Faults put in on purpose: the tests must find each
 interop:  ## LeRobot itself loads what we wrote, and rejects what was damaged (5.8 GB under ~/.cache)
 vllm:  ## Runs against a real vLLM on CPUs, with a model of a few parameters (2.5 GB under ~/.cache)
 chart:  ## The Helm chart, linted and rendered by helm itself
+gitops:  ## What Argo CD and Flux make of a run: their Lua, CEL and kstatus
 operator:  ## The operator against a real API server; the tests play the Jobs
 cluster:  ## Runs on a real Kubernetes, some with a real vLLM: booted here, or the one that KUBECONFIG names
 docs:  ## The README's commands

@@ -39,6 +39,13 @@ SUITES: Final = (
         disk_bytes=5 * GIGABYTE,
     ),
     Suite(
+        "faults",
+        builds=(VERSITYGW,),
+        pytest=("tests/faults",),
+        lane="cluster",
+        caches=("versitygw-*",),
+    ),
+    Suite(
         "lint",
         programs=(
             (str(BIN / "ruff"), "check", "."),
@@ -49,7 +56,6 @@ SUITES: Final = (
     Suite("types", programs=((str(BIN / "mypy"),),)),
     Suite("unit", pytest=("tests/unit", "tests/architecture")),
     Suite("component", builds=(VERSITYGW,), pytest=("tests/component",), caches=("versitygw-*",)),
-    Suite("faults", builds=(VERSITYGW,), pytest=("tests/faults",), caches=("versitygw-*",)),
     Suite("scale", pytest=("tests/scale",)),
     Suite("frames-exact", programs=((sys.executable, "-m", "tests.component.frames_exact"),)),
     Suite("mutants", programs=((sys.executable, "tests/mutants/mutants.py"),)),

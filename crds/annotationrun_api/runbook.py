@@ -202,6 +202,9 @@ kubectl delete arun NAME
 - **Edit**: see [what an edit asks for](../crds/README.md#what-an-edit-asks-for).
 - **Delete** takes the run's Jobs and pods along. Staging and output stay: the same manifest, applied again,
   asks the model nothing.
+- **Go back** to what lay on the Hub before: `status.published` names our commit and the `previousCommit`; the
+  [README](../README.md#on-the-hugging-face-hub) tells how. The same manifest leaves it so, with
+  `spec.source.follow` too; an edited one publishes anew.
 - **Wait** in a script with `kubectl wait --for=condition=Reconciling=False arun/NAME --timeout=24h`, which
   ends when the run is complete, failed, stalled or suspended; then look at the condition `Complete`.
 

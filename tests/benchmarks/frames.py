@@ -258,7 +258,7 @@ def main() -> int:
         by_name = methods(stack, folder, backends, with_seed=not chosen.no_seed)
         seconds = measure_rows(rows, by_name, rounds)
     starts = [timed(lambda _: bare_start(1))(rows[0]) for _ in range(10)]
-    callers = measure_callers(chosen.files, rounds, 48 if chosen.quick else 160)
+    callers = measure_callers(chosen.files, rounds, 16 if chosen.quick else 48)
     goals = goals_of_rows(rows, seconds) | callers.pop("goals")
     start = statistics.median(starts)
     print_rows(rows, seconds)

@@ -1,6 +1,6 @@
 """Many callers on one decoder: `python -m tests.benchmarks.frames_callers FOLDER` prints JSON.
 
-The same 160 requests, over eight files, are carried out by 1, 2, 4, 8 and 16 threads in turn; then frames of
+The same requests, over eight files, are carried out by 1, 2, 4, 8 and 16 threads in turn; then frames of
 the one-hour file. The caller measures this process and its children from outside.
 """
 
@@ -82,7 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--requests", type=int, default=160)
+    parser.add_argument("--requests", type=int, default=48)
     chosen = parser.parse_args()
     files = make_files(chosen.folder)
     requests = requests_of(files, chosen.requests)

@@ -17,7 +17,7 @@ from tests.support.s3_server import ACCESS_KEY, BUCKET, BUILD, SECRET_KEY
 
 PORT, CDN_PORT, S3_PORT = 8000, 8001, 7070
 TOKEN_SECRET: Final = {"name": "hub", "key": "token"}
-S3_SECRET: Final = "s3"  # noqa: S105  (a name)
+S3_SECRET: Final = "s3"
 LOCATION: Final = f"s3://{BUCKET}/annotationrun"
 SERVER: Final = Path(__file__).parents[1] / "support" / "hub_server"
 _ASK: Final = """
@@ -71,7 +71,7 @@ class Hub:
 
 
 def start_hub(space: Workspace, repos: Mapping[str, Path]) -> Hub:
-    """Start the pod `hub` with these repos (``datasets/USER/NAME``), and make the Secrets for both servers."""
+    """Start the pod `hub` with these repos (by ``datasets/USER/NAME``); the Secrets for both servers."""
     space.shell("mkdir -p program/tests/support s3/" + BUCKET)
     space.put_folder(SERVER, "program/tests/support/hub_server")
     for key, folder in repos.items():

@@ -11,11 +11,14 @@ import pytest
 from tests.support.annotation import run_command, write_manifest
 from tests.support.hub_server.server import HubServer
 from tests.support.hub_server.state import folder_contents
-from tests.support.module_runs import demo_model, kind_of
+from tests.support.module_runs import demo_model, kind_of, text_of
+from tests.support.openai_server import Reply
 
 from annotationrun_api.exit_codes import ExitCode
 from annotationrun_api.step_results import PlanResult, read_result
 from annotationrun_worker.annotate.prompts import read_prompt
+from annotationrun_worker.demo.answers import answer
+from annotationrun_worker.demo.chat_request import parse_request
 from annotationrun_worker.demo.dataset import make_demo_dataset
 
 SOURCE, ELSEWHERE = "me/blocks", "me/blocks_annotated"
@@ -25,6 +28,7 @@ MODULES = {
     "plan": {"taskRephrasings": 0, "emitMemory": False, "deriveTask": "Never"},
     "vqa": {"emissionHz": 0.2, "cameras": "Default", "questionTypes": ["bbox", "count"]},
 }
+ADDED = "Look twice."
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +49,16 @@ def hub(datasets):
 
 @pytest.fixture
 def model():
-    with demo_model() as server:
+    with demo_model(attentive) as server:
         yield server
+
+
+def attentive(number, body):
+    """The demo model, but to a prompt that is not ours it answers something else."""
+    found = answer(parse_request(body))
+    if ADDED in text_of(body):
+        found = {**found, "question": f"{found['question']} {ADDED}"}
+    return Reply(json.dumps(found))
 
 
 class Relabeling:
@@ -161,7 +173,7 @@ def test_a_changed_prompt_costs_the_requests_of_its_module_and_one_commit(tmp_pa
     relabeling = Relabeling(tmp_path, hub, model, SOURCE)
     full = relabeling.asked()
     commits = relabeling.commits
-    prompts = {"vqa_count": f"{read_prompt('vqa_count')}\nLook twice."}
+    prompts = {"vqa_count": f"{read_prompt('vqa_count')}\n{ADDED}"}
     changed = relabeling.asked(prompts=prompts)
     assert relabeling.commits == commits + 1
     assert set(without_probes(changed)) == {"vqa_count"}
@@ -179,8 +191,10 @@ def test_what_is_no_change_of_the_dataset_gives_the_same_plan(tmp_path, hub, mod
     assert (first.episodes, first.pending) == (BEFORE, BEFORE)
     relabeling.asked()
     ours = hub.commits(SOURCE)[0]
+    hub.counters.clear()
     done = relabeling.plan()
     assert (done.plan, done.pending, done.source_commit) == (first.plan, 0, ours.sha)
+    assert {path.partition("/")[0] for path in relabeling.pulled} <= {"meta", ".gitattributes", "README.md"}
 
     card = hub.read_file(SOURCE, "README.md") + b"\nMoved by hand.\n"
     hub.append_commit(SOURCE, {"README.md": card})

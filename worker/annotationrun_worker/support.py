@@ -131,9 +131,7 @@ def _is(*values: object) -> Callable[[object], bool]:
 
 
 _SHOWN_CHARACTERS = 80  # of a value: enough to find it by
-_LIMITS = (
-    Limit("spec.suspend", _is(False), "set it to false, or leave it out"),
-)
+_LIMITS = (Limit("spec.suspend", _is(False), "set it to false, or leave it out"),)
 _NO_SERVER = Limit(
     "spec.model.serving.mode",
     _is("External"),

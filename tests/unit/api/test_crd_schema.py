@@ -175,6 +175,7 @@ def test_the_samples_are_those_that_are_promised():
         "folder-on-a-volume",
         "external-endpoint",
         "kueue",
+        "relabel-in-git",
         "spot-nodes",
     }
 

@@ -140,6 +140,18 @@ def test_our_own_commit_in_place_is_what_the_next_merge_builds_on():
     assert arguments[arguments.index("--revision") + 1] == OURS
 
 
+def test_a_look_from_before_our_last_commit_says_nothing_after_it():
+    world = looking()
+    world.end_plan(source_commit=OURS)
+    world.settle()
+    world.edit(failurePolicy={"maxFailedEpisodes": 1})
+    world.settle()
+    world.end_merge(commit="e" * 40, previous_commit=OURS, merge_digest="12" * 32)
+    world.settle()
+    assert world.condition(COMPLETE) == ("True", "Complete")
+    assert world.status.plan.source_commit == "e" * 40
+
+
 @pytest.mark.parametrize(
     "output",
     [

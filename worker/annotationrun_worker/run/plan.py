@@ -11,8 +11,9 @@ from typing import Any
 from annotationrun_worker.dataset.records import EpisodeIndex
 from annotationrun_worker.errors import ConfigurationError, StagingError
 from annotationrun_worker.fault_points import FaultPoint, reached
+from annotationrun_worker.run.hub_source import open_tree
 from annotationrun_worker.run.opening import LocalRun, OpenDataset, open_staging
-from annotationrun_worker.run.preflight import check_before_asking
+from annotationrun_worker.run.preflight import check_places, check_rows
 from annotationrun_worker.staging.digests import Digest, digest_json
 from annotationrun_worker.staging.plans import read_plan, stage_plan
 
@@ -60,15 +61,24 @@ def settings_digest(run: LocalRun) -> Digest:
 async def make_plan(run: LocalRun, dataset: OpenDataset) -> tuple[Digest, RunPlan]:
     """Look whether all can be read and written, and stage the plan; its digest, and the plan.
 
+    The data files of a dataset on the Hub are not fetched again for a plan that is staged: who made it has
+    looked at what they held, and whoever looks whether a source is another now does so again and again.
+
     Raises:
-        OutputError, DatasetError, StorageError: see ``check_before_asking``.
+        OutputError, DatasetError, StorageError: see ``check_places`` and ``check_rows``.
+        StagingError: the plan is staged and can't be read.
+        HubAccessError, HubUnavailableError: a file can't be fetched.
     """
+    check_places(run, dataset)
     plan = RunPlan(
-        source_identity=check_before_asking(run, dataset),
+        source_identity=open_tree(dataset.files).identity(is_output=run.is_in_place),
         settings=settings_digest(run),
         episodes=[(episode.index, episode.length) for episode in dataset.longest_first],
     )
-    digest = await stage_plan(open_staging(run), plan.to_value())
+    store = open_staging(run)
+    if not dataset.files.commit or await read_plan(store, digest_json(plan.to_value())) is None:
+        check_rows(run, dataset)
+    digest = await stage_plan(store, plan.to_value())
     reached(FaultPoint.AFTER_PLAN)
     return digest, plan
 

@@ -8,21 +8,14 @@ from annotationrun_worker.merge.existing import data_files
 from annotationrun_worker.merge.output_place import check_output, check_rewritable
 from annotationrun_worker.merge.placement import probe_writable
 from annotationrun_worker.rows import ModuleName
-from annotationrun_worker.run.hub_source import open_tree
 from annotationrun_worker.run.opening import LocalRun, OpenDataset
-from annotationrun_worker.staging.digests import Digest
 
 
-def check_before_asking(run: LocalRun, dataset: OpenDataset) -> Digest:
-    """See that output and staging can be written, and that the data files can take new rows.
-
-    Returns:
-        The identity of the source towards the output; see ``SourceTree.identity``.
+def check_places(run: LocalRun, dataset: OpenDataset) -> None:
+    """See that output and staging can be written.
 
     Raises:
-        OutputError: the output can't be there, holds something that must not be lost, or would have subtasks
-            changed under interjections that stay.
-        DatasetError: the source can't be read, or not be rewritten.
+        OutputError: the output can't be there, or holds something that must not be lost.
         StorageError: output or staging can't be written.
     """
     spec, places = run.spec, run.places
@@ -30,6 +23,17 @@ def check_before_asking(run: LocalRun, dataset: OpenDataset) -> Digest:
         check_output(dataset.files.root, places.output, overwrite=spec.output.overwrite)
     if isinstance(places.staging, Path):  # of an object store the plan shows it, which is put next
         _check_staging(places.staging)
+
+
+def check_rows(run: LocalRun, dataset: OpenDataset) -> None:
+    """See that the data files can take new rows.
+
+    Raises:
+        OutputError: subtasks would be changed under interjections that stay.
+        DatasetError: the source can't be read, or not be rewritten.
+        HubAccessError, HubUnavailableError, StorageError: a file can't be fetched.
+    """
+    spec = run.spec
     modules: list[ModuleName] = [
         name for name in get_args(ModuleName) if getattr(spec.modules, name) is not None
     ]
@@ -42,7 +46,6 @@ def check_before_asking(run: LocalRun, dataset: OpenDataset) -> Digest:
         for path in {episode.data_path for episode in dataset.chosen}:
             with dataset.files.using(path):
                 check_rewritable([path], selected, spec.output.existing_rows)
-    return open_tree(dataset.files).identity(is_output=run.is_in_place)
 
 
 def _check_staging(staging: Path) -> None:
