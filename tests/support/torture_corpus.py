@@ -28,6 +28,7 @@ Picture = Callable[[int], NDArray[np.uint8]]
 
 H264 = {"threads": "1", "preset": "veryfast", "bf": "3", "g": "250", "x264-params": "b-adapt=0:scenecut=0"}
 OPEN_H264 = H264 | {"g": "24", "x264-params": "open-gop=1:b-adapt=0:scenecut=0:b-pyramid=0"}
+FIELDS_H264 = H264 | {"x264-params": "b-adapt=0:scenecut=0:tff=1"}
 AV1 = {"preset": "12", "crf": "30", "svtav1-params": "lp=1"}
 HEVC = {"preset": "ultrafast", "x265-params": "log-level=0:pools=1:frame-threads=1:keyint=48:bframes=3"}
 VP9 = {"g": "48", "deadline": "realtime", "cpu-used": "8", "threads": "1", "crf": "30", "b": "0"}
@@ -114,6 +115,7 @@ _RECIPES: Mapping[str, Recipe] = {
     "H.264, 4:4:4, odd size": Recipe(
         "h264 yuv444p 161x121, 1 key, reordered", pix_fmt="yuv444p", count=60, picture=odd
     ),
+    "H.264, interlaced": Recipe("h264 yuv420p 160x120, 1 key, reordered, interlaced", options=FIELDS_H264),
     "H.264, one frame": Recipe("h264 yuv420p 160x120, 1 key", count=1),
     "H.264, one frame, late, mkv": Recipe(
         "h264 yuv420p 160x120, 1 key, from 3 s", count=1, suffix=".mkv", pts_seconds=[3.0]
@@ -161,12 +163,13 @@ def facts_of(path: Path) -> str:
         codec = f"{context.codec.canonical_name} {context.pix_fmt} {context.width}x{context.height}"
         is_bt709 = (context.color_range, context.colorspace) == (ColorRange.JPEG, Colorspace.ITU709)
     with av.open(str(path)) as container:
-        rotation = next(container.decode(video=0)).rotation
+        first = next(container.decode(video=0))
     others = {
         "reordered": ticks != sorted(ticks),
         f"from {start:g} s": start > 1,
         f"{len(packets) - len(kept)} cut off": len(kept) < len(packets),
-        f"turned by {rotation}": rotation,
+        "interlaced": first.interlaced_frame,
+        f"turned by {first.rotation}": first.rotation,
         "full range BT.709": is_bt709,
     }
     words = [codec, f"{keys} key{'s' * (keys != 1)}", *(word for word, is_so in others.items() if is_so)]

@@ -12,7 +12,9 @@ AnnotationRunError                     annotationrun_api.errors
     │   ├── UnknownCameraError         a camera name the dataset does not have
     │   ├── TimestampOutOfRangeError   no frame near the time asked for
     │   └── FrameDecodeError           a frame could not be decoded
-    │       └── FrameMissingError      the video has no frame at the time asked for
+    │       ├── FrameMissingError      the video has no frame at the time asked for
+    │       ├── FrameDamagedError      the decoder found damage in the frame, or on the way to it
+    │       └── FrameSizeError         the video holds frames of another size than was foreseen
     ├── ConfigurationError             model or settings can't give right labels
     │   └── HubAccessError             no such repository or revision, or the token may not
     ├── IncompleteError                results are missing; what is done is staged
@@ -66,6 +68,19 @@ class FrameDecodeError(DatasetError):
 
 class FrameMissingError(FrameDecodeError):
     """The video has no frame at the time asked for; the nearest one is too far away."""
+
+
+class FrameDamagedError(FrameDecodeError):
+    """The library can decode the video, but finds the frame, or what it needs, damaged."""
+
+
+class FrameSizeError(FrameDecodeError):
+    """The video holds frames of another size (``width`` x ``height`` pixels) than was foreseen."""
+
+    def __init__(self, message: str, width: int, height: int) -> None:
+        super().__init__(message)
+        self.width = width
+        self.height = height
 
 
 class ConfigurationError(PermanentError):

@@ -8,7 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from annotationrun_worker.errors import ConfigurationError, FrameDecodeError, FrameMissingError
+from annotationrun_worker.errors import (
+    ConfigurationError,
+    FrameDamagedError,
+    FrameDecodeError,
+    FrameMissingError,
+)
 from annotationrun_worker.frames.decoder import (
     CHILDREN,
     DECODE_TIMEOUT_SECONDS,
@@ -19,7 +24,6 @@ from annotationrun_worker.frames.decoder import (
     VideoFrames,
 )
 from annotationrun_worker.frames.ffmpeg_decoder import FfmpegDecoder, find_ffmpeg
-from annotationrun_worker.frames.living_child import FrameDamagedError
 
 _LOG = logging.getLogger(__name__)
 

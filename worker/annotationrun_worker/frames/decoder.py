@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from annotationrun_worker.dataset.records import CameraKey, EpisodeIndex, VideoSpan
-from annotationrun_worker.errors import FrameDecodeError
+from annotationrun_worker.errors import FrameDecodeError, FrameSizeError
 from annotationrun_worker.frames.cache import ByteBoundedCache
 from annotationrun_worker.frames.child_process import ChildProcess
 from annotationrun_worker.frames.child_service import FRAME_BYTES_LIMIT
@@ -19,7 +19,6 @@ from annotationrun_worker.frames.decode_plan import FileIndex, cut, plan_groups
 from annotationrun_worker.frames.decoder_pool import DecoderPool
 from annotationrun_worker.frames.living_child import (
     Errand,
-    FrameSizeError,
     LivingChild,
     MisfitError,
     receive_answer,

@@ -11,8 +11,10 @@ from annotationrun_worker.dataset.layout import check_readable
 from annotationrun_worker.errors import (
     ConfigurationError,
     DatasetError,
+    FrameDamagedError,
     FrameDecodeError,
     FrameMissingError,
+    FrameSizeError,
     StorageError,
 )
 from annotationrun_worker.frames.child_process import ChildDiedError, ChildProcess, ChildTimeoutError
@@ -124,19 +126,6 @@ class LivingChild:
 
 class MisfitError(Exception):
     """The child's answer is none that frames can be made of."""
-
-
-class FrameSizeError(FrameDecodeError):
-    """The video holds frames of another size than was foreseen."""
-
-    def __init__(self, message: str, width: int, height: int) -> None:
-        super().__init__(message)
-        self.width = width
-        self.height = height
-
-
-class FrameDamagedError(FrameDecodeError):
-    """The library can decode the video, but finds the frame, or what it needs, damaged."""
 
 
 class RefusedAnswerError(Exception):

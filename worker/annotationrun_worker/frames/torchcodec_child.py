@@ -6,7 +6,10 @@ request is refused with the word how to install it.
 """
 
 import importlib
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -29,21 +32,59 @@ BACK_SECONDS = 1e-6
 """Shorter than any time base's tick: what is shown just before a frame is the frame before it."""
 
 
+DAMAGE = re.compile(
+    r".*(error while decoding|concealing|corrupt|partial file|Invalid|Error parsing|[Mm]issing reference"
+    r"|illegal|no frame!).*"
+)
+"""What FFmpeg's log says of damage that it patches up. torchcodec has no option that makes it an error."""
+
+STANDARD_ERROR = 2
+
+
+class FfmpegLog:
+    """What FFmpeg writes to standard error while torchcodec decodes."""
+
+    def __init__(self) -> None:
+        # Else torchcodec silences FFmpeg; that pictures are patched up, it tells at this level.
+        os.environ["TORCHCODEC_FFMPEG_LOG_LEVEL"] = "INFO"
+        self._log = os.memfd_create("log")
+        self._elsewhere = os.dup(STANDARD_ERROR)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Refuse what is done meanwhile if FFmpeg speaks of damage."""
+        os.ftruncate(self._log, 0)
+        os.lseek(self._log, 0, os.SEEK_SET)
+        os.dup2(self._log, STANDARD_ERROR)
+        try:
+            yield
+        finally:
+            os.dup2(self._elsewhere, STANDARD_ERROR)
+        log = os.pread(self._log, os.fstat(self._log).st_size, 0).decode(errors="replace")
+        if damage := DAMAGE.search(log):
+            raise RefusedError("decode", f"FFmpeg found damage: {damage[0]}")
+
+
 class TorchcodecFile:
     """An open video whose frames' PTS torchcodec has listed; not safe for several threads."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, log: FfmpegLog) -> None:
         _check_container(path)
-        try:
-            self._decoder = _decoder_class()(
-                path, dimension_order="NHWC", seek_mode="exact", num_ffmpeg_threads=1
-            )
-        except (RuntimeError, ValueError) as error:
-            raise RefusedError("open", f"can't be opened as a video: {error}") from error
+        self._path = path
+        self._log = log
+        self._open()
         metadata = self._decoder.metadata
         self._begin = float(metadata.begin_stream_seconds)
         self._end = float(metadata.end_stream_seconds)
         self._quarter_turns = _quarter_turns(metadata.rotation)
+
+    def _open(self) -> None:
+        try:
+            self._decoder = _decoder_class()(
+                self._path, dimension_order="NHWC", seek_mode="exact", num_ffmpeg_threads=1
+            )
+        except (RuntimeError, ValueError) as error:
+            raise RefusedError("open", f"can't be opened as a video: {error}") from error
 
     def close(self) -> None:
         """Close the file."""
@@ -95,10 +136,12 @@ class TorchcodecFile:
         inside = [max(time, self._begin) for time in times_seconds if time < self._end]
         behind = len(times_seconds) - len(inside)
         try:
-            batch = self._decoder.get_frames_played_at(inside) if inside else None
-            # By its number: a last frame that lasts no time is never on the screen.
-            last = self._decoder.get_frame_at(len(self._decoder) - 1) if behind else None
-        except (RuntimeError, ValueError, IndexError) as error:
+            with self._log.watched():
+                batch = self._decoder.get_frames_played_at(inside) if inside else None
+                # By its number: a last frame that lasts no time is never on the screen.
+                last = self._decoder.get_frame_at(len(self._decoder) - 1) if behind else None
+        except (RuntimeError, ValueError, IndexError, RefusedError) as error:
+            self._open()  # it would go on from a damaged picture, without a word
             raise RefusedError(
                 "decode", f"decoding failed on the way to {target_seconds:.6f} s of the file: {error}"
             ) from error
@@ -143,7 +186,8 @@ def _quarter_turns(rotation_degrees: float | None) -> int:
 def main() -> None:
     """Serve requests until the input ends."""
     sender = FrameSender()
-    files = OpenFiles(TorchcodecFile)
+    log = FfmpegLog()
+    files = OpenFiles(lambda path: TorchcodecFile(path, log))
 
     def carry_out(request: Request, answers: BinaryIO) -> Mapping[str, object]:
         if request["op"] == "index":

@@ -260,6 +260,9 @@ class VideoFile:
         """Go forward through the frames that came out; True if the one at ``pts``, or a later one, has."""
         while self._emitted and (self._current is None or self._pts(self._current) < pts):
             self._before, self._current = self._current, self._emitted.popleft()
+            if self._current.is_corrupt:  # what follows is decoded from it
+                seconds = self._seconds(self._current)
+                raise RefusedError("decode", f"the frame at {seconds:.6f} s of the file is damaged")
         return self._current is not None and self._pts(self._current) >= pts
 
     def _decode_toward(self, pts: int, wanted: "_Wanted") -> None:
@@ -321,11 +324,10 @@ class VideoFile:
                 f"the frame nearest to {target:.6f} s of the file is at {got:.6f} s, "
                 f"at most {tolerance:.6f} s off is taken",
             )
-        if frame.is_corrupt:
-            raise RefusedError("decode", f"the frame at {got:.6f} s of the file is damaged")
 
     def _picture(self, frame: VideoFrame) -> Picture:
-        # One thread: at camera sizes more of them cost more than they save.
+        if frame.format.components[0].bits > 8 or frame.interlaced_frame:
+            frame = _plain(frame)
         # One thread: at camera sizes more of them cost more than they save.
         # Bicubic, as the ffmpeg backend: it counts for odd sizes and more than 8 bits.
         rgb: Any = self._reformatter.reformat(
@@ -372,6 +374,23 @@ class _Wanted:
         return pts < self._ticks[-1] and not (
             after < len(self._ticks) and self._ticks[after] <= pts + self._reach
         )
+
+
+def _plain(frame: VideoFrame) -> VideoFrame:
+    """A copy that does not tell where its chroma lies, nor that it holds two fields.
+
+    FFmpeg 8's scaler goes by both, the ffmpeg program of earlier versions by neither.
+    """
+    plain = VideoFrame(frame.width, frame.height, frame.format.name)
+    plain.pts, plain.colorspace, plain.color_range = frame.pts, frame.colorspace, frame.color_range
+    for source, copy in zip(frame.planes, plain.planes, strict=True):
+        row_bytes = min(source.line_size, copy.line_size)
+        rows, copied = (
+            np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+            for plane in (source, copy)
+        )
+        copied[:, :row_bytes] = rows[:, :row_bytes]
+    return plain
 
 
 def _rounded(value: Fraction) -> int:
