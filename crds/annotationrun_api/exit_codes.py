@@ -22,5 +22,7 @@ class ExitCode(IntEnum):
     """The model server can't be reached or did not come up in time; nothing was lost."""
     STORAGE = 7
     """Staging or output can't be written: full, read-only, permissions."""
+    OUTPUT_MOVED = 8
+    """Others pushed what the output would overwrite; nothing was pushed, run again."""
     INTERRUPTED = 130
     """Ctrl-C or SIGTERM; what was answered is staged."""

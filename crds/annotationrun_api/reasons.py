@@ -95,6 +95,11 @@ class Reason(StrEnum):
         "Staging or output can't be read or written (exit code 7).",
         "Make room, or correct the volume, the rights or the credentials; then set spec.retryToken.",
     )
+    OUTPUT_MOVED = (
+        "OutputMoved",
+        "Others pushed to the output what ours would overwrite, three times after a new plan (exit code 8).",
+        "Take what they changed over into the source, or name another branch or repository in spec.output.",
+    )
     VOLUME_NOT_FOUND = (
         "VolumeNotFound",
         "A PersistentVolumeClaim of the spec is not in the run's namespace.",

@@ -23,6 +23,8 @@ from annotationrun_operator.outcomes import job_failure, plan_result
 from annotationrun_operator.run_pass import RunPass
 from annotationrun_operator.steps import creation
 
+LOOK_LIMIT: Final = timedelta(hours=1)
+"""For a look, where the interval is shorter: a changed source may have to be fetched."""
 STOPPING_SECONDS: Final = 30.0
 """Between two looks at a Job that goes."""
 
@@ -46,10 +48,15 @@ def look_at_source(run: RunPass) -> PlanResult | None:
             return changed
     _note_refusal(draft)
     since = draft.status.plan.looked_time or draft.status.completion_time or draft.now
-    left = since + timedelta(seconds=spec.source.follow.interval_seconds) - draft.now
-    if left > timedelta():
+    interval = timedelta(seconds=spec.source.follow.interval_seconds)
+    is_under_way = job is not None and not job.has_ended
+    left = since + (max(interval, LOOK_LIMIT) if is_under_way else interval) - draft.now
+    if job is not None and is_under_way and job.is_suspended:  # it has a place in a queue
+        draft.recheck(interval.total_seconds())
+    elif left > timedelta():
         draft.recheck(left.total_seconds())
-    elif job is not None and not job.has_ended:  # it hangs
+    elif job is not None and is_under_way:  # it hangs
+        _note(draft, f"Job {job.name} had not ended after {max(interval, LOOK_LIMIT)}")
         draft.delete(job)
         draft.recheck(STOPPING_SECONDS)
     else:

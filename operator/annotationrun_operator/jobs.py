@@ -33,7 +33,13 @@ _INDEX_CHARACTERS = 5
 """Pods of an Indexed Job have ``-<index>`` behind the Job's name as host name; an index has 4 digits."""
 _HASH_CHARACTERS = 8
 
-_HOPELESS = [ExitCode.USAGE, ExitCode.CONFIGURATION, ExitCode.DATASET, ExitCode.INCOMPLETE]
+_HOPELESS = [
+    ExitCode.USAGE,
+    ExitCode.CONFIGURATION,
+    ExitCode.DATASET,
+    ExitCode.INCOMPLETE,
+    ExitCode.OUTPUT_MOVED,
+]
 """The same input fails again: the Job fails at once."""
 _RETRIES = 3
 

@@ -22,7 +22,9 @@ _REASONS: Mapping[int, Reason] = {
     ExitCode.DATASET: Reason.DATASET_UNREADABLE,
     ExitCode.SERVER_NOT_READY: Reason.SERVER_NOT_READY,
     ExitCode.STORAGE: Reason.STORAGE_FAILED,
+    ExitCode.OUTPUT_MOVED: Reason.OUTPUT_MOVED,
 }
+_HOPELESS = (ExitCode.USAGE, ExitCode.CONFIGURATION, ExitCode.DATASET, ExitCode.OUTPUT_MOVED)
 # As the Job controller words it where the pod is gone already.
 _EXIT_CODE_IN_MESSAGE = re.compile(r"failed with exit code (\d+)")
 
@@ -72,7 +74,7 @@ def plan_result(job: JobView, pods: Sequence[PodView]) -> PlanResult | None:
 def job_failure(job: JobView, pods: Sequence[PodView]) -> Failure:
     """Why a failed Job failed: by the exit codes of its workers, else by what the Job says itself."""
     mine = pods_of(job, pods)
-    for codes in ((ExitCode.USAGE, ExitCode.CONFIGURATION, ExitCode.DATASET), (ExitCode.STORAGE,)):
+    for codes in (_HOPELESS, (ExitCode.STORAGE,)):
         for pod in mine:
             worker = pod.container(WORKER_CONTAINER)
             if worker is not None and worker.exit_code in codes:

@@ -322,7 +322,7 @@ def _take_merged(run: RunPass, job: JobView) -> Decision:
     outcome = record_publication(run, job)
     if outcome is None:
         if job.has_failed:
-            return fail(run, job_failure(job, draft.seen.pods))
+            return _plan_again(run, job_failure(job, draft.seen.pods))
         said = f"The merge Job {job.name} ended without a result that can be read"
         return _try_again(run, Step.MERGE, Failure(Reason.INTERNAL_ERROR, said))
     draft.set_step(Step.MERGE, digest=outcome.merge_digest, retries=0)
@@ -334,6 +334,18 @@ def _take_merged(run: RunPass, job: JobView) -> Decision:
         said = f"{counts.failed} of {counts.total} episodes failed"
         return fail(run, Failure(Reason.TOO_MANY_FAILED_EPISODES, said))
     return _annotate_again(run, outcome)
+
+
+def _plan_again(run: RunPass, failure: Failure) -> Decision:
+    """The merge failed. Where others had pushed since the plan, another one takes their change in."""
+    draft = run.draft
+    retries = draft.status.merge.retries + 1
+    if failure.reason is not Reason.OUTPUT_MOVED or retries >= ATTEMPTS:
+        return fail(run, failure)
+    draft.set_step(Step.MERGE, retries=retries, job_name="")
+    draft.set_step(Step.PLAN, digest="", job_name="")
+    draft.steps[ConditionType.PLANNED] = (False, Reason.SOURCE_CHANGED, failure.message)
+    return take_step(run)
 
 
 def _annotate_again(run: RunPass, outcome: MergeOutcome) -> Decision:

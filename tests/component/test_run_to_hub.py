@@ -149,7 +149,7 @@ def test_what_others_pushed_meanwhile_is_not_overwritten(tmp_path, hub, model):
         "run", "-f", manifest, "--cache", tmp_path / "cache", "--staging", tmp_path / "staging",
         "--revision", planned, environment=hub.environment,
     )  # fmt: skip
-    assert done.returncode == ExitCode.STORAGE
+    assert done.returncode == ExitCode.OUTPUT_MOVED
     assert "meta/info.json" in done.stderr
     assert "run again" in done.stderr
     assert hub.commits(SOURCE)[0].title == "Upstream change"

@@ -30,6 +30,7 @@ EXIT_CODES: dict[type[AnnotationRunError], ExitCode] = {
     errors.StagingError: ExitCode.STORAGE,
     errors.StorageError: ExitCode.STORAGE,
     errors.OutputError: ExitCode.STORAGE,
+    errors.OutputMovedError: ExitCode.OUTPUT_MOVED,
 }
 
 

@@ -155,6 +155,28 @@ def test_a_job_that_failed_for_good_fails_the_run_with_its_words_and_a_new_token
     assert world.condition(FAILED)[0] == "False"
 
 
+def test_an_output_that_others_changed_is_planned_anew_and_given_up_after_three_times():
+    world = RunWorld()
+    for _ in range(2):
+        world.go_to(MERGING)
+        world.end(MERGING, ExitCode.OUTPUT_MOVED, "annotationrun: 'meta/info.json' was changed")
+        world.settle()
+        assert world.live == [PLANNING]
+    world.go_to(MERGING)
+    world.end(MERGING, ExitCode.OUTPUT_MOVED, "annotationrun: 'meta/info.json' was changed")
+    world.settle()
+    assert world.condition(FAILED) == ("True", "OutputMoved")
+    assert "meta/info.json" in world.message()
+
+
+def test_an_output_that_others_changed_once_is_published_with_the_next_plan():
+    world = RunWorld()
+    world.go_to(MERGING)
+    world.end(MERGING, ExitCode.OUTPUT_MOVED)
+    world.complete()
+    assert world.condition(READY) == ("True", "Complete")
+
+
 def test_a_worker_that_ran_out_of_memory_is_named():
     world = RunWorld()
     world.go_to(ANNOTATING)

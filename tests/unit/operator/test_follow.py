@@ -12,6 +12,7 @@ from annotationrun_api.labels import Step
 from annotationrun_api.reasons import Reason
 from annotationrun_api.status import write_status
 from annotationrun_operator.decision import CreateJob, DeleteJob
+from annotationrun_operator.follow import LOOK_LIMIT
 from annotationrun_operator.observation import Refusal
 
 INTERVAL = 600
@@ -244,12 +245,25 @@ def test_a_look_that_hangs_makes_way_for_the_next():
     world = looking()
     stuck = world.job(Step.PLAN)
     world.wait(INTERVAL)
+    world.settle()
+    assert world.job(Step.PLAN) == stuck, "what changed may have to be fetched, which takes its time"
+    world.wait(LOOK_LIMIT.total_seconds())
     decision = world.step()
     assert [action for action in decision.actions if isinstance(action, DeleteJob)] == [
         DeleteJob(stuck.name, stuck.uid)
     ]
+    assert world.condition(PLANNED) == ("True", "LookFailed")
     world.settle()
     assert world.job(Step.PLAN).attempt == stuck.attempt + 1
+
+
+def test_a_look_that_waits_in_a_queue_keeps_its_place():
+    world = looking()
+    waiting = replace(world.job(Step.PLAN), is_suspended=True)
+    world.jobs[waiting.name] = waiting
+    world.wait(10 * LOOK_LIMIT.total_seconds())
+    world.settle()
+    assert world.job(Step.PLAN) == waiting
 
 
 @pytest.mark.parametrize("code", [ExitCode.SERVER_NOT_READY, ExitCode.DATASET], ids=lambda code: code.name)
