@@ -255,7 +255,14 @@ def test_a_cache_smaller_than_the_videos_lets_them_come_and_go(
     tmp_path: Path, hub: HubServer, model: ScriptedServer
 ) -> None:
     source = {"cacheBytes": 3_000_000}
-    manifest = write_manifest(tmp_path, REPO, model.base_url, {"vqa": {"emissionHz": 0.5}}, source=source)
+    manifest = write_manifest(
+        tmp_path,
+        REPO,
+        model.base_url,
+        {"vqa": {"emissionHz": 0.5}},
+        source=source,
+        output={"repoID": "me/out"},
+    )
     run(hub, "annotate", "-f", manifest, "--cache", tmp_path / "cache")
     assert fetches(hub, "videos").keys() == {path for path in tree(REFERENCE) if path.endswith(".mp4")}
     kept = sum(path.stat().st_size for path in (tmp_path / "cache" / "files").iterdir())
@@ -279,3 +286,15 @@ def test_a_worker_that_is_told_to_stop_waits_for_no_transfer(
     assert process.returncode == ExitCode.INTERRUPTED, said
     asked = Counter(call.path for call, _ in hub.faults.hit)
     assert set(asked.values()) == {1}, "a transfer was tried again"
+
+
+def test_a_cache_that_is_too_small_for_the_merge_is_told_before_any_question(tmp_path, hub):
+    """A folder output needs all files at once."""
+    with demo_model() as server:
+        manifest = write_manifest(
+            tmp_path, REPO, server.base_url, MODULES, source={**SOURCE, "cacheBytes": 1 << 20}
+        )
+        done = run_command("plan", "-f", manifest, "--cache", tmp_path / "cache", environment=hub.environment)
+        assert done.returncode == ExitCode.STORAGE
+        assert "spec.source.cacheBytes" in done.stderr
+        assert not server.bodies

@@ -63,7 +63,7 @@ class HubMirror:
         Raises:
             DatasetError, HubAccessError, HubUnavailableError, StorageError: see ``DatasetFiles.using``.
         """
-        self._check_bound(paths)
+        self.check_room(paths)
         self._locks += len(paths)
         _allow_open_files(self._locks + _OTHER_OPEN_FILES)
         with ThreadPoolExecutor(_FETCHED_AT_ONCE, "fetch") as executor:
@@ -86,7 +86,12 @@ class HubMirror:
         """Hold nothing any more."""
         self._held.close()
 
-    def _check_bound(self, paths: Sequence[str]) -> None:
+    def check_room(self, paths: Sequence[str]) -> None:
+        """See whether all these files of the commit may be in the cache at once; nothing is fetched.
+
+        Raises:
+            StorageError: they may not.
+        """
         sizes = {file.content_name: file.size_bytes for file in map(self.files.__getitem__, paths)}
         total, bound = sum(sizes.values()), self._cache.max_bytes
         if total > bound:

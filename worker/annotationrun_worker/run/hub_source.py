@@ -12,6 +12,7 @@ from annotationrun_api.spec_types import SecretKeyRef
 from annotationrun_api.step_results import HUB_TOKEN_VARIABLE, SOURCE_TOKEN_VARIABLE
 from annotationrun_worker.dataset.files import DatasetFiles, FolderFiles
 from annotationrun_worker.errors import ConfigurationError
+from annotationrun_worker.merge.change import is_data_file
 from annotationrun_worker.merge.source_tree import SourceTree, folder_tree
 from annotationrun_worker.run.places import HubPlace, Places
 
@@ -121,7 +122,26 @@ def fetch_all(files: DatasetFiles) -> None:
     """
     mirror = _mirror_of(files)
     if mirror is not None:
-        mirror.hold([name for name in mirror.files if not name.startswith(".")])
+        mirror.hold(_all_names(mirror))
+
+
+def check_room_for_merge(files: DatasetFiles, output: Path | HubPlace) -> None:
+    """See before any work whether the cache may hold what the merge needs at once.
+
+    That is all of the source where it becomes a folder, and the data files where it is pushed.
+
+    Raises:
+        StorageError: it may not.
+    """
+    mirror = _mirror_of(files)
+    if mirror is not None:
+        names = _all_names(mirror)
+        is_pushed = isinstance(output, HubPlace)
+        mirror.check_room([name for name in names if not is_pushed or is_data_file(name)])
+
+
+def _all_names(mirror: "HubMirror") -> list[str]:
+    return [name for name in mirror.files if not name.startswith(".")]
 
 
 def open_tree(files: DatasetFiles) -> SourceTree:

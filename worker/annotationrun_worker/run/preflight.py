@@ -8,6 +8,7 @@ from annotationrun_worker.merge.existing import data_files
 from annotationrun_worker.merge.output_place import check_output, check_rewritable
 from annotationrun_worker.merge.placement import probe_writable
 from annotationrun_worker.rows import ModuleName
+from annotationrun_worker.run.hub_source import check_room_for_merge
 from annotationrun_worker.run.opening import LocalRun, OpenDataset
 
 
@@ -19,6 +20,7 @@ def check_places(run: LocalRun, dataset: OpenDataset) -> None:
         StorageError: output or staging can't be written.
     """
     spec, places = run.spec, run.places
+    check_room_for_merge(dataset.files, places.output)
     if isinstance(places.output, Path):
         check_output(dataset.files.root, places.output, overwrite=spec.output.overwrite)
     if isinstance(places.staging, Path):  # of an object store the plan shows it, which is put next
