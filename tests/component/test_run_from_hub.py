@@ -263,7 +263,7 @@ def test_a_cache_smaller_than_the_videos_lets_them_come_and_go(
         source=source,
         output={"repoID": "me/out"},
     )
-    run(hub, "annotate", "-f", manifest, "--cache", tmp_path / "cache")
+    run(hub, "annotate", "-f", manifest, "--cache", tmp_path / "cache", "--staging", tmp_path / "staging")
     assert fetches(hub, "videos").keys() == {path for path in tree(REFERENCE) if path.endswith(".mp4")}
     kept = sum(path.stat().st_size for path in (tmp_path / "cache" / "files").iterdir())
     print(f"{kept} bytes are kept, {sum(hub.counters.served.values())} came: {dict(fetches(hub))}")
