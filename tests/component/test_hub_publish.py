@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from tests.support.hub_publication import (
-    CARD,
     CHANGED,
     DIGEST,
     OTHER_DIGEST,
@@ -402,4 +401,7 @@ def test_a_folder_is_published_whole(server, merged, staging):
     published = publish(HubRepository("me/output", "hf_test", server.url), publication, StagingStore(staging))
     assert dataset_files(server.files("me/output")) == dataset_files({**SOURCE_FILES, **CHANGED})
     assert published.copied_files == 0
-    assert CARD not in server.read_file("me/output", "README.md").decode()
+    card = server.read_file("me/output", "README.md").decode()
+    assert "license: cc-by-4.0" in card, "the folder's own card is the new repository's"
+    assert "# Cubes\n\nTwo arms, one cube.\n" in card
+    assert "## Language annotations" in card

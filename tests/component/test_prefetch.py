@@ -205,6 +205,15 @@ def test_a_transfer_that_breaks_goes_on(fetching: Fetching, fault: Fault) -> Non
     assert fetching.offline(commit_of(fetching)).items() >= FILES.items()
 
 
+def test_a_refused_transfer_is_told_without_the_signature_of_its_address(fetching: Fetching) -> None:
+    fetching.hub.faults.add(Fault("status", 410), When(kind="cdn"), times=None)
+    fetched = fetching()
+    assert fetched.done.returncode != ExitCode.OK
+    assert fetched.result is None
+    assert "410" in fetched.said
+    assert "Signature" not in fetched.said
+
+
 @pytest.fixture
 def small_disk(fetching: Fetching) -> Iterator[Path]:
     """A disk of 100 kB, less than the model has; needs root."""

@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 
 from annotationrun_worker.errors import DatasetError, OutputError
-from annotationrun_worker.hub.commit_plan import check_target, lacking_file, moved_file, plan_commit
+from annotationrun_worker.hub.commit_plan import (
+    check_not_in_place,
+    check_target,
+    lacking_file,
+    moved_file,
+    otherwise_than_recorded,
+    plan_commit,
+)
 from annotationrun_worker.hub.publication import RECORD_NAME, DesiredFile
 from annotationrun_worker.hub.repository import HubFile
 from annotationrun_worker.merge import source_files
@@ -132,13 +139,45 @@ EMPTY = [small(".gitattributes"), small("README.md")]
     [
         pytest.param([], None, id="nothing"),
         pytest.param(EMPTY, None, id="a card and attributes alone"),
-        pytest.param([*EMPTY, large(DATA), small(RECORD_NAME)], None, id="made by a merge"),
         pytest.param([*EMPTY, large(DATA)], [large(DATA)], id="a branch that is still as the source"),
         pytest.param([large(DATA), small("LICENSE")], [large(DATA)], id="the source and a file beside"),
     ],
 )
 def test_a_target_that_may_be_written(present, source):
     check_target({DATA: here()}, listing(*present), None if source is None else listing(*source))
+
+
+MADE = [*EMPTY, large(DATA), small(INFO), large(VIDEO), small(RECORD_NAME)]
+MARKS = {DATA: OLD, INFO: NEW, VIDEO: 9}
+
+
+@pytest.mark.parametrize(
+    ("present", "marks", "changed"),
+    [
+        pytest.param(MADE, MARKS, None, id="as it was written"),
+        pytest.param([*MADE, small("LICENSE")], MARKS, None, id="and a file beside the dataset"),
+        pytest.param([*MADE, large("data/more.parquet")], MARKS, "data/more.parquet", id="and a new file"),
+        pytest.param([large(DATA, NEW), *MADE[3:]], MARKS, DATA, id="with other labels"),
+        pytest.param(MADE, {**MARKS, VIDEO: 8}, VIDEO, id="with a video of another size"),
+        pytest.param(MADE, {**MARKS, "meta/gone": OLD}, "meta/gone", id="without a file"),
+        pytest.param(MADE, None, RECORD_NAME, id="with a record that names no files"),
+    ],
+)
+def test_a_merged_dataset_without_a_commit_of_ours_is_what_its_record_says(present, marks, changed):
+    """Its history was squashed, say; the listing tells no SHA-256 of files outside of LFS."""
+    assert otherwise_than_recorded(marks, listing(*present)) == changed
+    if changed is None:
+        check_target({DATA: here()}, listing(*present), None, marks)
+        return
+    with pytest.raises(OutputError, match=rf"changed since: '{changed}'"):
+        check_target({DATA: here()}, listing(*present), None, marks)
+
+
+def test_a_dataset_that_was_annotated_in_place_is_never_replaced():
+    check_not_in_place({})
+    check_not_in_place({"sourceIdentity": None})
+    with pytest.raises(OutputError, match=r"annotated in place"):
+        check_not_in_place({"sourceIdentity": OLD})
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_after_delay
 from tenacity.wait import wait_random_exponential
 
-from annotationrun_worker.errors import HubAccessError, HubUnavailableError
+from annotationrun_worker.errors import HubAccessError, HubUnavailableError, OutputError
 from annotationrun_worker.hub.session import configure_client, without_queries
 
 _LOG = logging.getLogger(__name__)
@@ -78,6 +78,19 @@ def hub_call(what: str, call: Callable[[], Answer], stopped: threading.Event | N
         if found is None:
             raise
         raise found from error
+
+
+def output_call(what: str, call: Callable[[], Answer]) -> Answer:
+    """``hub_call`` of a publish, where any other answer of the Hub is a refusal too.
+
+    Raises:
+        HubAccessError, HubUnavailableError: see ``hub_call``.
+        OutputError: the Hub refuses; the cause is what it answered.
+    """
+    try:
+        return hub_call(what, call)
+    except HfHubHTTPError as error:
+        raise OutputError(f"{what}: the Hub refuses it: {short(error)}") from error
 
 
 def _is_set(event: threading.Event | None) -> bool:

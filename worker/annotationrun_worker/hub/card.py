@@ -48,8 +48,8 @@ def updated_card(content: bytes | None, merge_digest: str, provenance: Provenanc
         text = "" if content is None else content.decode()
     except UnicodeDecodeError as error:
         raise OutputError(
-            f"the card {CARD_NAME} on the Hub is not UTF-8 ({error.reason} at byte {error.start}); correct "
-            "it there, then run again"
+            f"the card {CARD_NAME} is not UTF-8 ({error.reason} at byte {error.start}); correct it where the "
+            "dataset lies, then run again"
         ) from error
     newline = "\r\n" if "\r\n" in text else "\n"
     section = _section(merge_digest, provenance).replace("\n", newline)

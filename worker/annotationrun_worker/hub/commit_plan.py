@@ -79,27 +79,70 @@ def check_target(
     desired: Mapping[str, DesiredFile],
     present: Mapping[str, HubFile],
     source_files: Mapping[str, HubFile] | None,
+    recorded: object = None,
 ) -> None:
-    """Refuse a target that holds somebody else's dataset.
+    """Refuse a target that holds somebody else's dataset, where no commit of ours tells what it held.
 
     Args:
         desired: the dataset.
         present: all files of the target's head.
         source_files: of the source's commit, where the target is another branch of the same repository, which
             begins as the source; ``None``: it is another repository.
+        recorded: the files that the target's record names, with their marks; anything else: it has none.
 
     Raises:
         OutputError: the target holds files that no merge of ours made.
     """
     foreign = sorted(path for path in present if not is_kept(path))
-    if not foreign or RECORD_NAME in present:
+    if not foreign:
         return
     if source_files is not None and moved_file(desired, source_files, present) is None:
         return
+    if RECORD_NAME in present:
+        changed = otherwise_than_recorded(recorded, present)
+        if changed is None:
+            return
+        raise OutputError(
+            f"the output repository holds a merged dataset that was changed since: {changed!r} is not what "
+            "its record says; name a repository that is new or empty, or a branch that does not exist"
+        )
     raise OutputError(
         f"the output repository holds files that no merge made, such as {foreign[0]!r}, and no "
         f"{RECORD_NAME!r}; name a repository that is new or empty, or a branch that does not exist"
     )
+
+
+def check_not_in_place(record: Mapping[str, object]) -> None:
+    """Refuse a target that was annotated in place: its dataset is there only, and is never replaced.
+
+    Raises:
+        OutputError: its record says so.
+    """
+    if record.get("sourceIdentity") is not None:
+        raise OutputError(
+            "the output repository holds a dataset that was annotated in place, which is never replaced by "
+            "another; name another output, or a branch that does not exist"
+        )
+
+
+def otherwise_than_recorded(recorded: object, present: Mapping[str, HubFile]) -> str | None:
+    """The first file of a commit that is not what its record says, as far as the listing tells.
+
+    Args:
+        recorded: marks by path: SHA-256 in hex digits, or the size in bytes. Anything else: no record.
+        present: all files of the commit.
+    """
+    if not isinstance(recorded, Mapping):
+        return RECORD_NAME
+    for path in sorted(recorded.keys() | {path for path in present if in_dataset(path)} - {RECORD_NAME}):
+        if is_kept(path):
+            continue
+        there, mark = present.get(path), recorded.get(path)
+        if there is None or mark is None:
+            return path
+        if there.size_bytes != mark if isinstance(mark, int) else there.sha256 not in {None, mark}:
+            return path
+    return None
 
 
 def moved_file(

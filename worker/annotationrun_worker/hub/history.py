@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
 from annotationrun_worker.errors import HubAccessError
-from annotationrun_worker.hub.calls import hub_call
+from annotationrun_worker.hub.calls import output_call
 from annotationrun_worker.hub.commit_message import digests_in
 from annotationrun_worker.hub.repository import REPO_TYPE, HubRepository
 
@@ -26,17 +26,43 @@ def read_history(repository: HubRepository, revision: str) -> Sequence[MadeCommi
     Raises:
         HubAccessError: there is no such repository or revision, or it may not be read.
         HubUnavailableError: the Hub does not answer.
+        OutputError: it refuses.
     """
-    found = hub_call(
+    found = output_call(
         f"reading the commits of dataset {repository.repo_id!r} at {revision!r}",
         lambda: repository.api.list_repo_commits(repository.repo_id, repo_type=REPO_TYPE, revision=revision),
     )
     return [MadeCommit(commit.commit_id, tuple(digests_in(commit.message))) for commit in found]
 
 
+def newest_made(history: Sequence[MadeCommit]) -> int | None:
+    """Where in ``history`` our newest commit stands; ``None``: none is ours."""
+    return next((place for place, made in enumerate(history) if made.merge_digests), None)
+
+
 def commit_of(history: Sequence[MadeCommit], merge_digest: str) -> int | None:
-    """Where in ``history`` the commit of this merge digest stands; ``None``: it was never made."""
-    return next((place for place, made in enumerate(history) if merge_digest in made.merge_digests), None)
+    """Where our newest commit stands if it is of this merge digest.
+
+    ``None``: it was never made, or another merge was published since: then this one is made again.
+    """
+    place = newest_made(history)
+    return place if place is not None and merge_digest in history[place].merge_digests else None
+
+
+def commit_since(history: Sequence[MadeCommit], head: str, merge_digest: str) -> int | None:
+    """Where above the commit ``head`` the one of this merge digest stands; others may be above it."""
+    for place, made in enumerate(history):
+        if made.sha == head:
+            return None
+        if merge_digest in made.merge_digests:
+            return place
+    return None
+
+
+def shas_above(history: Sequence[MadeCommit], commit: str) -> tuple[str, ...]:
+    """The commits above ``commit``; none where it is not in ``history``."""
+    shas = [made.sha for made in history]
+    return tuple(shas[: shas.index(commit)]) if commit in shas else ()
 
 
 def sha_below(history: Sequence[MadeCommit], place: int) -> str:

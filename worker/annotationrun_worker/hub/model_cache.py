@@ -18,7 +18,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from annotationrun_worker.errors import HubAccessError, HubUnavailableError, StorageError
-from annotationrun_worker.hub.calls import hub_call
+from annotationrun_worker.hub.calls import hub_call, short
 
 HUB_FOLDER: Final = "hub"
 """Below ``HF_HOME``."""
@@ -125,9 +125,11 @@ def _download(wanted: WantedModel, kept: KeptModel, folder: Path, asked_as: str 
             ),
         )
     except EntryNotFoundError as error:
-        raise HubUnavailableError(f"{what}: a file that the Hub lists is not there: {error}") from error
+        raise HubUnavailableError(
+            f"{what}: a file that the Hub lists is not there: {short(error)}"
+        ) from error
     except HfHubHTTPError as error:  # an OSError, as those of the disk are
-        raise HubUnavailableError(f"{what}: {error}") from error
+        raise HubUnavailableError(f"{what}: {short(error)}") from error
     missing = _missing(kept, folder)
     if missing:
         raise HubUnavailableError(

@@ -6,13 +6,20 @@ Each attempt goes on from where the last one was stopped.
 import logging
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from annotationrun_worker.errors import HubAccessError, OutputError
 from annotationrun_worker.fault_points import FaultPoint, reached
-from annotationrun_worker.hub.calls import hub_call
+from annotationrun_worker.hub.calls import output_call
 from annotationrun_worker.hub.commit_plan import lacking_file
-from annotationrun_worker.hub.history import MadeCommit, lacks_repository, lacks_revision, read_history
+from annotationrun_worker.hub.history import (
+    MadeCommit,
+    lacks_repository,
+    lacks_revision,
+    read_history,
+    shas_above,
+)
 from annotationrun_worker.hub.publication import DEFAULT_BRANCH, Publication, Published
 from annotationrun_worker.hub.publish_journal import Intent, PublishJournal
 from annotationrun_worker.hub.push import CommitPush, Pushed
@@ -42,7 +49,7 @@ def publish(repository: HubRepository, publication: Publication, store: StagingS
     journal = PublishJournal(store)
     intent = Intent(publication.merge_digest, repository.repo_id, target.branch, publication.version_tag)
     is_tagged = target.branch == DEFAULT_BRANCH and not target.pull_request
-    _repair_others(repository, journal, publication.merge_digest)
+    _repair_others(repository, journal, intent)
     history = _history(repository, publication)
     with tempfile.TemporaryDirectory(prefix="annotationrun-publish-") as folder:
 
@@ -56,7 +63,7 @@ def publish(repository: HubRepository, publication: Publication, store: StagingS
     notes = pushed.notes
     gap_seconds = 0.0
     if is_tagged:
-        gap_seconds, tag_notes = _tag(repository, publication, pushed, journal)
+        gap_seconds, tag_notes = _tag(repository, intent, pushed, journal)
         notes += tag_notes
     return Published(
         pushed.commit,
@@ -70,12 +77,15 @@ def publish(repository: HubRepository, publication: Publication, store: StagingS
     )
 
 
-def _repair_others(repository: HubRepository, journal: PublishJournal, merge_digest: str) -> None:
-    """Create a version tag again that an interrupted publish of another merge left deleted."""
+def _repair_others(repository: HubRepository, journal: PublishJournal, own: Intent) -> None:
+    """Create a version tag again that an interrupted publish of another merge left deleted.
+
+    What has no commit yet moved no tag; and it may be under way just now.
+    """
     for intent in journal.unfinished(repository.repo_id):
-        if intent.merge_digest == merge_digest:
+        if intent.path == own.path or not intent.commit:
             continue
-        if intent.commit and intent.tag not in read_tags(repository):
+        if intent.tag not in read_tags(repository):
             _LOG.warning(
                 "a publish to dataset %r was interrupted: creating its tag %r again at %s",
                 repository.repo_id, intent.tag, intent.commit,
@@ -99,7 +109,7 @@ def _history(repository: HubRepository, publication: Publication) -> Sequence[Ma
 
 
 def _create_repository(repository: HubRepository, *, is_private: bool) -> None:
-    hub_call(
+    output_call(
         f"making the dataset repository {repository.repo_id!r}",
         lambda: repository.api.create_repo(
             repository.repo_id,
@@ -117,7 +127,7 @@ def _create_branch(repository: HubRepository, publication: Publication) -> None:
         start = source.commit
     else:
         start = read_history(repository, DEFAULT_BRANCH)[-1].sha
-    hub_call(
+    output_call(
         f"making the branch {publication.target.branch!r} of dataset {repository.repo_id!r}",
         lambda: repository.api.create_branch(
             repository.repo_id,
@@ -136,30 +146,27 @@ def _check_whole(repository: HubRepository, publication: Publication, commit: st
     if lacking is not None:
         raise OutputError(
             f"dataset {repository.repo_id!r}: the commit {commit} lacks {lacking!r}, or has it otherwise; "
-            "does a .gitignore there leave it out? Correct that and revert the commit, then run again"
+            "does a .gitignore there leave it out? Correct that, then run again: a commit on top completes it"
         )
 
 
 def _tag(
-    repository: HubRepository, publication: Publication, pushed: Pushed, journal: PublishJournal
+    repository: HubRepository, own: Intent, pushed: Pushed, journal: PublishJournal
 ) -> tuple[float, tuple[str, ...]]:
     """Seconds without the tag, and notes.
 
     What was finished before is not done again: a tag that was moved since, say by a rollback, stays.
     """
-    noted = journal.read(publication.merge_digest)
-    move = TagMove(publication.version_tag, pushed.commit, pushed.newer)
-    if pushed.is_unchanged:
-        if noted is None or noted.repo_id != repository.repo_id:
-            tags = read_tags(repository)
-            if move.tag in tags:
-                return 0.0, () if move.is_done(tags) else (_elsewhere(move, tags[move.tag]),)
-        _check_whole(repository, publication, pushed.commit)
-    intent = Intent(
-        publication.merge_digest, repository.repo_id, publication.target.branch, move.tag, pushed.commit
-    )
+    if pushed.is_unchanged and journal.read(own) is None:
+        tags = read_tags(repository)
+        if own.tag in tags:
+            move = TagMove(own.tag, pushed.commit, pushed.newer)
+            return 0.0, () if move.is_done(tags) else (_elsewhere(move, tags[own.tag]),)
+    intent = replace(own, commit=pushed.commit)
     journal.write(intent)
-    gap_seconds = move_tag(repository, move)
+    # Read again: a tag that somebody moved to a newer commit meanwhile is not moved back.
+    newer = shas_above(read_history(repository, own.branch), pushed.commit)
+    gap_seconds = move_tag(repository, TagMove(own.tag, pushed.commit, newer))
     reached(FaultPoint.AFTER_TAG)
     journal.finish(intent)
     return gap_seconds, ()

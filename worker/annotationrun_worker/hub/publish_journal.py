@@ -1,6 +1,7 @@
 """What a publish is about to do, staged before it is done, so that the next attempt can finish it.
 
-``publishes/<merge digest>.json`` exists while a publish is under way, and after one that was interrupted.
+``publishes/<digest of merge, repository and branch>.json`` exists while a publish is under way, and after
+one that was interrupted.
 """
 
 import json
@@ -9,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from annotationrun_worker.errors import StagingError
+from annotationrun_worker.staging.digests import digest_json
 from annotationrun_worker.staging.store import StagingStore
 
 _FOLDER: Final = "publishes"
@@ -25,6 +27,11 @@ class Intent:
     commit: str = ""
     """To which the tag goes; empty as long as it is not made."""
 
+    @property
+    def path(self) -> str:
+        """Where it is noted: the same merge may go to several places."""
+        return f"{_FOLDER}/{digest_json([self.merge_digest, self.repo_id, self.branch])}.json"
+
 
 class PublishJournal:
     """The intents in a staging store."""
@@ -34,22 +41,22 @@ class PublishJournal:
         self._store = store
 
     def write(self, intent: Intent) -> None:
-        """Note what is about to be done, over what was noted of the same merge.
+        """Note what is about to be done, over what was noted of the same publish.
 
         Raises:
             StorageError: the store can't be written.
         """
-        self._store.put_now(_path(intent.merge_digest), json.dumps(asdict(intent)).encode())
+        self._store.put_now(intent.path, json.dumps(asdict(intent)).encode())
 
-    def read(self, merge_digest: str) -> Intent | None:
-        """What was noted of this merge; ``None``: nothing, or it was finished.
+    def read(self, intent: Intent) -> Intent | None:
+        """What was noted of this publish; ``None``: nothing, or it was finished.
 
         Raises:
             StagingError: the object is not what ``write`` writes.
             StorageError: the store can't be read.
         """
-        content = self._store.read_now(_path(merge_digest))
-        return None if content is None else _parsed(_path(merge_digest), content)
+        content = self._store.read_now(intent.path)
+        return None if content is None else _parsed(intent.path, content)
 
     def unfinished(self, repo_id: str) -> Iterator[Intent]:
         """All that is noted of this repository.
@@ -69,11 +76,7 @@ class PublishJournal:
         Raises:
             StorageError: the store can't be written.
         """
-        self._store.delete_now(_path(intent.merge_digest))
-
-
-def _path(merge_digest: str) -> str:
-    return f"{_FOLDER}/{merge_digest}.json"
+        self._store.delete_now(intent.path)
 
 
 def _parsed(path: str, content: bytes) -> Intent:

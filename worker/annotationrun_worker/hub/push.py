@@ -2,7 +2,7 @@
 
 ``create_commit`` is not idempotent, and its answer may be lost: so each try first reads the history for the
 trailer of this merge, and each commit names the parent that it was planned on, so that of two the Hub refuses
-the second.
+the second. Only our newest commit counts: who publishes A, then B, then A again wants A.
 """
 
 import logging
@@ -17,13 +17,13 @@ from annotationrun_worker.errors import HubUnavailableError, OutputError, Output
 from annotationrun_worker.fault_points import FaultPoint, reached
 from annotationrun_worker.hub import calls
 from annotationrun_worker.hub.calls import hub_call, is_transient, short, status_of
-from annotationrun_worker.hub.card import updated_card
 from annotationrun_worker.hub.commit_message import commit_body, commit_title
-from annotationrun_worker.hub.commit_plan import CommitPlan, check_target, moved_file, plan_commit
+from annotationrun_worker.hub.commit_plan import CommitPlan, moved_file, plan_commit
 from annotationrun_worker.hub.contents import CommitContents, ReadyOperations
-from annotationrun_worker.hub.history import MadeCommit, commit_of, read_history, sha_below
-from annotationrun_worker.hub.publication import CARD_NAME, Publication
+from annotationrun_worker.hub.history import MadeCommit, commit_of, commit_since, read_history, sha_below
+from annotationrun_worker.hub.publication import Publication
 from annotationrun_worker.hub.pull_requests import find_request
+from annotationrun_worker.hub.push_base import PushBase
 from annotationrun_worker.hub.repository import REPO_TYPE, HubFile, HubRepository
 
 _LOG = logging.getLogger(__name__)
@@ -70,14 +70,12 @@ class CommitPush:
         """
         self._repository = repository
         self._publication = publication
-        self._folder = folder
         self._before_commit = before_commit
-        source = publication.source
-        self._contents = CommitContents(repository, publication.target, source, folder)
-        self._source_files: Mapping[str, HubFile] = {} if source is None else source.files
-        self._is_same_repository = source is not None and source.repository.repo_id == repository.repo_id
-        self._base: Mapping[str, HubFile] | None = self._source_files if publication.is_in_place else None
-        self._listed: dict[str, Mapping[str, HubFile]] = {}
+        self._contents = CommitContents(repository, publication.target, publication.source, folder)
+        self._target = PushBase(repository, publication, folder)
+        self._base: Mapping[str, HubFile] | None = None
+        self._incomplete: int | None = None
+        self._first_parent = ""
         self._sent: ReadyOperations | None = None
         self._history: Sequence[MadeCommit] | None = None
 
@@ -88,7 +86,7 @@ class CommitPush:
         )
 
     def push(self, history: Sequence[MadeCommit]) -> Pushed:
-        """Make the commit, or find the one that was made.
+        """Make the commit, or find the one that was made; one that is not whole gets another on top.
 
         Args:
             history: of the branch, as it is now.
@@ -116,15 +114,27 @@ class CommitPush:
         target = self._publication.target
         history = self._history or read_history(self._repository, target.branch)
         self._history = None  # the next try looks again
-        place = commit_of(history, self._publication.merge_digest)
+        place = self._place_of_made(history)
         if place is not None:
             newer = tuple(commit.sha for commit in history[:place])
             return self._pushed(history[place].sha, sha_below(history, place), newer=newer)
         if target.pull_request:
-            request = find_request(self._repository, self._publication.merge_digest)
+            request = find_request(self._repository, self._publication.merge_digest, self._target.is_whole)
             if request is not None:
                 return self._pushed(request.commit, request.previous_commit, pull_request=request.url)
-        return self._commit(history[0].sha)
+        return self._commit(history)
+
+    def _place_of_made(self, history: Sequence[MadeCommit]) -> int | None:
+        digest = self._publication.merge_digest
+        if self._sent is not None:  # the answer was lost; others may have published above it meanwhile
+            place = commit_since(history, self._first_parent, digest)
+            if place is not None:
+                return place
+        place = commit_of(history, digest)
+        if place is None or self._target.is_whole(history[place].sha):
+            return place
+        self._incomplete = place
+        return None
 
     def _pushed(
         self, commit: str, previous: str, newer: tuple[str, ...] = (), pull_request: str = ""
@@ -148,14 +158,16 @@ class CommitPush:
             notes=notes,
         )
 
-    def _commit(self, head: str) -> Pushed:
-        plan = self._plan(head)
-        card = self._card(head)
+    def _commit(self, history: Sequence[MadeCommit]) -> Pushed:
+        head = history[0].sha
+        plan = self._plan(history)
+        card = self._target.card(head)
         while True:
             ready = self._contents.prepare(plan, card)
             self._before_commit()
             reached(FaultPoint.BEFORE_HUB_COMMIT)
             self._sent = ready
+            self._first_parent = self._first_parent or head
             try:
                 commit, pull_request = self._send(ready, head)
             except (HfHubHTTPError, FileDuplicationError, ValueError) as error:
@@ -170,41 +182,23 @@ class CommitPush:
             reached(FaultPoint.AFTER_HUB_COMMIT)
             return self._pushed(commit, head, pull_request=pull_request)
 
-    def _plan(self, head: str) -> CommitPlan:
-        desired = self._publication.files
-        present = self._files(head)
+    def _plan(self, history: Sequence[MadeCommit]) -> CommitPlan:
+        desired, is_in_place = self._publication.files, self._publication.is_in_place
+        head = history[0].sha
+        present = self._target.files(head)
         if self._base is None:
-            self._base = present
+            self._base = self._target.base(history, self._incomplete)
         moved = moved_file(desired, self._base, present)
         if moved is not None:
-            raise OutputMovedError(
-                f"{self._what}: somebody else changed {moved!r} meanwhile (the branch is at {head} now); run "
-                "again: a new plan takes their change in"
+            next_step = (
+                "run again: a new plan takes their change in"
+                if is_in_place
+                else "it would be lost: revert it there, or name another output, then run again"
             )
-        if not self._publication.is_in_place:
-            check_target(desired, present, self._source_files if self._is_same_repository else None)
-        return plan_commit(desired, present, self._source_files, is_in_place=self._publication.is_in_place)
-
-    def _files(self, commit: str) -> Mapping[str, HubFile]:
-        if commit not in self._listed:
-            self._listed[commit] = self._repository.files(commit)
-        return self._listed[commit]
-
-    def _card(self, head: str) -> bytes:
-        """The target's card, else the source's, with our section."""
-        card = self._files(head).get(CARD_NAME)
-        repository, commit = self._repository, head
-        source = self._publication.source
-        if card is None and source is not None:
-            card = source.files.get(CARD_NAME)
-            repository, commit = source.repository, source.commit
-        content = None
-        if card is not None:
-            local = self._folder / "card"
-            local.unlink(missing_ok=True)
-            repository.download(card, commit, local)
-            content = local.read_bytes()
-        return updated_card(content, self._publication.merge_digest, self._publication.provenance)
+            raise OutputMovedError(
+                f"{self._what}: somebody else changed {moved!r} (the branch is at {head} now); {next_step}"
+            )
+        return plan_commit(desired, present, self._target.source_files, is_in_place=is_in_place)
 
     def _send(self, ready: ReadyOperations, head: str) -> tuple[str, str]:
         """SHA of the commit, and the URL of the pull request if one was asked for."""

@@ -23,11 +23,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
+from huggingface_hub.errors import RevisionNotFoundError
 
-from annotationrun_worker.errors import HubAccessError, OutputMovedError
+from annotationrun_worker.errors import HubAccessError, OutputError, OutputMovedError
 from annotationrun_worker.fault_points import FaultPoint, reached
-from annotationrun_worker.hub.calls import hub_call, status_of
+from annotationrun_worker.hub.calls import output_call, status_of
 from annotationrun_worker.hub.repository import REPO_TYPE, HubRepository
 
 _ROUNDS: Final = 5
@@ -58,8 +58,9 @@ def read_tags(repository: HubRepository) -> Mapping[str, str]:
 
     Raises:
         HubAccessError, HubUnavailableError: see ``HubRepository.resolve``.
+        OutputError: the Hub refuses.
     """
-    refs = hub_call(
+    refs = output_call(
         f"reading the tags of dataset {repository.repo_id!r}",
         lambda: repository.api.list_repo_refs(repository.repo_id, repo_type=REPO_TYPE),
     )
@@ -76,6 +77,7 @@ def move_tag(repository: HubRepository, move: TagMove) -> float:
         HubAccessError: the token may not write tags.
         HubUnavailableError: the Hub does not answer; the next attempt goes on from what is there.
         OutputMovedError: somebody else sets the tag again and again.
+        OutputError: the Hub refuses.
     """
     gap_seconds = 0.0
     bridge = bridge_of(move.tag)
@@ -106,21 +108,21 @@ def move_tag(repository: HubRepository, move: TagMove) -> float:
 def _create(repository: HubRepository, tag: str, commit: str) -> None:
     """Create a tag; one that exists stays, wherever it is: the caller looks."""
     try:
-        hub_call(
+        output_call(
             f"creating the tag {tag!r} of dataset {repository.repo_id!r}",
             lambda: repository.api.create_tag(
                 repository.repo_id, tag=tag, revision=commit, repo_type=REPO_TYPE
             ),
         )
-    except HfHubHTTPError as error:
-        if status_of(error) != 409:
+    except OutputError as error:
+        if error.__cause__ is None or status_of(error.__cause__) != 409:
             raise
 
 
 def _delete(repository: HubRepository, tag: str) -> None:
     """Delete a tag; it is well if there is none."""
     try:
-        hub_call(
+        output_call(
             f"deleting the tag {tag!r} of dataset {repository.repo_id!r}",
             lambda: repository.api.delete_tag(repository.repo_id, tag=tag, repo_type=REPO_TYPE),
         )
