@@ -35,6 +35,11 @@ from annotationrun_worker.frames.provider import FrameSettings, VideoFrameProvid
 UNCACHED = FrameSettings(cache_bytes=0)
 CHOSEN = [0, 1, 44, 60, 118]
 DYING_CHILD = "import os, sys\nsys.stdin.readline()\nos._exit(69)\n"
+REFUSING_CHILD = """
+import json, sys
+for line in sys.stdin:
+    print(json.dumps({"error": {"kind": "open", "message": "no decoder for it"}}), flush=True)
+"""
 
 
 @pytest.fixture
@@ -43,6 +48,14 @@ def dying_pyav(monkeypatch, tmp_path):
     (tmp_path / "dying_child.py").write_text(DYING_CHILD, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr("annotationrun_worker.frames.decoder.PYAV_CHILD", "dying_child")
+
+
+@pytest.fixture
+def refusing_pyav(monkeypatch, tmp_path):
+    """PyAV's child is well, and can't decode whatever it is asked."""
+    (tmp_path / "refusing_child.py").write_text(REFUSING_CHILD, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr("annotationrun_worker.frames.decoder.PYAV_CHILD", "refusing_child")
 
 
 @pytest.fixture
@@ -107,7 +120,7 @@ def test_sixteen_threads_of_random_requests_get_right_frames_only(backend):
     assert (counts.wrong, counts.failed, counts.crashes) == (0, 0, 0)
 
 
-def test_a_file_that_pyav_cannot_decode_goes_to_the_ffmpeg_program(dying_pyav, caplog):
+def test_a_file_that_pyav_cannot_decode_goes_to_the_ffmpeg_program(refusing_pyav, caplog):
     caplog.set_level(logging.WARNING)
     one, other = reference_episode(0), reference_episode(4)
     assert one.videos[CAMERA].path != other.videos[CAMERA].path
@@ -119,6 +132,16 @@ def test_a_file_that_pyav_cannot_decode_goes_to_the_ffmpeg_program(dying_pyav, c
         assert (provider.counts.fallback_files, len(fallback_messages(caplog))) == (2, 2)
         assert (provider.counts.decoded, provider.counts.failed) == (3, 0)
     assert str(one.videos[CAMERA].path) in fallback_messages(caplog)[0]
+
+
+def test_where_pyav_dies_the_ffmpeg_program_stands_in_but_is_given_no_file(dying_pyav, caplog):
+    caplog.set_level(logging.WARNING)
+    with closing(make_frame_provider(reference_features(), UNCACHED)) as provider:
+        for number in (17, 18):
+            assert shown_number(provider.frames_by_index(reference_episode(0), [number])[0]) == number
+        assert provider.counts.fallback_files == 0
+    assert len(fallback_messages(caplog)) == 2
+    assert "died 2 times" in fallback_messages(caplog)[0]
 
 
 def test_without_the_ffmpeg_program_the_first_error_stands(dying_pyav, monkeypatch, tmp_path):

@@ -204,7 +204,7 @@ def test_a_child_that_dies_twice_is_an_error_with_its_exit(monkeypatch, tmp_path
 
 def test_a_child_that_gives_no_answer_is_killed_and_the_next_request_is_served():
     with (
-        DecoderProcess(timeout_seconds=1.0) as decoder,
+        DecoderProcess(timeout_seconds=8.0) as decoder,  # another child has to be there in this time
         VideoFrameProvider(reference_features(), UNCACHED, decoder) as provider,
     ):
         episode = reference_episode(1)
@@ -212,7 +212,7 @@ def test_a_child_that_gives_no_answer_is_killed_and_the_next_request_is_served()
         stopped = decoder.child_pid
         assert stopped is not None
         os.kill(stopped, signal.SIGSTOP)
-        with pytest.raises(FrameDecodeError, match="no answer from the decoder for 1 s; killed by SIGKILL"):
+        with pytest.raises(FrameDecodeError, match="no answer from the decoder for 8 s; killed by SIGKILL"):
             provider.frames_by_index(episode, [1])
         assert not _runs(stopped)
         assert shown_number(provider.frames_by_index(episode, [1])[0]) == 121

@@ -14,6 +14,8 @@ AnnotationRunError                     annotationrun_api.errors
     │   └── FrameDecodeError           a frame could not be decoded
     │       ├── FrameMissingError      the video has no frame at the time asked for
     │       ├── FrameDamagedError      the decoder found damage in the frame, or on the way to it
+    │       ├── DecoderLostError       the decoder's process died, or could not be started
+    │       │   └── DecoderSilentError it gave no sign of life in time
     │       └── FrameSizeError         the video holds frames of another size than was foreseen
     ├── ConfigurationError             model or settings can't give right labels
     │   └── HubAccessError             no such repository or revision, or the token may not
@@ -72,6 +74,14 @@ class FrameMissingError(FrameDecodeError):
 
 class FrameDamagedError(FrameDecodeError):
     """The library can decode the video, but finds the frame, or what it needs, damaged."""
+
+
+class DecoderLostError(FrameDecodeError):
+    """The decoder's process died or could not be started, which need not be the file's fault."""
+
+
+class DecoderSilentError(DecoderLostError):
+    """The decoder's process gave no sign of life in time, and was killed."""
 
 
 class FrameSizeError(FrameDecodeError):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from annotationrun_worker.errors import (
     ConfigurationError,
+    DecoderLostError,
     FrameDamagedError,
     FrameDecodeError,
     FrameMissingError,
@@ -29,7 +30,10 @@ _LOG = logging.getLogger(__name__)
 
 
 class AutoDecoder:
-    """PyAV's children; the ffmpeg program for a file that they can't decode and it can."""
+    """PyAV's children; the ffmpeg program for a file that they refuse and it can decode.
+
+    It also stands in where a child was lost, for that request alone.
+    """
 
     def __init__(self, first: DecoderProcess, second: VideoFrames) -> None:
         """Take over both: closing this closes them."""
@@ -66,7 +70,10 @@ class AutoDecoder:
                 frames = self._second.frames(video, targets_seconds, tolerances_seconds)
             except (FrameDecodeError, ConfigurationError) as second_error:
                 raise error from second_error
-            self._take_second(video, error)
+            if isinstance(error, DecoderLostError):  # it may be well the next time
+                _LOG.warning("some frames were decoded by the ffmpeg program: %s", error)
+            else:
+                self._take_second(video, error)
             return frames
 
     def packet_digest(self, video: EpisodeVideo, start_seconds: float, stop_seconds: float) -> str:

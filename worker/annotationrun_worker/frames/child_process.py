@@ -47,24 +47,18 @@ class ChildProcess:
     """``python -m module`` with pipes; for one thread at a time, but ``kill`` may come from any."""
 
     def __init__(self, module: str, timeout_seconds: float) -> None:
-        """Start the child.
+        """Start the child; OSError if that can't be done.
 
         It parses files of strangers: its environment holds no token, and its working folder adds no module
         (``-P``). A session of its own keeps the terminal's Ctrl-C from it; it ends when its input ends.
         """
         self._timeout_seconds = timeout_seconds
         self.memory = SharedMemory()
-        self._process = subprocess.Popen(  # noqa: S603  (a fixed list: this Python and our own module)
-            [sys.executable, "-P", "-m", module, str(self.memory.descriptor)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            pipesize=PIPE_BYTES,
-            start_new_session=True,
-            pass_fds=[self.memory.descriptor],
-            env=child_environment(),
-        )
+        try:
+            self._process = _started(module, self.memory.descriptor)
+        except BaseException:
+            self.memory.close()
+            raise
         self._requests = cast(IO[bytes], self._process.stdin)
         os.set_blocking(self._requests.fileno(), False)  # a child that reads nothing must not hold us up
         self._answers = cast(IO[bytes], self._process.stdout)
@@ -168,11 +162,13 @@ class ChildProcess:
         if self._ready(0) & select.POLLHUP:
             _wait(self._process, EXIT_WAIT_SECONDS)
         self._process.kill()
-        code = self._process.wait(EXIT_WAIT_SECONDS)
+        _wait(self._process, EXIT_WAIT_SECONDS)
         self._ready(0)
         self._answers.close()
         self._log.close()
-        return ending(code)
+        code = self._process.returncode
+        # One that waits for a device or a lost file server is gone only when that answers.
+        return "killed, but not gone yet" if code is None else ending(code)
 
     def _wait_for_answer(self) -> None:
         deadline = time.monotonic() + self._timeout_seconds
@@ -190,6 +186,20 @@ class ChildProcess:
             self._tail += received
             del self._tail[:-STDERR_TAIL_BYTES]
         return events.get(self._answers.fileno(), 0)
+
+
+def _started(module: str, descriptor: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(  # noqa: S603  (a fixed list: this Python and our own module)
+        [sys.executable, "-P", "-m", module, str(descriptor)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+        pipesize=PIPE_BYTES,
+        start_new_session=True,
+        pass_fds=[descriptor],
+        env=child_environment(),
+    )
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:

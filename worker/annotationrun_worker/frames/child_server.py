@@ -6,6 +6,8 @@ of which is one of::
     {"done": {...}}                                     the request is carried out
     {"error": {"kind": "decode", "message": "..."}}     it is not; the child waits for the next one
 
+Between these lines it may write ``{"alive": {}}``, for as long as it comes forward (``SignsOfLife``).
+
 A child dies with its parent, as its input ends then. A crash of a library takes the child and nothing else.
 """
 
@@ -13,6 +15,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -23,6 +26,9 @@ from numpy.typing import NDArray
 from annotationrun_worker.frames.decode_plan import FileIndex
 
 Request = Mapping[str, Any]
+
+ALIVE_SECONDS = 0.5
+"""Between two signs of life: much less than any time limit."""
 
 
 class RefusedError(Exception):
@@ -61,6 +67,30 @@ def serve(carry_out: Callable[[Request, BinaryIO], Mapping[str, object]]) -> Non
 def send(answers: BinaryIO, answer: Mapping[str, object]) -> None:
     """Write one line of an answer."""
     answers.write(json.dumps(answer).encode() + b"\n")
+
+
+class SignsOfLife:
+    """Tells the parent that a request that takes long is being carried out.
+
+    Only what comes forward tells so: a child that hangs must be found out.
+    """
+
+    def __init__(self) -> None:
+        self._answers: BinaryIO | None = None
+        self._told_seconds = 0.0
+
+    def begin(self, answers: BinaryIO) -> None:
+        """A request begins, answered to ``answers``."""
+        self._answers = answers
+        self._told_seconds = time.monotonic()
+
+    def progress(self) -> None:
+        """Something was done of the request: a packet read, a frame decoded."""
+        now = time.monotonic()
+        if self._answers is not None and now - self._told_seconds >= ALIVE_SECONDS:
+            self._told_seconds = now
+            send(self._answers, {"alive": {}})
+            self._answers.flush()
 
 
 @dataclass(frozen=True, slots=True)

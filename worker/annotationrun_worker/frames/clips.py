@@ -23,6 +23,7 @@ from annotationrun_worker.dataset.records import CameraKey, EpisodeIndex, Episod
 from annotationrun_worker.errors import DatasetError, FrameDecodeError, StorageError
 from annotationrun_worker.frames.child_process import ChildProcess
 from annotationrun_worker.frames.child_service import ChildService
+from annotationrun_worker.frames.keyed_locks import KeyedLocks
 from annotationrun_worker.frames.living_child import Errand, receive_line
 
 CLIP_CHILD = "annotationrun_worker.frames.clip_child"
@@ -83,7 +84,7 @@ class ClipStore:
         self._timeout_seconds = timeout_seconds
         self._service = ChildService(CLIP_CHILD, timeout_seconds)
         self._lock = threading.Lock()
-        self._making: dict[Path, threading.Lock] = {}
+        self._making: KeyedLocks[Path] = KeyedLocks()
 
     @property
     def child_pids(self) -> list[int]:
@@ -107,9 +108,7 @@ class ClipStore:
             StorageError: the folder can't be written.
         """
         path = self._root() / _folder_name(camera) / fingerprint / clip.name
-        with self._lock:
-            making = self._making.setdefault(path, threading.Lock())
-        with making:
+        with self._making.held(path):
             if not path.exists():
                 self._make(clip, camera, path, frames)
         return path

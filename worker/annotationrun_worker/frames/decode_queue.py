@@ -63,6 +63,11 @@ class DecodeQueue:
         self._changed = threading.Condition()
         self._closed = False
 
+    def __len__(self) -> int:
+        """Number of tasks that wait."""
+        with self._changed:
+            return len(self._tasks)
+
     def put(self, tasks: Collection[Task]) -> None:
         """Add tasks, in the order in which they are best carried out. If closed: cancel them."""
         with self._changed:

@@ -29,7 +29,7 @@ PYAV_CHILD = "annotationrun_worker.frames.decoder_child"
 TORCHCODEC_CHILD = "annotationrun_worker.frames.torchcodec_child"
 
 DECODE_TIMEOUT_SECONDS = 60.0
-"""Longest wait for the next answer of a child: a frame at the end of a long group of a large video."""
+"""Longest wait for a child's next answer or sign of life; torchcodec gives none while it decodes."""
 
 CHILDREN = min(os.cpu_count() or 1, 4)
 """Decoding processes at once: one a core, as each decodes with few threads. Four keep up with 16 requests in

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import av.logging
 
-from annotationrun_worker.frames.child_server import Request, send_index, serve
+from annotationrun_worker.frames.child_server import Request, SignsOfLife, send_index, serve
 from annotationrun_worker.frames.open_files import OpenFiles
 from annotationrun_worker.frames.shared_frames import FrameSender
 from annotationrun_worker.frames.video_file import VideoFile
@@ -28,9 +28,11 @@ def main() -> None:
     av.logging.restore_default_callback()
     av.logging.set_libav_level(av.logging.ERROR)
     sender = FrameSender()
-    files = OpenFiles(VideoFile)
+    signs = SignsOfLife()
+    files = OpenFiles(lambda path: VideoFile(path, signs.progress))
 
     def carry_out(request: Request, answers: BinaryIO) -> Mapping[str, object]:
+        signs.begin(answers)
         if request["op"] == "frames":
             sender.send(request, answers, files.get)
             return {}

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from annotationrun_api.errors import AnnotationRunError
-from annotationrun_worker.errors import FrameDecodeError
+from annotationrun_worker.errors import DecoderLostError, DecoderSilentError, FrameDecodeError
 from annotationrun_worker.frames.child_process import ChildProcess
 from annotationrun_worker.frames.decode_plan import Stretch, merge_targets
 from annotationrun_worker.frames.decode_queue import DecodeQueue, Frames, Task
@@ -61,6 +61,11 @@ class DecoderPool:
         """Whether nothing can be asked any more."""
         return self._closed
 
+    @property
+    def waiting(self) -> int:
+        """Number of tasks that no child has begun."""
+        return len(self._queue)
+
     def close(self) -> None:
         """Kill the children; requests under way fail. Nothing can be asked afterwards."""
         with self._starting:
@@ -104,9 +109,9 @@ class DecoderPool:
         self._carry_out([Task(call, path, partial(where, work.part), work) for work in works])
 
     def _carry_out(self, tasks: Sequence[Task]) -> None:
-        self._queue.put(tasks)
-        self._start_threads(len(tasks))
         try:
+            self._queue.put(tasks)
+            self._start_threads(tasks)
             for task in tasks:
                 task.result.result()
         except CancelledError:
@@ -116,15 +121,22 @@ class DecoderPool:
                 task.result.cancel()
             del task, tasks  # an error that is kept would keep the frames through them
 
-    def _start_threads(self, tasks: int) -> None:
+    def _start_threads(self, tasks: Sequence[Task]) -> None:
         """Start another thread for each task that no idle one takes."""
         with self._starting:
-            missing = min(tasks - self._idle, len(self._children) - len(self._threads))
+            missing = min(len(tasks) - self._idle, len(self._children) - len(self._threads))
             for _ in range(0 if self._closed else missing):
                 child = self._children[len(self._threads)]
                 thread = threading.Thread(target=self._serve, args=(child,), name="decoder", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    if self._threads:
+                        return  # those there are carry out everything
+                    raise DecoderLostError(
+                        f"{tasks[0].where()}: {error}; is there room under the limit of processes?"
+                    ) from error
                 self._threads.append(thread)
-                thread.start()
 
     def _serve(self, child: LivingChild) -> None:
         paths: deque[Path] = deque(maxlen=OPEN_FILES)
@@ -140,6 +152,7 @@ class DecoderPool:
                 paths.remove(tasks[0].path)
             paths.append(tasks[0].path)
             self._carry_out_on(child, tasks)
+            del tasks  # the frames of those who were answered are theirs alone
 
     def _carry_out_on(self, child: LivingChild, tasks: Sequence[Task]) -> None:
         try:
@@ -149,12 +162,15 @@ class DecoderPool:
             else:
                 results = [tasks[0].work(child)]
         except BaseException as error:  # noqa: BLE001  (it is raised where the result is waited for)
-            if len(tasks) > 1:  # whose fault it is shows when each has its own request
+            known = isinstance(error, AnnotationRunError)
+            if len(tasks) == 1:
+                tasks[0].result.set_exception(error.with_traceback(None) if known else error)
+            elif isinstance(error, DecoderSilentError):  # each of them would wait as long for nothing
+                for task in tasks:
+                    task.result.set_exception(DecoderSilentError(f"{task.where()}, asked with: {error}"))
+            else:  # whose fault it is shows when each has its own request
                 for task in tasks:
                     self._carry_out_on(child, [task])
-            else:
-                known = isinstance(error, AnnotationRunError)
-                tasks[0].result.set_exception(error.with_traceback(None) if known else error)
             return
         for task, result in zip(tasks, results, strict=True):
             task.result.set_result(result)

@@ -11,16 +11,18 @@ Requests (see ``child_server`` for the answers), rows counted from the start of 
 from collections.abc import Mapping
 from typing import BinaryIO
 
-from annotationrun_worker.frames.child_server import Request, send_pictures, serve
+from annotationrun_worker.frames.child_server import Request, SignsOfLife, send_pictures, serve
 from annotationrun_worker.frames.image_file import ImageFile
 from annotationrun_worker.frames.open_files import OpenFiles
 
 
 def main() -> None:
     """Serve requests until the input ends."""
-    files = OpenFiles(ImageFile)
+    signs = SignsOfLife()
+    files = OpenFiles(lambda path: ImageFile(path, signs.progress))
 
     def carry_out(request: Request, answers: BinaryIO) -> Mapping[str, object]:
+        signs.begin(answers)
         file = files.get(request["path"])
         column, root = request["column"], request["root"]
         if request["op"] == "digest":

@@ -14,7 +14,7 @@ from annotationrun_worker.frames.living_child import Errand, receive_line
 IMAGE_CHILD = "annotationrun_worker.frames.image_child"
 
 READ_TIMEOUT_SECONDS = 60.0
-"""Longest wait for the next picture: one at the end of a large row group, all of which has to be read."""
+"""Longest wait for the next picture, or sign that rows are being read on the way to it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ are RGB24: grey goes into three channels, transparency is dropped.
 import hashlib
 import io
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,13 @@ PIXELS_LIMIT = 128 * 1024 * 1024
 class ImageFile:
     """An open data file and the place where reading stands; not safe for several threads."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, progress: Callable[[], None] = lambda: None) -> None:
+        """``progress`` is called for each row that is read.
+
+        Raises:
+            RefusedError: it can't be read.
+        """
+        self._progress = progress
         try:
             self._file = pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
         except (pa.ArrowException, OSError) as error:
@@ -89,6 +95,7 @@ class ImageFile:
             self._rows = self._read(column, group)
         try:
             for number, content, path in self._rows:
+                self._progress()
                 self._next_row = number + 1
                 if number == row:
                     return content if content is not None else _content_of_file(path, root, row)

@@ -11,6 +11,8 @@ from annotationrun_worker.dataset.layout import check_readable
 from annotationrun_worker.errors import (
     ConfigurationError,
     DatasetError,
+    DecoderLostError,
+    DecoderSilentError,
     FrameDamagedError,
     FrameDecodeError,
     FrameMissingError,
@@ -77,7 +79,8 @@ class LivingChild:
 
         Raises:
             FrameMissingError: there is no frame near the time asked for.
-            FrameDecodeError: the child refuses, or has died twice, or is silent.
+            FrameDecodeError: the child refuses.
+            DecoderLostError: it has died twice, is silent (DecoderSilentError), or can't be started.
             FrameSizeError: the frames have another size than the request says.
             ConfigurationError: the child's library is not installed.
             StorageError: the child can't write its file.
@@ -94,7 +97,7 @@ class LivingChild:
                 _raise_refusal(refusal, errand, child.stderr_tail())
             except ChildTimeoutError as error:
                 child.kill()
-                raise FrameDecodeError(
+                raise DecoderSilentError(
                     f"{errand.where}: no answer from the decoder for {self._timeout_seconds:g} s; "
                     f"{self.drop()}"
                 ) from error
@@ -104,7 +107,7 @@ class LivingChild:
             except ChildDiedError as error:
                 end = self.drop()
                 if not tries_left and not self._closed:
-                    raise FrameDecodeError(
+                    raise DecoderLostError(
                         f"{errand.where}: the decoder's process died {TRIES} times ({end}); check the file"
                     ) from error
                 _LOG.warning("%s: the decoder's process died (%s); trying once more", errand.where, end)
@@ -115,12 +118,19 @@ class LivingChild:
 
     def _started(self, errand: Errand) -> ChildProcess:
         """The child, with memory for the frames of the errand."""
-        if self._child is None:
-            self._child = ChildProcess(self._module, self._timeout_seconds)
-            if self._closed:
-                self._child.kill()  # it was not there yet when all were
-        if errand.frame_size is not None:
-            self._child.memory.slots(*errand.frame_size)
+        try:
+            if self._child is None:
+                self._child = ChildProcess(self._module, self._timeout_seconds)
+                if self._closed:
+                    self._child.kill()  # it was not there yet when all were
+            if errand.frame_size is not None:
+                self._child.memory.slots(*errand.frame_size)
+        except OSError as error:
+            self.drop()
+            raise DecoderLostError(
+                f"{errand.where}: the decoder's process can't be started: {error}; is there memory left, and "
+                "room under the limits of processes and open files?"
+            ) from error
         return self._child
 
 
@@ -143,8 +153,10 @@ def receive_line(child: ChildProcess, expected: str) -> Mapping[str, Any]:
 
 
 def receive_answer(child: ChildProcess) -> Mapping[str, Any]:
-    """The next line of the answer, whatever it is; an error is raised."""
+    """The next line of the answer, whatever it is; an error is raised, signs of life are passed over."""
     answer: Mapping[str, Any] = json.loads(child.receive_line())
+    while "alive" in answer:
+        answer = json.loads(child.receive_line())
     if "error" in answer:
         raise RefusedAnswerError(answer["error"])
     return answer

@@ -5,8 +5,9 @@ before anything is decoded for it, and packets that it does not need are dropped
 """
 
 import bisect
+import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -38,9 +39,17 @@ UNFED_BYTES = 32 * 1024 * 1024
 class PacketReader:
     """The place of reading in an open container; not safe for several threads."""
 
-    def __init__(self, container: InputContainer, stream: VideoStream, time_base: Fraction) -> None:
+    def __init__(
+        self,
+        container: InputContainer,
+        stream: VideoStream,
+        time_base: Fraction,
+        progress: Callable[[], None],
+    ) -> None:
+        """``progress`` is called for each packet that is read."""
         self._container = container
         self._stream = stream
+        self._progress = progress
         self._reordering_ticks = int(REORDERING_SECONDS / time_base)
         self._read_on_ticks = int(READ_ON_SECONDS / time_base)
         self._late_ticks = 0
@@ -62,10 +71,11 @@ class PacketReader:
 
         They are not if it lies before those, or if there is a keyframe well ahead of what was read.
         """
-        if self._first is None or self._read_ticks is None or pts_of(self._first) > ticks:
+        tick = _nearest_tick(ticks)
+        if self._first is None or self._read_ticks is None or pts_of(self._first) > tick:
             return False
         index = self._stream.index_entries
-        key = index.search_timestamp(int(ticks) - self._late_ticks, backward=True)
+        key = index.search_timestamp(tick - self._late_ticks, backward=True)
         return key < 0 or index[key].timestamp <= self._read_ticks + self._read_on_ticks
 
     def note_keyframe(self, packet: VideoPacket) -> int:
@@ -75,18 +85,19 @@ class PacketReader:
         return self._late_ticks
 
     def start_before(self, ticks: float) -> None:
-        """Go to the last keyframe that is shown at or before ``ticks``; the first one if there is none.
+        """Go to the last keyframe that is shown at or before the nearest tick; else to the first.
 
         Demuxers seek by DTS: where frames are reordered the keyframe found may be shown later.
         """
-        wanted, earlier = int(ticks) - self._late_ticks, None
+        tick = _nearest_tick(max(ticks, 0.0))
+        wanted, earlier = tick - self._late_ticks, None
         while True:
             self.forget()
             self._container.seek(wanted, stream=self._stream, backward=True)
             self._packets, self._at_end = self._container.demux(self._stream), False
             self._read()
             first = self._first
-            if first is None or first.dts is None or pts_of(first) <= ticks:
+            if first is None or first.dts is None or pts_of(first) <= tick:
                 return
             if earlier is not None and first.dts >= earlier:
                 return
@@ -135,8 +146,7 @@ class PacketReader:
             return None
         packet = self._unfed.popleft()
         self._unfed_bytes -= packet.size
-        if packet.is_corrupt:
-            raise RefusedError("decode", "a packet is damaged or cut off; is the file complete?")
+        _check_whole(packet)
         return packet
 
     def raise_end(self) -> None:
@@ -160,6 +170,7 @@ class PacketReader:
         if packet is None:
             self._at_end = True
             return
+        self._progress()
         pts = pts_of(packet)
         self._unfed.append(packet)
         self._unfed_bytes += packet.size
@@ -173,6 +184,28 @@ class PacketReader:
             bisect.insort(self._known, pts)
             if len(self._known) > 2 * KNOWN_FRAMES:
                 del self._known[:KNOWN_FRAMES]
+
+
+def sound_packets(container: InputContainer, stream: VideoStream) -> Iterator[VideoPacket]:
+    """The packets from the place of reading on, in file order.
+
+    Raises:
+        RefusedError: one is damaged, or cut off.
+    """
+    for packet in container.demux(stream):
+        _check_whole(packet)
+        if packet.size:
+            yield packet
+
+
+def _check_whole(packet: VideoPacket) -> None:
+    if packet.is_corrupt:
+        raise RefusedError("decode", "a packet is damaged or cut off; is the file complete?")
+
+
+def _nearest_tick(ticks: float) -> int:
+    """The earlier of two. Times lie a little beside their frames: cut off, one would miss its keyframe."""
+    return math.ceil(ticks - 0.5)
 
 
 def _nearest_of(known: list[int], ticks: float) -> int | None:

@@ -19,6 +19,7 @@ from annotationrun_worker.frames.clips import Clip, ClipStore, clip_of_episode, 
 from annotationrun_worker.frames.decoder import CHILDREN, Decoder, EpisodeVideo
 from annotationrun_worker.frames.fingerprint import episode_fingerprint
 from annotationrun_worker.frames.image_decoder import EpisodeImages, ImageDecoder, Images
+from annotationrun_worker.frames.keyed_locks import KeyedLocks
 from annotationrun_worker.frames.null_provider import NullFrameProvider
 from annotationrun_worker.frames.protocol import FrameCounts, FrameProvider
 from annotationrun_worker.frames.timestamps import (
@@ -45,6 +46,12 @@ _LOG = logging.getLogger(__name__)
 
 BATCH_BYTES = 64 * 1024 * 1024
 """Decoded in one request to the child: keeps what is under way small however many frames are asked for."""
+
+DIGESTS_BYTES = 16 * 1024 * 1024
+"""Of the packets' digests that are kept: those of 64 Ki episodes and cameras, ``DIGEST_BYTES`` each."""
+
+DIGEST_BYTES = 256
+"""Of one with its key, about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +96,9 @@ class VideoFrameProvider:
         self._cache: ByteBoundedCache[tuple[int, CameraKey, int], NDArray[np.uint8]] = ByteBoundedCache(
             settings.cache_bytes
         )
-        self._digests: dict[tuple[int, CameraKey], str] = {}
+        self._digests: ByteBoundedCache[tuple[int, CameraKey], str] = ByteBoundedCache(DIGESTS_BYTES)
         # One an episode and camera, held while decoding: who wants the same frames finds them in the cache.
-        self._decoding: dict[tuple[int, CameraKey], threading.Lock] = {}
+        self._decoding: KeyedLocks[tuple[int, CameraKey]] = KeyedLocks()
         self._counting = threading.Lock()
         self._counts = FrameCounts()
 
@@ -166,17 +173,19 @@ class VideoFrameProvider:
     def packet_digest(self, episode: EpisodeRecord, camera: CameraKey) -> str:
         """See ``FrameProvider.packet_digest``."""
         key = (int(episode.index), self._known(camera))
-        if key not in self._digests:
+        digest = self._digests.get(key)
+        if digest is None:
             if camera in self._features.image_cameras:
-                self._digests[key] = self._image_decoder.digest(self._images(episode, camera))
+                digest = self._image_decoder.digest(self._images(episode, camera))
             else:
                 video, half_frame = self._video(episode, camera), 0.5 / episode.fps
-                self._digests[key] = self._decoder.packet_digest(
+                digest = self._decoder.packet_digest(
                     video,
                     video.span.from_timestamp_seconds - half_frame,
                     video.span.to_timestamp_seconds - half_frame,
                 )
-        return self._digests[key]
+            self._digests.put(key, digest, DIGEST_BYTES)
+        return digest
 
     def close(self) -> None:
         """See ``FrameProvider.close``."""
@@ -192,7 +201,7 @@ class VideoFrameProvider:
         found = self._cached(episode, camera, wanted)
         decoded = 0
         if len(found) < len(wanted):
-            with self._decoding.setdefault((int(episode.index), camera), threading.Lock()):
+            with self._decoding.held((int(episode.index), camera)):
                 found |= self._cached(episode, camera, [index for index in wanted if index not in found])
                 missing = [index for index in wanted if index not in found]
                 try:

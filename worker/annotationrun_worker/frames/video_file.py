@@ -6,10 +6,8 @@ in three channels.
 """
 
 import bisect
-import hashlib
-import struct
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from types import TracebackType
 from typing import Any, Self
@@ -24,8 +22,9 @@ from av.video.stream import VideoStream
 from annotationrun_worker.frames.child_server import Picture, RefusedError
 from annotationrun_worker.frames.decode_plan import FileIndex
 from annotationrun_worker.frames.ffmpeg_command import FORMAT_WHITELIST
-from annotationrun_worker.frames.packet_reader import PacketReader, VideoPacket, pts_of
-from annotationrun_worker.frames.seeking import steps_back
+from annotationrun_worker.frames.nal_units import is_dispensable, length_bytes
+from annotationrun_worker.frames.packet_hash import PacketHasher
+from annotationrun_worker.frames.packet_reader import PacketReader, VideoPacket, pts_of, sound_packets
 
 OPEN_OPTIONS = {
     "protocol_whitelist": "file",
@@ -42,15 +41,16 @@ where few frames are wanted, and damage there would fail frames that are well. S
 REORDERED_FRAMES = 64
 """More than any decoder holds back."""
 
-DISPENSABLE = frozenset({"h264"})
-"""Decoders that tell for sure which frames no other one refers to (H.264: nal_ref_idc 0): such a frame is
-decoded only if it is wanted."""
-
 
 class VideoFile:
     """An open file and the place where decoding stands; not safe for several threads."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, progress: Callable[[], None] = lambda: None) -> None:
+        """``progress`` is called for each packet that is read or decoded.
+
+        Raises:
+            RefusedError: it can't be opened.
+        """
         try:
             self._container: InputContainer = av.open(path, mode="r", options=OPEN_OPTIONS)
         except (av.FFmpegError, OSError) as error:
@@ -78,8 +78,11 @@ class VideoFile:
             raise RefusedError("open", "has no time base")
         self._time_base: Fraction = self._stream.time_base
         self._reformatter = VideoReformatter()
-        self._reader = PacketReader(self._container, self._stream, self._time_base)
-        self._skips = self._stream.codec_context.name in DISPENSABLE
+        self._progress = progress
+        self._reader = PacketReader(self._container, self._stream, self._time_base, progress)
+        self._hasher = PacketHasher(self._container, self._stream, self._time_base, progress)
+        # H.264 tells which frames no other one refers to: such a frame is decoded only if it is wanted.
+        self._length_bytes = length_bytes(self._extradata) if self._codec_name == "h264" else None
         self._forget_position()
 
     def __enter__(self) -> Self:
@@ -133,7 +136,7 @@ class VideoFile:
         start, duration = self._stream.start_time or 0, self._duration_ticks()
         try:
             self._container.seek(start + duration // 2, stream=self._stream)
-            late = self._reader.note_keyframe(next(self._packets()))
+            late = self._reader.note_keyframe(next(sound_packets(self._container, self._stream)))
         except (av.FFmpegError, RefusedError, StopIteration):
             late = 0  # frames elsewhere may be well
         entries = self._stream.index_entries
@@ -164,29 +167,12 @@ class VideoFile:
         Raises:
             RefusedError: a packet is damaged or has no PTS, or none lies in the span.
         """
-        digest = hashlib.sha256()
-        for text in (self._codec_name.encode(), self._extradata):
-            digest.update(struct.pack("<I", len(text)) + text)
-        count, first_pts = 0, 0
         try:
-            for packet in self._packets_from(start_seconds):
-                pts = pts_of(packet)
-                if packet.dts is not None and packet.dts * self._time_base >= stop_seconds:
-                    break  # a packet is never shown before its DTS, so nothing of the span follows
-                if not start_seconds <= pts * self._time_base < stop_seconds:
-                    continue
-                first_pts = pts if count == 0 else first_pts
-                count += 1
-                microseconds = _rounded((pts - first_pts) * self._time_base * 1_000_000)
-                digest.update(struct.pack("<qBQ", microseconds, packet.is_keyframe, packet.size))
-                digest.update(memoryview(packet))
-        except (av.FFmpegError, OSError) as error:
-            raise RefusedError("read", f"reading the packets failed: {error}") from error
+            return self._hasher.sha256(
+                (self._codec_name.encode(), self._extradata), start_seconds, stop_seconds
+            )
         finally:
             self._forget_position()
-        if count == 0:
-            raise RefusedError("read", f"holds no packet from {start_seconds:.6f} to {stop_seconds:.6f} s")
-        return digest.hexdigest(), count
 
     def _forget_position(self) -> None:
         self._reader.forget()
@@ -207,10 +193,10 @@ class VideoFile:
         try:
             return self._decoded_anew(ticks, wanted)
         except (av.FFmpegError, RefusedError):
-            if not self._skips:
+            if self._length_bytes is None:
                 raise
         # A decoder that has to guess how frames are reordered may not cope with those left out.
-        self._skips = False
+        self._length_bytes = None
         return self._decoded_anew(ticks, wanted)
 
     def _can_go_on(self, ticks: float) -> bool:
@@ -221,7 +207,7 @@ class VideoFile:
 
     def _decoded_anew(self, ticks: float, wanted: "_Wanted") -> VideoFrame:
         self._forget_position()
-        self._reader.start_before(max(ticks, 0.0))
+        self._reader.start_before(ticks)
         return self._decoded(ticks, wanted)
 
     def _decoded(self, ticks: float, wanted: "_Wanted") -> VideoFrame:
@@ -245,7 +231,7 @@ class VideoFile:
             seconds = ticks * float(self._time_base)
             raise RefusedError("decode", f"no frame could be decoded for {seconds:.6f} s of the file")
         frame = min(near, key=lambda frame: abs(self._pts(frame) - ticks))
-        if self._pts(frame) != pts and self._skips:
+        if self._pts(frame) != pts and self._length_bytes is not None:
             raise RefusedError("decode", "a frame did not come out of the decoder")
         return frame
 
@@ -284,37 +270,23 @@ class VideoFile:
     def _decode_one(self, wanted: "_Wanted", pts: int | None = None) -> None:
         """Give the decoder one packet, or word of the end, and take the frames that come out."""
         packet = self._reader.next_packet()
+        self._progress()
         if packet is None:
             self._drained = True
         else:
             shown = pts_of(packet)
-            if self._skips:
-                skip = shown != pts and wanted.can_do_without(shown)
-                self._stream.codec_context.skip_frame = "NONREF" if skip else "DEFAULT"
+            if shown != pts and wanted.can_do_without(shown) and self._is_dispensable(packet):
+                return
             self._fed.append(shown)
         self._emitted.extend(self._stream.decode(packet))
 
-    def _packets_from(self, start_seconds: float) -> Iterator[VideoPacket]:
-        """The packets in file order, from a keyframe shown at or before ``start_seconds``."""
-        self._forget_position()
-        for seek_seconds in steps_back(start_seconds):
-            self._seek(seek_seconds)
-            packets = self._packets()
-            first = next(packets, None)
-            if first is not None and (seek_seconds <= 0 or pts_of(first) * self._time_base <= start_seconds):
-                yield first
-                yield from packets
-                return
+    def _is_dispensable(self, packet: VideoPacket) -> bool:
+        """Whether nothing else is decoded from the packet's frame.
 
-    def _seek(self, seconds: float) -> None:
-        self._container.seek(self._ticks(max(seconds, 0.0)), stream=self._stream, backward=True)
-
-    def _packets(self) -> Iterator[VideoPacket]:
-        for packet in self._container.demux(self._stream):
-            if packet.is_corrupt:
-                raise RefusedError("decode", "a packet is damaged or cut off; is the file complete?")
-            if packet.size:
-                yield packet
+        The decoder is not told to leave frames out by itself (``skip_frame``): it would pass over damage in
+        those that others refer to.
+        """
+        return self._length_bytes is not None and is_dispensable(memoryview(packet), self._length_bytes)
 
     def _check(self, frame: VideoFrame, target: float, tolerance: float) -> None:
         got = self._seconds(frame)
@@ -391,8 +363,3 @@ def _plain(frame: VideoFrame) -> VideoFrame:
         )
         copied[:, :row_bytes] = rows[:, :row_bytes]
     return plain
-
-
-def _rounded(value: Fraction) -> int:
-    """To the nearest integer, halves up."""
-    return (2 * value.numerator + value.denominator) // (2 * value.denominator)
