@@ -198,7 +198,7 @@ class Workspace:
         except CommandError:
             container = {"name": "files", "command": ["sleep", "infinity"]}
             self.apply(restricted_pod(name, self.worker_image, [container], claim))
-            self.kubectl("wait", f"pod/{name}", "--for=condition=Ready", "--timeout=120s")
+            self.kubectl("wait", f"pod/{name}", "--for=condition=Ready", "--timeout=280s")
         return name
 
     def wait_for(
