@@ -102,7 +102,6 @@ class WorkerMetrics(Collector):
             "outcome",
             {"decoded": frames.decoded, "cached": frames.from_cache, "failed": frames.failed},
         )
-        yield _single("image_cache_hits", "Frames that were at hand decoded.", frames.from_cache)
         yield _single("gpu_seconds", "GPUs of the server beside the worker, times seconds.", used.gpu_seconds)
 
 
