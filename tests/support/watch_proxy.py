@@ -66,9 +66,12 @@ async def watch_proxy(api: KubeApi) -> AsyncIterator[WatchProxy]:
                 kept = {
                     name: text for name, text in upstream.headers.items() if name.lower() not in _HOP_BY_HOP
                 }
-                if request.query.get("watch") != "true":
-                    return web.Response(body=await upstream.read(), status=upstream.status, headers=kept)
-                return await _stream(proxy, request, upstream, kept)
+                try:
+                    if request.query.get("watch") != "true":
+                        return web.Response(body=await upstream.read(), status=upstream.status, headers=kept)
+                    return await _stream(proxy, request, upstream, kept)
+                finally:
+                    _cut(upstream)
 
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", forward)
@@ -100,3 +103,13 @@ async def _stream(
     finally:
         proxy.transports.discard(transport)
     return response
+
+
+def _cut(upstream: aiohttp.ClientResponse) -> None:
+    """End the connection of an answer that was not read to its end.
+
+    To close it would be to say goodbye in TLS and leave: the loop may end before the goodbye comes back, and
+    the socket stay open.
+    """
+    if upstream.connection is not None and upstream.connection.transport is not None:
+        upstream.connection.transport.abort()
