@@ -27,11 +27,11 @@ from typing import Any
 from tests.benchmarks.frames_callers import CALLERS, decode
 from tests.benchmarks.frames_files import RATE, SECONDS, BenchmarkFiles, make_files
 from tests.benchmarks.frames_methods import InProcess, bare_start, seed
+from tests.benchmarks.frames_tiles import FOLDER, print_tiles
 from tests.benchmarks.measured_process import tree_pss_bytes
 
 from annotationrun_worker.frames.backends import BACKENDS, make_decoder
 
-FOLDER = Path(tempfile.gettempdir()) / "annotationrun-bench-frames"
 ROUNDS = 5
 DEFAULT = "auto"
 GOAL_SLOWEST_OF_LIBRARIES = 1.05
@@ -73,8 +73,10 @@ def timed(work: Callable[[Row], object]) -> Timed:
 
     def run(row: Row) -> float:
         started = time.perf_counter()
-        work(row)
-        return time.perf_counter() - started
+        frames = work(row)
+        seconds = time.perf_counter() - started
+        del frames  # the others free theirs when the watch has stopped, too
+        return seconds
 
     return run
 
@@ -100,15 +102,11 @@ def methods(stack: ExitStack, folder: Path, backends: Sequence[str], *, with_see
 
     def cold(row: Row) -> float:
         path = new_file(row)
-        started = time.perf_counter()
-        decode(cold_decoder, path, row.targets_seconds)
-        return time.perf_counter() - started
+        return timed(lambda row: decode(cold_decoder, path, row.targets_seconds))(row)
 
     def start(row: Row) -> float:
-        started = time.perf_counter()
         with closing(make_decoder(DEFAULT)) as decoder:
-            decode(decoder, row.path, row.targets_seconds)
-            return time.perf_counter() - started
+            return timed(lambda row: decode(decoder, row.path, row.targets_seconds))(row)
 
     all_methods: dict[str, Timed] = {}
     if with_seed:
@@ -267,6 +265,8 @@ def main() -> int:
     print(f"requests a second by callers: {shown}; peak PSS {callers['peak_pss_mebibytes']:g} MiB")
     print(f"60 frames of one hour: cold {callers['hour_cold_seconds']:.3f} s, ", end="")
     print(f"warm {callers['hour_warm_seconds']:.3f} s")
+    files = make_files(chosen.files)
+    print_tiles(files.av1, rounds)
     print_goals(goals)
     chosen.json.parent.mkdir(parents=True, exist_ok=True)
     figures = {"rounds": rounds, "seconds": seconds, "bare_start_seconds": start, **callers, "goals": goals}

@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from tests.benchmarks.frames_files import HOUR_SECONDS, RATE, SECONDS, BenchmarkFiles, make_files
 
 from annotationrun_worker.dataset.records import CameraKey, EpisodeIndex, VideoSpan
@@ -30,12 +31,12 @@ def video_of(path: Path) -> EpisodeVideo:
     return EpisodeVideo(EpisodeIndex(0), CameraKey("camera"), VideoSpan(path, 0.0, float("inf")))
 
 
-def decode(decoder: Decoder, path: Path, targets_seconds: Sequence[float]) -> int:
-    """Number of bytes of the frames."""
+def decode(decoder: Decoder, path: Path, targets_seconds: Sequence[float]) -> NDArray[np.uint8]:
+    """The frames, which the caller frees: who measures does so when the watch has stopped."""
     targets = np.asarray(targets_seconds, dtype=np.float64)
     frames = decoder.frames(video_of(path), targets, np.full(len(targets), TOLERANCE_SECONDS))
     assert len(frames) == len(targets)
-    return frames.nbytes
+    return frames
 
 
 def requests_of(files: BenchmarkFiles, count: int) -> list[tuple[Path, list[float]]]:

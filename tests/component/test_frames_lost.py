@@ -107,7 +107,7 @@ def test_callers_that_asked_together_do_not_wait_for_a_silent_child_one_by_one(c
 
     def ask(caller):
         targets = (np.zeros(1), np.ones(1))
-        frames = np.empty((1, 8, 8, 3), np.uint8)
+        frames = (np.empty((1, 8, 8, 3), np.uint8), (8, 8))
         pool.decode(path, lambda _: f"caller {caller}", [Stretch(0, 1, 0, 0, 1)], targets, frames)
 
     with closing(pool), ThreadPoolExecutor(5) as callers:

@@ -52,8 +52,8 @@ MUTANTS = (
     Mutant(
         "badges shifted by one tile",
         "annotate/sheets.py",
-        "for frame, time in zip(frames, seconds, strict=True)",
-        "for frame, time in zip(frames, [*seconds[1:], seconds[-1]], strict=True)",
+        "enumerate(zip(tiles, seconds, strict=True))",
+        "enumerate(zip(tiles, [*seconds[1:], seconds[-1]], strict=True))",
     ),
     Mutant(
         "window offset by half a second",

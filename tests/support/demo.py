@@ -12,6 +12,7 @@ import PIL.Image
 
 from annotationrun_worker.annotate.prompts import Prompts
 from annotationrun_worker.annotate.sheets import SheetLayout, build_sheet
+from annotationrun_worker.frames.tiles import tiles_of
 from annotationrun_worker.vlm.messages import image_part, text_part, to_jpeg
 
 LAYOUT = SheetLayout(columns=5, frames_per_sheet=20, tile_width_pixels=224, jpeg_quality=84)
@@ -51,11 +52,11 @@ def sheets_content(
     kind: str, pictures: Sequence[np.ndarray], seconds: Sequence[float], layout: SheetLayout = LAYOUT
 ) -> list[dict[str, Any]]:
     """Contact sheets of RGB pictures (height, width, 3) and the prompt of `kind`."""
-    frames = np.stack(pictures)
+    tiles = tiles_of(np.stack(pictures), layout.tile_width_pixels)
     size = layout.frames_per_sheet
     sheets = [
-        image_part(build_sheet(frames[start : start + size], seconds[start : start + size], layout))
-        for start in range(0, len(frames), size)
+        image_part(build_sheet(tiles[start : start + size], seconds[start : start + size], layout))
+        for start in range(0, len(tiles), size)
     ]
     values = {
         "task": "Put the blocks on the pads",

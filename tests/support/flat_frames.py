@@ -15,6 +15,7 @@ from tests.support.many_episodes import EPISODES_A_VIDEO, FPS, HEIGHT, WIDTH
 from annotationrun_worker.__main__ import main
 from annotationrun_worker.frames import backends
 from annotationrun_worker.frames.decoder import EpisodeVideo
+from annotationrun_worker.frames.tiles import TileSize, tiles_of
 
 SQUARES = (4, 8)
 """Rows and columns: a bit of the frame's number each."""
@@ -30,8 +31,10 @@ class FlatDecoder:
         video: EpisodeVideo,
         targets_seconds: NDArray[np.float64],
         tolerances_seconds: NDArray[np.float64],
+        tile: TileSize | None = None,
     ) -> NDArray[np.uint8]:
-        return np.stack([_picture(video, target) for target in targets_seconds.tolist()])
+        frames = np.stack([_picture(video, target) for target in targets_seconds.tolist()])
+        return frames if tile is None else tiles_of(frames, tile.width)
 
     def packet_digest(self, video: EpisodeVideo, start_seconds: float, stop_seconds: float) -> str:
         name = f"{video.camera} {video.span.path.name} {start_seconds} {stop_seconds}"

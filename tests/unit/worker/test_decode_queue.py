@@ -17,9 +17,9 @@ from annotationrun_worker.frames.decode_queue import (
 ONE, OTHER = Path("one.mp4"), Path("other.mp4")
 
 
-def task(call, path=ONE, groups=(0, 0), size=(4, 4)):
+def task(call, path=ONE, groups=(0, 0), size=(4, 4), frame_size=(4, 4)):
     frames = np.empty((1, *size, 3), np.uint8)
-    work = Frames(Stretch(0, 1, *groups, frames=1), np.zeros(1), np.ones(1), frames)
+    work = Frames(Stretch(0, 1, *groups, frames=1), np.zeros(1), np.ones(1), frames, frame_size)
     return Task(call, path, lambda: "a test", work)
 
 
@@ -44,8 +44,8 @@ def test_a_file_that_is_open_comes_first_but_not_for_ever():
 
 def test_who_wants_the_same_group_of_the_same_file_shares_the_work():
     first, same, other_group, other_file = task(0), task(3), task(4, groups=(1, 2)), task(5, OTHER)
-    other_size = task(6, size=(8, 8))
-    queue = queue_of(first, same, other_group, other_file, other_size)
+    other_size, tiles = task(6, size=(8, 8)), task(7, frame_size=(8, 8))
+    queue = queue_of(first, same, other_group, other_file, other_size, tiles)
     assert queue.take([]) == [first, same]
     assert queue.take([]) == [other_group]
 

@@ -61,19 +61,26 @@ class EpisodeContext:
     """Shared by all episodes of a run."""
 
     async def look(
-        self, frame_indices: Sequence[int], camera: CameraKey, make: Callable[[NDArray[np.uint8]], Made]
+        self,
+        frame_indices: Sequence[int],
+        camera: CameraKey,
+        make: Callable[[NDArray[np.uint8]], Made],
+        tile_width_pixels: int | None = None,
     ) -> Made:
         """Decode frames, and make of them what goes into a prompt: the pixels are gone when this returns.
 
-        ``make`` gets them as uint8 (n, height, width, 3) RGB, in order, and runs in a thread, as does the
-        decoding. Only so many looks are under way at once, however many episodes are.
+        ``make`` gets them as uint8 (n, height, width, 3) RGB, in order, or tiles of that width.
+        It runs in a thread, as does the decoding. Only so many looks are under way at once, however many
+        episodes are.
 
         Raises:
             FrameDecodeError: a frame can't be decoded; ``make`` does not run then.
         """
 
         def decode_and_make() -> Made:
-            return make(self.frames.pictures_by_index(self.episode, frame_indices, camera))
+            if tile_width_pixels is None:
+                return make(self.frames.pictures_by_index(self.episode, frame_indices, camera))
+            return make(self.frames.tiles_by_index(self.episode, frame_indices, tile_width_pixels, camera))
 
         async with self.looking:
             return await asyncio.to_thread(decode_and_make)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import ImageDraw, ImageFont
 
 from annotationrun_api.spec_modules import PlanModule
+from annotationrun_worker.frames.tiles import TileSize
 from annotationrun_worker.vlm.messages import to_jpeg
 
 BADGE_FONT_PIXELS = 14
@@ -50,12 +51,7 @@ class SheetLayout:
     def sheet_size(self, frame_count: int, width: int, height: int) -> tuple[int, int]:
         """(width, height) in pixels of a sheet of ``frame_count`` frames of ``width`` x ``height`` each."""
         columns, rows = self.grid(frame_count)
-        return columns * self.tile_width_pixels, rows * tile_height(width, height, self.tile_width_pixels)
-
-
-def tile_height(width: int, height: int, tile_width_pixels: int) -> int:
-    """Height in pixels of the tile of a frame of ``width`` x ``height`` pixels."""
-    return max(1, round(height * tile_width_pixels / width))
+        return columns * self.tile_width_pixels, rows * TileSize(width, height, self.tile_width_pixels).height
 
 
 @lru_cache(maxsize=1)
@@ -72,30 +68,20 @@ def draw_badge(tile: PIL.Image.Image, seconds: float) -> None:
     draw.text((BADGE_MARGIN_PIXELS, BADGE_MARGIN_PIXELS), text, font=_font(), fill="white")
 
 
-def build_tile(frame: NDArray[np.uint8], seconds: float, width_pixels: int) -> PIL.Image.Image:
-    """One frame, uint8 (height, width, 3) RGB, scaled to ``width_pixels`` and marked with its time."""
-    picture = PIL.Image.fromarray(frame)
-    height = tile_height(picture.width, picture.height, width_pixels)
-    tile = picture.resize((width_pixels, height), PIL.Image.Resampling.LANCZOS)
-    draw_badge(tile, seconds)
-    return tile
-
-
-def build_sheet(frames: NDArray[np.uint8], seconds: Sequence[float], layout: SheetLayout) -> bytes:
-    """Lay the frames of one sheet out, row by row; returns it as JPEG.
+def build_sheet(tiles: NDArray[np.uint8], seconds: Sequence[float], layout: SheetLayout) -> bytes:
+    """Lay the tiles of one sheet out, row by row, each marked with its time; returns it as JPEG.
 
     Args:
-        frames: uint8 (n, height, width, 3) RGB, no more than go onto a sheet.
+        tiles: uint8 (n, height, the layout's width, 3) RGB, no more than go onto a sheet.
         seconds: the n times that are written into the tiles.
-        layout: columns, tile width, quality. A sheet has only the rows that it fills; with fewer frames than
-            columns only the columns that it fills.
+        layout: columns, quality. A sheet has only the rows that it fills; with fewer tiles than columns only
+            the columns that it fills.
     """
-    tiles = [
-        build_tile(frame, time, layout.tile_width_pixels) for frame, time in zip(frames, seconds, strict=True)
-    ]
-    width, height = tiles[0].size
-    columns, rows = layout.grid(len(tiles))
+    count, height, width, _ = tiles.shape
+    columns, rows = layout.grid(count)
     sheet = PIL.Image.new("RGB", (columns * width, rows * height))
-    for place, tile in enumerate(tiles):
+    for place, (pixels, time) in enumerate(zip(tiles, seconds, strict=True)):
+        tile = PIL.Image.fromarray(pixels)
+        draw_badge(tile, time)
         sheet.paste(tile, (place % columns * width, place // columns * height))
     return to_jpeg(sheet, layout.jpeg_quality)

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from annotationrun_api.spec_modules import PlanModule
+from annotationrun_api.spec_modules import ModulesSpec, PlanModule
 from annotationrun_worker.annotate.context import EpisodeContext
 from annotationrun_worker.annotate.sheets import SheetLayout, build_sheet
 from annotationrun_worker.dataset.records import CameraKey
@@ -45,6 +45,24 @@ class Shown:
         inside = float(np.interp(seconds, self.told_seconds, self.true_seconds))
         outside = min(seconds - self.told_seconds[0], 0.0) + max(seconds - self.told_seconds[-1], 0.0)
         return inside + outside
+
+
+def cameras_shown_whole(
+    modules: ModulesSpec, cameras: Sequence[CameraKey], default: CameraKey | None
+) -> frozenset[CameraKey]:
+    """The cameras of which a run shows whole frames; ``default`` is ``None`` for the first one.
+
+    Tiles of these are made of the whole frames, which are decoded anyway; those of others by the decoder.
+    """
+    shown: set[CameraKey] = set()
+    usual = {default} if default is not None else set(cameras[:1])
+    if modules.plan is not None and modules.plan.input == "Frames":
+        shown |= usual
+    if modules.interjections is not None and modules.interjections.max_per_episode:
+        shown |= usual
+    if modules.vqa is not None:
+        shown |= set(cameras) if modules.vqa.cameras == "All" else usual
+    return frozenset(shown)
 
 
 async def show_frames(
@@ -104,7 +122,7 @@ async def _on_sheets(
         def build(seen: NDArray[np.uint8], now: slice = now) -> bytes:
             return build_sheet(seen, times[now], layout)
 
-        sheets.append(await context.look(frames[now], camera, build))
+        sheets.append(await context.look(frames[now], camera, build, layout.tile_width_pixels))
     words = shown_words(settings, len(frames))
     return Shown([image_part(sheet) for sheet in sheets], words, times, times)
 

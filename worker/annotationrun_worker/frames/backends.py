@@ -14,6 +14,7 @@ from annotationrun_worker.errors import (
     FrameDamagedError,
     FrameDecodeError,
     FrameMissingError,
+    FrameSizeError,
 )
 from annotationrun_worker.frames.decoder import (
     CHILDREN,
@@ -25,6 +26,7 @@ from annotationrun_worker.frames.decoder import (
     VideoFrames,
 )
 from annotationrun_worker.frames.ffmpeg_decoder import FfmpegDecoder, find_ffmpeg
+from annotationrun_worker.frames.tiles import TileSize
 
 _LOG = logging.getLogger(__name__)
 
@@ -52,22 +54,25 @@ class AutoDecoder:
         video: EpisodeVideo,
         targets_seconds: NDArray[np.float64],
         tolerances_seconds: NDArray[np.float64],
+        tile: TileSize | None = None,
     ) -> NDArray[np.uint8]:
         """Decode the frames with the nearest PTS; see ``VideoFrames.frames``."""
         if video.span.path in self._by_second:
-            return self._second.frames(video, targets_seconds, tolerances_seconds)
+            return self._second.frames(video, targets_seconds, tolerances_seconds, tile)
         try:
-            return self._first.frames(video, targets_seconds, tolerances_seconds)
-        except (FrameMissingError, FrameDamagedError):
-            # The file can be decoded: no other program finds a frame that is not there, and an older one may
-            # give a picture of one that is damaged.
+            return self._first.frames(video, targets_seconds, tolerances_seconds, tile)
+        except (FrameMissingError, FrameDamagedError, FrameSizeError):
+            # The file can be decoded: no other program finds a frame that is not there, or another size, and
+            # an older one may give a picture of one that is damaged.
             raise
         except FrameDecodeError as error:
             if self._first.closed or not video.span.path.is_file():
                 raise
             try:
                 find_ffmpeg()
-                frames = self._second.frames(video, targets_seconds, tolerances_seconds)
+                frames = self._second.frames(video, targets_seconds, tolerances_seconds, tile)
+            except FrameSizeError:
+                raise
             except (FrameDecodeError, ConfigurationError) as second_error:
                 raise error from second_error
             if isinstance(error, DecoderLostError):  # it may be well the next time
@@ -111,9 +116,10 @@ class TorchcodecDecoder:
         video: EpisodeVideo,
         targets_seconds: NDArray[np.float64],
         tolerances_seconds: NDArray[np.float64],
+        tile: TileSize | None = None,
     ) -> NDArray[np.uint8]:
         """Decode the frames with the nearest PTS; see ``VideoFrames.frames``."""
-        return self._frames.frames(video, targets_seconds, tolerances_seconds)
+        return self._frames.frames(video, targets_seconds, tolerances_seconds, tile)
 
     def packet_digest(self, video: EpisodeVideo, start_seconds: float, stop_seconds: float) -> str:
         """Digest of the compressed packets; see ``Decoder.packet_digest``."""

@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from annotationrun_worker.frames.decode_plan import FileIndex
+from annotationrun_worker.frames.tiles import TileSize, tile_of
 
 Request = Mapping[str, Any]
 
@@ -103,6 +104,25 @@ class Picture:
     height: int
     rgb: NDArray[np.uint8]
     """(height, width, 3)."""
+
+
+def check_size(picture: Picture, size: TileSize) -> None:
+    """Refuse a frame that the tiles, or the room for it, are not meant for."""
+    if (picture.width, picture.height) != (size.frame_width, size.frame_height):
+        raise RefusedError(
+            "size",
+            f"the size changes, from {size.frame_width} x {size.frame_height} to {picture.width} x "
+            f"{picture.height} pixels at {picture.place}",
+            width=picture.width,
+            height=picture.height,
+        )
+
+
+def tiles(pictures: Iterable[Picture], size: TileSize) -> Iterator[Picture]:
+    """The tiles of frames."""
+    for picture in pictures:
+        check_size(picture, size)
+        yield Picture(picture.place, size.width, size.height, tile_of(picture.rgb, size.width))
 
 
 def send_index(answers: BinaryIO, index: FileIndex) -> None:

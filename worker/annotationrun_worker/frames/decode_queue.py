@@ -27,7 +27,9 @@ class Frames:
     targets_seconds: NDArray[np.float64]
     tolerances_seconds: NDArray[np.float64]
     frames: NDArray[np.uint8]
-    """Room for the frames of the whole call: (targets, height, width, 3)."""
+    """Room for the frames, or tiles, of the whole call: (targets, height, width, 3)."""
+    frame_size: tuple[int, int]
+    """(width, height) of a whole frame."""
 
     @property
     def part(self) -> slice:
@@ -51,7 +53,10 @@ class Task:
         """Whether both are frames of one file, some of which need the same ones decoded."""
         if not isinstance(self.work, Frames) or not isinstance(other.work, Frames):
             return False
-        same_size = self.work.frames.shape[1:] == other.work.frames.shape[1:]
+        same_size = (
+            self.work.frames.shape[1:] == other.work.frames.shape[1:]
+            and self.work.frame_size == other.work.frame_size
+        )
         return same_size and self.path == other.path and shares_work(self.work.stretch, other.work.stretch)
 
 

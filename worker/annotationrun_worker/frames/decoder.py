@@ -24,6 +24,7 @@ from annotationrun_worker.frames.living_child import (
     receive_answer,
     receive_line,
 )
+from annotationrun_worker.frames.tiles import TileSize
 
 PYAV_CHILD = "annotationrun_worker.frames.decoder_child"
 TORCHCODEC_CHILD = "annotationrun_worker.frames.torchcodec_child"
@@ -67,13 +68,16 @@ class VideoFrames(Protocol):
         video: EpisodeVideo,
         targets_seconds: NDArray[np.float64],
         tolerances_seconds: NDArray[np.float64],
+        tile: TileSize | None = None,
     ) -> NDArray[np.uint8]:
         """Decode the frames with the nearest PTS: uint8 of shape (targets, height, width, 3), RGB.
 
         ``targets_seconds`` are PTS in the file, at least one, rising; each frame may be off by its tolerance.
+        With ``tile`` they come as tiles.
 
         Raises:
             FrameMissingError: no frame lies so near to one of them.
+            FrameSizeError: the frames are not of the size that ``tile`` says.
             FrameDecodeError: one of them can't be had; there is no partial answer.
             ConfigurationError: the library or program that decodes is not installed.
         """
@@ -148,19 +152,25 @@ class DecoderProcess:
         video: EpisodeVideo,
         targets_seconds: NDArray[np.float64],
         tolerances_seconds: NDArray[np.float64],
+        tile: TileSize | None = None,
     ) -> NDArray[np.uint8]:
         """Decode the frames with the nearest PTS; see ``VideoFrames.frames``."""
-        index = self._index(video, targets_seconds)
+        index, targets = self._index(video, targets_seconds), (targets_seconds, tolerances_seconds)
+        tile_width = None if tile is None else tile.width
         try:
-            return self._decoded(video, index, (targets_seconds, tolerances_seconds))
-        except FrameSizeError as error:
+            frames = self._decoded(video, index, targets, tile_width)
+        except FrameSizeError as size_error:
             # The container may lie; what the decoder says holds.
-            index = replace(index, width=error.width, height=error.height)
-        try:
-            frames = self._decoded(video, index, (targets_seconds, tolerances_seconds))
-        except FrameSizeError as error:
-            raise FrameDecodeError(str(error)) from error  # there are both
-        self._indexes.put(_key_of(video.span.path), index, index.size_bytes)
+            index = replace(index, width=size_error.width, height=size_error.height)
+            try:
+                frames = self._decoded(video, index, targets, tile_width)
+            except FrameSizeError as error:
+                raise FrameDecodeError(str(error)) from error  # there are both
+            self._indexes.put(_key_of(video.span.path), index, index.size_bytes)
+        if tile is not None:
+            check_frame_size(
+                video.at(targets_seconds[0], targets_seconds[-1]), tile, index.width, index.height
+            )
         return frames
 
     def packet_digest(self, video: EpisodeVideo, start_seconds: float, stop_seconds: float) -> str:
@@ -188,6 +198,7 @@ class DecoderProcess:
         video: EpisodeVideo,
         index: FileIndex,
         targets: tuple[NDArray[np.float64], NDArray[np.float64]],
+        tile_width: int | None,
     ) -> NDArray[np.uint8]:
         times = targets[0]
 
@@ -198,9 +209,15 @@ class DecoderProcess:
             raise FrameDecodeError(
                 f"{where(slice(None))}: frames of {index.width} x {index.height} pixels are out of bounds"
             )
+        size = TileSize(index.width, index.height, tile_width or index.width)
+        if size.height * size.width * 3 > FRAME_BYTES_LIMIT:
+            raise FrameDecodeError(
+                f"{where(slice(None))}: tiles of {size.width} x {size.height} pixels are out of bounds"
+            )
         stretches = cut(plan_groups(index, times), self._pool.size)
-        frames = np.empty((len(times), index.height, index.width, 3), dtype=np.uint8)
-        self._pool.decode(video.span.path, where, stretches, targets, frames)
+        frames = np.empty((len(times), size.height, size.width, 3), dtype=np.uint8)
+        whole_size = (index.width, index.height)
+        self._pool.decode(video.span.path, where, stretches, targets, (frames, whole_size))
         return frames
 
     def _index(self, video: EpisodeVideo, targets_seconds: NDArray[np.float64]) -> FileIndex:
@@ -213,6 +230,17 @@ class DecoderProcess:
             index = self._pool.run(path, lambda: where, lambda child: child.ask(errand, receive_index))
             self._indexes.put(key, index, index.size_bytes)
         return index
+
+
+def check_frame_size(where: str, tile: TileSize, width: int, height: int) -> None:
+    """Raise a FrameSizeError if the frames, ``width`` x ``height`` pixels, are not those of ``tile``."""
+    if (width, height) != (tile.frame_width, tile.frame_height):
+        raise FrameSizeError(
+            f"{where}: the frames are {width} x {height} pixels, expected {tile.frame_width} x "
+            f"{tile.frame_height}",
+            width,
+            height,
+        )
 
 
 def _key_of(path: Path) -> FileKey:

@@ -4,11 +4,12 @@ Requests (see ``child_server`` for the answers)::
 
     {"op": "index", "path": "/x.mp4"}
     {"op": "frames", "path": "/x.mp4", "targets_seconds": [..], "tolerances_seconds": [..],
-     "width": 320, "height": 240}                                                                 targets rise
+     "width": 320, "height": 240, "tile_width": 320}                                              targets rise
     {"op": "packets", "path": "/x.mp4", "start_seconds": 0.0, "stop_seconds": 4.0}
 
-``index`` gives a ``FileIndex``, ``frames`` frames of that size through shared memory (``shared_frames``), one
-for each target in their order, ``packets`` ``{"sha256": "..", "packets": 9}``.
+``index`` gives a ``FileIndex``, ``frames`` frames of that size, or tiles of them if ``tile_width`` is another
+width, through shared memory (``shared_frames``), one for each target in their order, ``packets``
+``{"sha256": "..", "packets": 9}``.
 """
 
 from collections.abc import Mapping

@@ -95,17 +95,19 @@ class DecoderPool:
         where: Callable[[slice], str],
         stretches: Sequence[Stretch],
         targets: tuple[NDArray[np.float64], NDArray[np.float64]],
-        frames: NDArray[np.uint8],
+        frames: tuple[NDArray[np.uint8], tuple[int, int]],
     ) -> None:
-        """Decode the frames of all stretches into ``frames``.
+        """Decode the frames of all stretches into room for them.
 
-        ``targets`` are times and tolerances; ``where`` names a part of them for an error.
+        ``targets`` are times and tolerances; ``where`` names a part of them for an error. ``frames`` are the
+        room and (width, height) of a whole frame: if the room is for another width, it gets tiles.
 
         Raises:
+            FrameSizeError: the frames are of another size.
             FrameDecodeError: some can't be decoded, or the pool is closed; see ``LivingChild.ask``.
         """
         call = next(self._calls)
-        works = [Frames(stretch, *targets, frames) for stretch in stretches]
+        works = [Frames(stretch, *targets, *frames) for stretch in stretches]
         self._carry_out([Task(call, path, partial(where, work.part), work) for work in works])
 
     def _carry_out(self, tasks: Sequence[Task]) -> None:
@@ -178,7 +180,8 @@ class DecoderPool:
     def _decode_on(self, child: LivingChild, tasks: Sequence[Task]) -> None:
         works = [cast(Frames, task.work) for task in tasks]
         order = merge_targets([work.targets_seconds[work.part] for work in works])
-        height, width = works[0].frames.shape[1:3]
+        width, height = works[0].frame_size
+        slot_height, slot_width = works[0].frames.shape[1:3]
         request = {
             "op": "frames",
             "path": str(tasks[0].path),
@@ -186,10 +189,11 @@ class DecoderPool:
             "tolerances_seconds": [float(works[n].tolerances_seconds[works[n].part][i]) for n, i in order],
             "width": width,
             "height": height,
+            "tile_width": slot_width,
         }
 
         def take(process: ChildProcess) -> None:
-            slots = process.memory.slots(height, width)
+            slots = process.memory.slots(slot_height, slot_width)
             taken = 0
             for filled in self._receive(process, len(order)):
                 if not taken <= filled <= min(len(order), taken + len(slots)):
@@ -200,4 +204,4 @@ class DecoderPool:
                     np.copyto(work.frames[work.stretch.start + place], slots[number % len(slots)])
                 taken = filled
 
-        child.ask(Errand(tasks[0].where(), tasks[0].path, request, (height, width)), take)
+        child.ask(Errand(tasks[0].where(), tasks[0].path, request, (slot_height, slot_width)), take)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from annotationrun_worker.dataset.layout import check_readable
 from annotationrun_worker.errors import ConfigurationError, DatasetError, FrameDecodeError, FrameMissingError
 from annotationrun_worker.frames.child_process import child_environment, ending
-from annotationrun_worker.frames.decoder import CHILDREN, DecoderProcess, EpisodeVideo
+from annotationrun_worker.frames.decoder import CHILDREN, DecoderProcess, EpisodeVideo, check_frame_size
 from annotationrun_worker.frames.ffmpeg_command import (
     ShownFrame,
     build_decode_command,
@@ -20,6 +20,7 @@ from annotationrun_worker.frames.ffmpeg_command import (
     parse_shown_frames,
 )
 from annotationrun_worker.frames.seeking import steps_back
+from annotationrun_worker.frames.tiles import TileSize, tiles_of
 
 PROGRAM = "ffmpeg"
 
@@ -82,11 +83,12 @@ class FfmpegDecoder:
         video: EpisodeVideo,
         targets_seconds: NDArray[np.float64],
         tolerances_seconds: NDArray[np.float64],
+        tile: TileSize | None = None,
     ) -> NDArray[np.uint8]:
         """Decode the frames with the nearest PTS; see ``VideoFrames.frames``."""
         program = find_ffmpeg()
         parts = [
-            self._decoded(program, video, stretch)
+            self._decoded(program, video, stretch, tile)
             for stretch in split_stretches(targets_seconds, tolerances_seconds)
         ]
         if len({part.shape[1:] for part in parts}) > 1:
@@ -107,7 +109,9 @@ class FfmpegDecoder:
                 process.kill()
         self._packets.close()
 
-    def _decoded(self, program: str, video: EpisodeVideo, stretch: Stretch) -> NDArray[np.uint8]:
+    def _decoded(
+        self, program: str, video: EpisodeVideo, stretch: Stretch, tile: TileSize | None
+    ) -> NDArray[np.uint8]:
         targets, tolerances = stretch.targets_seconds, stretch.tolerances_seconds
         where = video.at(targets[0], targets[-1])
         # The frame wanted may lie behind its target, but not by more than this; and nothing else is there.
@@ -122,7 +126,11 @@ class FfmpegDecoder:
             if output.shown and output.shown[0].pts_seconds <= nearest_start:
                 break
         _check_file(video, where, output)
-        return _chosen(stretch, output, where)
+        frames = _chosen(stretch, output, where)
+        if tile is None:
+            return frames
+        check_frame_size(where, tile, frames.shape[2], frames.shape[1])
+        return tiles_of(frames, tile.width)
 
     def _run(self, command: Sequence[str], where: str) -> ProgramOutput:
         with self._slots, self._start(command, where) as process:

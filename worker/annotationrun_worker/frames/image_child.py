@@ -3,17 +3,20 @@
 Requests (see ``child_server`` for the answers), rows counted from the start of the file::
 
     {"op": "frames", "path": "/x.parquet", "column": "..", "root": "/dataset", "rows": [..]}    rows rise
+    {"op": "tiles", .. as frames .., "width": 320, "height": 240, "tile_width": 224}
     {"op": "digest", "path": "/x.parquet", "column": "..", "root": "/dataset", "first_row": 0, "row_count": 9}
 
-``frames`` gives one frame for each row, in their order; ``digest`` gives ``{"sha256": ..}``.
+``frames`` gives one frame for each row, in their order, ``tiles`` tiles of frames of that size; ``digest``
+gives ``{"sha256": ..}``.
 """
 
 from collections.abc import Mapping
 from typing import BinaryIO
 
-from annotationrun_worker.frames.child_server import Request, SignsOfLife, send_pictures, serve
+from annotationrun_worker.frames.child_server import Request, SignsOfLife, send_pictures, serve, tiles
 from annotationrun_worker.frames.image_file import ImageFile
 from annotationrun_worker.frames.open_files import OpenFiles
+from annotationrun_worker.frames.tiles import TileSize
 
 
 def main() -> None:
@@ -28,7 +31,10 @@ def main() -> None:
         if request["op"] == "digest":
             sha256 = file.sha256(column, request["first_row"], request["row_count"], root)
             return {"sha256": sha256}
-        send_pictures(answers, file.pictures_at(column, request["rows"], root))
+        pictures = file.pictures_at(column, request["rows"], root)
+        if request["op"] == "tiles":
+            pictures = tiles(pictures, TileSize(request["width"], request["height"], request["tile_width"]))
+        send_pictures(answers, pictures)
         return {}
 
     serve(carry_out)

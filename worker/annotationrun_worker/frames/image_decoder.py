@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from annotationrun_worker.dataset.records import CameraKey, EpisodeIndex, ImageSpan
 from annotationrun_worker.frames.child_service import ChildService, receive_frames
 from annotationrun_worker.frames.living_child import Errand, receive_line
+from annotationrun_worker.frames.tiles import TileSize
 
 IMAGE_CHILD = "annotationrun_worker.frames.image_child"
 
@@ -33,7 +34,9 @@ class EpisodeImages:
 class Images(Protocol):
     """Decodes pictures outside of this process; safe for any number of threads."""
 
-    def frames(self, images: EpisodeImages, indices: Sequence[int], times: str) -> NDArray[np.uint8]:
+    def frames(
+        self, images: EpisodeImages, indices: Sequence[int], times: str, tile: TileSize | None = None
+    ) -> NDArray[np.uint8]:
         """Decode the frames ``indices``; see ``ImageDecoder.frames``."""
 
     def digest(self, images: EpisodeImages) -> str:
@@ -54,16 +57,23 @@ class ImageDecoder:
         """Process ids of the children that run."""
         return self._service.child_pids
 
-    def frames(self, images: EpisodeImages, indices: Sequence[int], times: str) -> NDArray[np.uint8]:
+    def frames(
+        self, images: EpisodeImages, indices: Sequence[int], times: str, tile: TileSize | None = None
+    ) -> NDArray[np.uint8]:
         """Decode the frames ``indices`` (0-based in the episode, rising).
 
-        Returns uint8 of shape (len(indices), height, width, 3), RGB. ``times`` is for the errors.
+        Returns uint8 of shape (len(indices), height, width, 3), RGB; tiles instead of the whole frames with
+        ``tile``. ``times`` is for the errors.
 
         Raises:
+            FrameSizeError: the frames are not of the size that ``tile`` says.
             FrameDecodeError: a row can't be read, or holds no picture.
         """
         rows = [images.span.first_row + int(index) for index in indices]
-        errand = Errand(images.at(times), images.span.path, {**_request("frames", images), "rows": rows})
+        request = {**_request("frames" if tile is None else "tiles", images), "rows": rows}
+        if tile is not None:
+            request |= {"width": tile.frame_width, "height": tile.frame_height, "tile_width": tile.width}
+        errand = Errand(images.at(times), images.span.path, request)
         return self._service.ask(errand, lambda child: receive_frames(child, len(rows)))
 
     def digest(self, images: EpisodeImages) -> str:

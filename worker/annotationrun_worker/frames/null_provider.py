@@ -51,6 +51,16 @@ class NullFrameProvider:
         """Always NoCamerasError."""
         _raise_no_cameras(episode)
 
+    def tiles_by_index(
+        self,
+        episode: EpisodeRecord,
+        frame_indices: Sequence[int],
+        width_pixels: int,
+        camera: CameraKey | None = None,
+    ) -> NDArray[np.uint8]:
+        """Always NoCamerasError."""
+        _raise_no_cameras(episode)
+
     def video_for_episode(
         self, episode: EpisodeRecord, max_frames: int, camera: CameraKey | None = None
     ) -> "Tensor":

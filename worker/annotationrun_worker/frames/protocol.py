@@ -81,6 +81,19 @@ class FrameProvider(Protocol):
             IndexError: the episode has no frame of that number; else as ``frames_at``.
         """
 
+    def tiles_by_index(
+        self,
+        episode: EpisodeRecord,
+        frame_indices: Sequence[int],
+        width_pixels: int,
+        camera: CameraKey | None = None,
+    ) -> NDArray[np.uint8]:
+        """The same frames as tiles: uint8 (frames, tile height, ``width_pixels``, 3), RGB; see ``TileSize``.
+
+        Raises:
+            IndexError: the episode has no frame of that number; else as ``frames_at``.
+        """
+
     def video_for_episode(
         self, episode: EpisodeRecord, max_frames: int, camera: CameraKey | None = None
     ) -> "Tensor":

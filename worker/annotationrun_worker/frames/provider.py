@@ -1,7 +1,5 @@
 """Frames for the modules: by time, in the order asked for, cached, or an error; never fewer than asked."""
 
-import logging
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,16 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from annotationrun_worker.dataset.records import CameraKey, EpisodeRecord, Features, ImageSpan, VideoSpan
-from annotationrun_worker.errors import FrameDecodeError, TimestampOutOfRangeError, UnknownCameraError
+from annotationrun_worker.errors import (
+    FrameDecodeError,
+    FrameSizeError,
+    TimestampOutOfRangeError,
+    UnknownCameraError,
+)
 from annotationrun_worker.frames.backends import make_decoder
 from annotationrun_worker.frames.cache import ByteBoundedCache
+from annotationrun_worker.frames.cached_frames import Batch, CachedFrames, Shown
 from annotationrun_worker.frames.clips import Clip, ClipStore, clip_of_episode, clip_of_frames
 from annotationrun_worker.frames.decoder import CHILDREN, Decoder, EpisodeVideo
 from annotationrun_worker.frames.fingerprint import episode_fingerprint
 from annotationrun_worker.frames.image_decoder import EpisodeImages, ImageDecoder, Images
-from annotationrun_worker.frames.keyed_locks import KeyedLocks
 from annotationrun_worker.frames.null_provider import NullFrameProvider
 from annotationrun_worker.frames.protocol import FrameCounts, FrameProvider
+from annotationrun_worker.frames.tiles import TileSize, tiles_of
 from annotationrun_worker.frames.timestamps import (
     local_gaps,
     snap,
@@ -41,8 +45,6 @@ __all__ = [
     "VideoFrameProvider",
     "make_frame_provider",
 ]
-
-_LOG = logging.getLogger(__name__)
 
 BATCH_BYTES = 64 * 1024 * 1024
 """Decoded in one request to the child: keeps what is under way small however many frames are asked for."""
@@ -64,6 +66,9 @@ class FrameSettings:
     cache_bytes: int = 1024**3
     tolerance_seconds: float = 0.01
     """Largest distance between the PTS of a decoded frame and its target."""
+    whole_cameras: frozenset[CameraKey] = frozenset()
+    """Those whose frames are looked at whole as well: their tiles are made of these, else the same frames
+    would be decoded twice."""
     clip_folder: Path | None = None
     """Where clips are kept. None: in a temporary folder that closing the provider removes."""
 
@@ -93,14 +98,9 @@ class VideoFrameProvider:
         self._image_decoder = ImageDecoder(CHILDREN) if images is None else images
         self._clips = ClipStore(settings.clip_folder)
         self._default_camera = self._known(settings.default_camera or features.cameras[0])
-        self._cache: ByteBoundedCache[tuple[int, CameraKey, int], NDArray[np.uint8]] = ByteBoundedCache(
-            settings.cache_bytes
-        )
+        self._whole_cameras = settings.whole_cameras
+        self._cached = CachedFrames(settings.cache_bytes, self._batches)
         self._digests: ByteBoundedCache[tuple[int, CameraKey], str] = ByteBoundedCache(DIGESTS_BYTES)
-        # One an episode and camera, held while decoding: who wants the same frames finds them in the cache.
-        self._decoding: KeyedLocks[tuple[int, CameraKey]] = KeyedLocks()
-        self._counting = threading.Lock()
-        self._counts = FrameCounts()
 
     def __enter__(self) -> Self:
         return self
@@ -123,8 +123,7 @@ class VideoFrameProvider:
     @property
     def counts(self) -> FrameCounts:
         """See ``FrameProvider.counts``."""
-        with self._counting:
-            return replace(self._counts, fallback_files=self._decoder.fallback_files)
+        return replace(self._cached.counts, fallback_files=self._decoder.fallback_files)
 
     def frames_at(
         self, episode: EpisodeRecord, timestamps_seconds: Sequence[float], camera: CameraKey | None = None
@@ -134,7 +133,7 @@ class VideoFrameProvider:
             indices = snap(episode.timestamps_seconds, timestamps_seconds, episode.fps)
         except TimestampOutOfRangeError as error:
             raise TimestampOutOfRangeError(f"episode {episode.index}: {error}") from error
-        return _as_tensor(self._frames(episode, indices, camera))
+        return _as_tensor(self._cached.frames(self._shown(episode, camera), indices))
 
     def frames_by_index(
         self, episode: EpisodeRecord, frame_indices: Sequence[int], camera: CameraKey | None = None
@@ -147,13 +146,29 @@ class VideoFrameProvider:
     ) -> NDArray[np.uint8]:
         """See ``FrameProvider.pictures_by_index``."""
         _check_indices(episode, frame_indices)
-        return self._frames(episode, np.asarray(frame_indices, dtype=np.int64), camera)
+        return self._cached.frames(self._shown(episode, camera), frame_indices)
+
+    def tiles_by_index(
+        self,
+        episode: EpisodeRecord,
+        frame_indices: Sequence[int],
+        width_pixels: int,
+        camera: CameraKey | None = None,
+    ) -> NDArray[np.uint8]:
+        """See ``FrameProvider.tiles_by_index``."""
+        _check_indices(episode, frame_indices)
+        whole = self._shown(episode, camera)
+        if whole.camera in self._whole_cameras:
+            return tiles_of(self._cached.frames(whole, frame_indices), width_pixels)
+        tiles = replace(whole, tile=TileSize(*whole.frame_size, width_pixels))
+        return self._cached.frames(tiles, frame_indices)
 
     def video_for_episode(
         self, episode: EpisodeRecord, max_frames: int, camera: CameraKey | None = None
     ) -> "Tensor":
         """See ``FrameProvider.video_for_episode``."""
-        return _as_tensor(self._frames(episode, uniform_indices(episode.frame_count, max_frames), camera))
+        indices = uniform_indices(episode.frame_count, max_frames)
+        return _as_tensor(self._cached.frames(self._shown(episode, camera), indices))
 
     def episode_clip_path(self, episode: EpisodeRecord, camera: CameraKey | None = None) -> Path:
         """See ``FrameProvider.episode_clip_path``."""
@@ -193,68 +208,34 @@ class VideoFrameProvider:
         self._image_decoder.close()
         self._decoder.close()
 
-    def _frames(
-        self, episode: EpisodeRecord, indices: NDArray[np.int64], camera: CameraKey | None
-    ) -> NDArray[np.uint8]:
-        camera = self._known(camera if camera is not None else self._default_camera)
-        wanted = [int(index) for index in np.unique(indices)]
-        found = self._cached(episode, camera, wanted)
-        decoded = 0
-        if len(found) < len(wanted):
-            with self._decoding.held((int(episode.index), camera)):
-                found |= self._cached(episode, camera, [index for index in wanted if index not in found])
-                missing = [index for index in wanted if index not in found]
-                try:
-                    for index, frame in self._decoded(episode, camera, missing):
-                        found[index] = frame
-                        self._cache.put((int(episode.index), camera, index), frame, frame.nbytes)
-                except FrameDecodeError as error:
-                    self._count_failure(len(indices), error)
-                    raise
-                decoded = len(missing)
-        self._count(FrameCounts(asked=len(indices), decoded=decoded, from_cache=len(indices) - decoded))
-        if not len(indices):
-            width, height = self._features.camera_sizes[camera]
-            return np.empty((0, height, width, 3), dtype=np.uint8)
-        return np.stack([found[int(index)] for index in indices])
-
-    def _cached(
-        self, episode: EpisodeRecord, camera: CameraKey, indices: Sequence[int]
-    ) -> dict[int, NDArray[np.uint8]]:
-        held = {index: self._cache.get((int(episode.index), camera, index)) for index in indices}
-        return {index: frame for index, frame in held.items() if frame is not None}
-
-    def _decoded(
-        self, episode: EpisodeRecord, camera: CameraKey, indices: Sequence[int]
-    ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    def _batches(self, shown: Shown, indices: Sequence[int]) -> Iterator[Batch]:
         """Decode the frames (rising indices), some at a time."""
-        width, height = self._features.camera_sizes[camera]
+        episode, camera = shown.episode, shown.camera
+        width, height = shown.frame_size
         batch_frames = max(BATCH_BYTES // (3 * height * width), 1)
         for start in range(0, len(indices), batch_frames):
             batch = np.asarray(indices[start : start + batch_frames])
-            if camera in self._features.image_cameras:
-                images = self._images(episode, camera)
-                pictures = self._image_decoder.frames(images, batch.tolist(), _times(episode, batch))
-            else:
-                pictures = self._decode_video(episode, camera, batch)
-            if pictures.shape[1:3] != (height, width):
-                raise FrameDecodeError(
-                    f"episode {episode.index}, camera {camera!r}, {_times(episode, batch)}: the frames are "
-                    f"{pictures.shape[2]} x {pictures.shape[1]} pixels, "
-                    f"but meta/info.json says {width} x {height}"
-                )
-            for index, picture in zip(batch.tolist(), pictures, strict=True):
-                yield index, picture.copy()  # a view would keep the whole batch in memory
+            try:
+                if camera in self._features.image_cameras:
+                    images = self._images(episode, camera)
+                    times = _times(episode, batch)
+                    pictures = self._image_decoder.frames(images, batch.tolist(), times, shown.tile)
+                else:
+                    pictures = self._decode_video(shown, batch)
+            except FrameSizeError as error:
+                raise _other_size(shown, batch, error.width, error.height) from error
+            if pictures.shape[1:] != shown.shape:
+                raise _other_size(shown, batch, pictures.shape[2], pictures.shape[1])
+            yield batch.tolist(), pictures
 
-    def _decode_video(
-        self, episode: EpisodeRecord, camera: CameraKey, batch: NDArray[np.int64]
-    ) -> NDArray[np.uint8]:
+    def _decode_video(self, shown: Shown, batch: NDArray[np.int64]) -> NDArray[np.uint8]:
         """The frames (rising indices): uint8 of shape (frames, height, width, 3), RGB."""
-        video = self._video(episode, camera)
+        episode = shown.episode
+        video = self._video(episode, shown.camera)
         gaps = local_gaps(episode.timestamps_seconds, episode.fps)
         targets = target_pts_seconds(episode.timestamps_seconds, video.span.from_timestamp_seconds)
         tolerances = tolerances_seconds(gaps, self._tolerance_seconds)
-        return self._decoder.frames(video, targets[batch], tolerances[batch])
+        return self._decoder.frames(video, targets[batch], tolerances[batch], shown.tile)
 
     def _clip_path(self, episode: EpisodeRecord, clip: Clip, camera: CameraKey | None) -> Path:
         camera = self._known(camera if camera is not None else self._default_camera)
@@ -262,10 +243,14 @@ class VideoFrameProvider:
 
         def frames() -> Iterator[NDArray[np.uint8]]:
             # Past the cache, which is for frames that are wanted again; the clip is kept itself.
-            for _, frame in self._decoded(episode, camera, clip.frame_indices):
-                yield frame
+            for _, batch in self._batches(self._shown(episode, camera), clip.frame_indices):
+                yield from batch
 
         return self._clips.path_of(clip, camera, fingerprint, frames)
+
+    def _shown(self, episode: EpisodeRecord, camera: CameraKey | None) -> Shown:
+        camera = self._known(self._default_camera if camera is None else camera)
+        return Shown(episode, camera, self._features.camera_sizes[camera])
 
     def _video(self, episode: EpisodeRecord, camera: CameraKey) -> EpisodeVideo:
         span: VideoSpan | None = episode.videos.get(self._known(camera))
@@ -285,21 +270,6 @@ class VideoFrameProvider:
                 f"the dataset has no camera {camera!r}; its cameras are {list(self._features.cameras)}"
             )
         return camera
-
-    def _count(self, more: FrameCounts) -> None:
-        with self._counting:
-            so_far = self._counts
-            self._counts = FrameCounts(
-                asked=so_far.asked + more.asked,
-                decoded=so_far.decoded + more.decoded,
-                from_cache=so_far.from_cache + more.from_cache,
-                failed=so_far.failed + more.failed,
-            )
-
-    def _count_failure(self, frames: int, error: FrameDecodeError) -> None:
-        level = logging.DEBUG if self.counts.failed else logging.ERROR
-        self._count(FrameCounts(asked=frames, failed=frames))
-        _LOG.log(level, "frames can't be decoded (the first is logged, all are counted): %s", error)
 
 
 def _as_tensor(pictures: NDArray[np.uint8]) -> "Tensor":
@@ -322,6 +292,14 @@ def _times(episode: EpisodeRecord, indices: NDArray[np.int64]) -> str:
     """``at 0.500 s`` or ``from 0.500 to 0.700 s``, in the episode's time."""
     first, last = (f"{episode.timestamps_seconds[index]:.3f}" for index in (indices[0], indices[-1]))
     return f"at {first} s" if first == last else f"from {first} to {last} s"
+
+
+def _other_size(shown: Shown, indices: NDArray[np.int64], width: int, height: int) -> FrameDecodeError:
+    told_width, told_height = shown.frame_size
+    return FrameDecodeError(
+        f"episode {shown.episode.index}, camera {shown.camera!r}, {_times(shown.episode, indices)}: the "
+        f"frames are {width} x {height} pixels, but meta/info.json says {told_width} x {told_height}"
+    )
 
 
 def _read_without(episode: EpisodeRecord, camera: CameraKey) -> UnknownCameraError:

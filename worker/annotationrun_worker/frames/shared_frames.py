@@ -23,7 +23,8 @@ from typing import BinaryIO, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from annotationrun_worker.frames.child_server import Picture, RefusedError, Request, send
+from annotationrun_worker.frames.child_server import Picture, Request, check_size, send
+from annotationrun_worker.frames.tiles import TileSize, tile_of
 
 MEMORY_BYTES = 16 * 1024 * 1024
 """Of each child: some frames of a camera, and still in the processor's cache when they are copied."""
@@ -32,7 +33,7 @@ LARGE_FRAMES = 2
 """Room for at least so many frames, however large they are."""
 
 ANNOUNCED_PARTS = 4
-"""The child says how far it is when a part of the memory is filled ..."""
+"""The child says how far it is when a part of the memory, or of what is wanted, is there ..."""
 
 ALIVE_SECONDS = 0.5
 """... and as a sign of life, where frames take long."""
@@ -85,35 +86,24 @@ class FrameSender:
         self._memory = SharedMemory(int(sys.argv[1]))
 
     def send(self, request: Request, answers: BinaryIO, open_file: Callable[[str], PictureFile]) -> None:
-        """Decode the frames into the memory.
+        """Decode the frames into the memory, or make tiles of them there.
 
         Raises:
             RefusedError: one of them can't be had, or has another size than the request says.
         """
-        slots = self._memory.slots(request["height"], request["width"])
-        part = max(len(slots) // ANNOUNCED_PARTS, 1)
-        pictures = open_file(request["path"]).pictures_at(
-            request["targets_seconds"], request["tolerances_seconds"]
-        )
+        size = TileSize(request["width"], request["height"], request["tile_width"])
+        targets = request["targets_seconds"]
+        slots = self._memory.slots(size.height, size.width)
+        part = max(min(len(slots), len(targets)) // ANNOUNCED_PARTS, 1)
+        pictures = open_file(request["path"]).pictures_at(targets, request["tolerances_seconds"])
         taken, told_seconds = 0, time.monotonic()
         for number, picture in enumerate(pictures):
             while number - taken >= len(slots):
                 taken = int(sys.stdin.buffer.readline())
-            place = slots[number % len(slots)]
-            if picture.rgb.shape != place.shape:
-                raise _other_size(picture, request)
-            np.copyto(place, picture.rgb)
+            check_size(picture, size)
+            rgb = picture.rgb if size.width == picture.width else tile_of(picture.rgb, size.width)
+            np.copyto(slots[number % len(slots)], rgb)
             if (number + 1) % part == 0 or time.monotonic() - told_seconds > ALIVE_SECONDS:
                 send(answers, {"filled": number + 1})
                 answers.flush()
                 told_seconds = time.monotonic()
-
-
-def _other_size(picture: Picture, request: Request) -> RefusedError:
-    return RefusedError(
-        "size",
-        f"the size changes, from {request['width']} x {request['height']} to {picture.width} x "
-        f"{picture.height} pixels at {picture.place}",
-        width=picture.width,
-        height=picture.height,
-    )

@@ -17,6 +17,7 @@ from annotationrun_worker.errors import StagingError
 from annotationrun_worker.frames.decoder import Decoder, EpisodeVideo
 from annotationrun_worker.frames.image_decoder import EpisodeImages, Images
 from annotationrun_worker.frames.provider import Decoders
+from annotationrun_worker.frames.tiles import TileSize
 from annotationrun_worker.staging.digests import digest_json, is_digest
 from annotationrun_worker.staging.store import StagingStore
 
@@ -84,10 +85,11 @@ class FetchedVideos:
         video: EpisodeVideo,
         targets_seconds: NDArray[np.float64],
         tolerances_seconds: NDArray[np.float64],
+        tile: TileSize | None = None,
     ) -> NDArray[np.uint8]:
         """See ``VideoFrames.frames``."""
         with self._files.using(video.span.path):
-            return self._decoder.frames(video, targets_seconds, tolerances_seconds)
+            return self._decoder.frames(video, targets_seconds, tolerances_seconds, tile)
 
     def packet_digest(self, video: EpisodeVideo, start_seconds: float, stop_seconds: float) -> str:
         """See ``Decoder.packet_digest``."""
@@ -116,10 +118,12 @@ class FetchedImages:
         self._files = files
         self._aliases = aliases
 
-    def frames(self, images: EpisodeImages, indices: Sequence[int], times: str) -> NDArray[np.uint8]:
+    def frames(
+        self, images: EpisodeImages, indices: Sequence[int], times: str, tile: TileSize | None = None
+    ) -> NDArray[np.uint8]:
         """See ``ImageDecoder.frames``."""
         with self._files.using(images.span.path):
-            return self._images.frames(images, indices, times)
+            return self._images.frames(images, indices, times, tile)
 
     def digest(self, images: EpisodeImages) -> str:
         """See ``ImageDecoder.digest``."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from annotationrun_api.spec import RunSpec
 from annotationrun_worker.annotate.prompts import make_prompts
+from annotationrun_worker.annotate.showing import cameras_shown_whole
 from annotationrun_worker.dataset.episodes import (
     EpisodeReader,
     EpisodeSummary,
@@ -233,7 +234,8 @@ def make_sampling(spec: RunSpec) -> Sampling:
 
 
 def _open_frames(dataset: OpenDataset, spec: RunSpec, store: StagingStore) -> FrameProvider:
-    camera, files = spec.frames.default_camera, dataset.files
+    files = dataset.files
+    camera = None if spec.frames.default_camera is None else CameraKey(spec.frames.default_camera)
 
     def wrapped(decoders: Decoders) -> Decoders:
         return fetched(decoders, files, store) if files.commit else decoders
@@ -242,9 +244,10 @@ def _open_frames(dataset: OpenDataset, spec: RunSpec, store: StagingStore) -> Fr
         dataset.features,
         FrameSettings(
             backend=spec.frames.backend,
-            default_camera=None if camera is None else CameraKey(camera),
+            default_camera=camera,
             cache_bytes=spec.frames.cache_bytes,
             tolerance_seconds=spec.frames.tolerance_seconds,
+            whole_cameras=cameras_shown_whole(spec.modules, dataset.features.cameras, camera),
         ),
         wrapped,
     )
