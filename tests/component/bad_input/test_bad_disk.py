@@ -2,11 +2,14 @@
 
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.support.bad_input import REQUESTS, Bench, Case, Outcome, check_failure, check_success
+from tests.support.bad_input import REQUESTS, Bench, Case, Outcome, check_failure, check_success, count_blocks
+from tests.support.openai_server import Reply
 
 from annotationrun_api.exit_codes import ExitCode
 
@@ -72,21 +75,49 @@ def test_a_read_only_disk_is_found_before_anything_is_asked(
     assert good.asked == ALL
 
 
-def test_a_disk_that_is_too_small_for_the_output_costs_no_answer(
+def test_a_disk_that_is_too_small_for_the_output_is_found_before_anything_is_asked(
     bench: Bench, disk: Disk, tabulate: Tabulate
 ) -> None:
     disk.mount("size=1m")
     bench.output = disk.folder / "output"
     case = Case(
-        "full disk for the output",
+        "small disk for the output",
         ExitCode.STORAGE,
-        (r"/disk/output", "No space left on device", "check space"),
+        (r"the output '.*/disk/output' takes about [\d,]+ bytes", r"[\d,]+ free; make room"),
     )
     bad = bench.run()
     tabulate("disk", case.name, bad)
     check_failure(case, bad, bench)
-    assert bad.asked == ALL
+    assert bad.asked == 0
     disk.remount(LARGE)
+    good = bench.run()
+    check_success(good, bench)
+    assert good.asked == ALL
+
+
+def test_a_disk_that_is_filled_while_the_model_answers_costs_no_answer(
+    bench: Bench, disk: Disk, tabulate: Tabulate
+) -> None:
+    disk.mount(LARGE)
+    bench.output = disk.folder / "outputs" / "output"
+    filler = disk.folder / "filler"
+
+    def fill(number: int, body: dict[str, Any]) -> Reply:
+        with suppress(OSError), filler.open("ab") as file:
+            while True:
+                file.write(bytes(1024 * 1024))
+        return count_blocks(number, body)
+
+    case = Case(
+        "full disk for the output",
+        ExitCode.STORAGE,
+        (r"/disk/outputs/output", "No space left on device", "check space"),
+    )
+    bad = bench.run(fill)
+    tabulate("disk", case.name, bad)
+    check_failure(case, bad, bench)
+    assert bad.asked == ALL
+    filler.unlink()
     good = bench.run()
     check_success(good, bench)
     assert good.asked == 0

@@ -71,6 +71,11 @@ def _locked(path: Path) -> int:
         os.close(descriptor)
 
 
+def nearest_folder(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    return next(place for place in (folder, *folder.parents) if place.exists())
+
+
 def probe_writable(folder: Path) -> None:
     """See that files can be made in ``folder``, or in the nearest folder above it that exists.
 
@@ -79,8 +84,7 @@ def probe_writable(folder: Path) -> None:
     Raises:
         OSError: they can't.
     """
-    nearest = next(place for place in (folder, *folder.parents) if place.exists())
-    probe = nearest / f".annotationrun-{secrets.token_hex(4)}"
+    probe = nearest_folder(folder) / f".annotationrun-{secrets.token_hex(4)}"
     probe.mkdir()
     probe.rmdir()
 

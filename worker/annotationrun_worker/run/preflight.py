@@ -1,28 +1,33 @@
 """What is looked at before the first question: nobody shall pay for answers that can't be published."""
 
+import os
+import shutil
 from pathlib import Path
 from typing import get_args
 
 from annotationrun_worker.errors import StorageError
 from annotationrun_worker.merge.existing import data_files
 from annotationrun_worker.merge.output_place import check_output, check_rewritable
-from annotationrun_worker.merge.placement import probe_writable
+from annotationrun_worker.merge.placement import nearest_folder, probe_writable
 from annotationrun_worker.rows import ModuleName
 from annotationrun_worker.run.hub_source import check_room_for_merge
 from annotationrun_worker.run.opening import LocalRun, OpenDataset
 
 
 def check_places(run: LocalRun, dataset: OpenDataset) -> None:
-    """See that output and staging can be written.
+    """See that output and staging can be written, and that a new output finds room.
 
     Raises:
         OutputError: the output can't be there, or holds something that must not be lost.
-        StorageError: output or staging can't be written.
+        StorageError: output or staging can't be written, or the disk is too small.
     """
     spec, places = run.spec, run.places
     check_room_for_merge(dataset.files, places.output)
     if isinstance(places.output, Path):
         check_output(dataset.files.root, places.output, overwrite=spec.output.overwrite)
+        is_new = not places.output.exists() or not any(places.output.iterdir())
+        if is_new and not dataset.files.commit:  # one that is there may stay as it is
+            _check_room(dataset, places.output)
     if isinstance(places.staging, Path):  # of an object store the plan shows it, which is put next
         _check_staging(places.staging)
 
@@ -48,6 +53,26 @@ def check_rows(run: LocalRun, dataset: OpenDataset) -> None:
         for path in {episode.data_path for episode in dataset.chosen}:
             with dataset.files.using(path):
                 check_rewritable([path], selected, spec.output.existing_rows)
+
+
+def _check_room(dataset: OpenDataset, output: Path) -> None:
+    """See that the disk holds what the merge writes there: what it rewrites, and what it can't link."""
+    disk = nearest_folder(output)
+    device, rewritten = disk.stat().st_dev, {episode.data_path for episode in dataset.chosen}
+    needed_bytes = 0
+    for folder, _, names in os.walk(dataset.files.root):
+        for path in (Path(folder, name) for name in names):
+            if not path.is_file():  # a link to nowhere is told of where it is read
+                continue
+            status = path.stat()
+            if status.st_dev != device or path in rewritten:
+                needed_bytes += status.st_size
+    free_bytes = shutil.disk_usage(disk).free
+    if needed_bytes > free_bytes:
+        raise StorageError(
+            f"the output {str(output)!r} takes about {needed_bytes:,} bytes, and {str(disk)!r} has "
+            f"{free_bytes:,} free; make room, or choose another with spec.output"
+        )
 
 
 def _check_staging(staging: Path) -> None:
