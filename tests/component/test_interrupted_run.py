@@ -53,3 +53,25 @@ def test_a_stopped_run_loses_only_the_requests_in_flight(stop, tmp_path):
     assert all(
         episode.persistent for number, episode in read_frames(tmp_path / "output").items() if number < 3
     )
+
+
+def test_sigterm_ends_a_run_that_a_shell_put_into_the_background(tmp_path):
+    """Such a run ignores SIGINT; it gives back what it holds all the same."""
+    log = tmp_path / "log.jsonl"
+    with run_server(log, latency_seconds=LATENCY_SECONDS) as server:
+        manifest = write_manifest(tmp_path, REFERENCE, server.base_url, source={"episodes": "0-2"})
+        command = [sys.executable, "-m", "annotationrun_worker", "run", "-f", str(manifest)]
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh", *command],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        wait_for_lines(log, 10)
+        process.send_signal(signal.SIGINT)
+        wait_for_lines(log, 16)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == ExitCode.INTERRUPTED
+    assert said.splitlines()[-1].startswith("annotationrun: interrupted; what was answered is staged")
+    assert "Traceback" not in said

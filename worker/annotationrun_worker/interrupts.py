@@ -29,7 +29,10 @@ def leave_when_stopped() -> None:
 @contextmanager
 def raise_when_stopped() -> Iterator[None]:
     """Within, either signal raises KeyboardInterrupt; asyncio knows Python's own handler of Ctrl-C."""
-    _handle(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # It stays unheard, and asyncio has the handler that SIGTERM goes by.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     _handle(signal.SIGTERM, _as_ctrl_c)
     try:
         yield
@@ -51,6 +54,5 @@ def _leave(signal_number: int, frame: FrameType | None) -> NoReturn:
 def _as_ctrl_c(signal_number: int, frame: FrameType | None) -> None:
     # while asyncio runs it takes Ctrl-C itself, and cancels what is under way instead of breaking into it
     of_ctrl_c = signal.getsignal(signal.SIGINT)
-    if not callable(of_ctrl_c):
-        raise KeyboardInterrupt
+    assert callable(of_ctrl_c), "raise_when_stopped has set it"  # noqa: S101
     of_ctrl_c(signal_number, frame)

@@ -45,7 +45,9 @@ async def finish_batches(
             if any(map(_failed, begun)):
                 break
     except asyncio.CancelledError:
-        asyncio.gather(*begun, return_exceptions=True).cancel()
+        for task in begun:
+            task.cancel()
+        await asyncio.gather(*begun, return_exceptions=True)
         raise
     except Exception:
         await finish_all(begun)
