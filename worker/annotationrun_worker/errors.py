@@ -113,7 +113,7 @@ class GivenUpError(IncompleteError):
     """A result failed as often as it may; a new retry token tries it again."""
 
     def __init__(self, cause: str, attempts: int) -> None:
-        super().__init__(cause)
+        super().__init__(f"given up before, not tried now; the last time: {cause}")
         self.attempts = attempts
 
 

@@ -84,10 +84,11 @@ def parse_shown_frames(log: str) -> list[ShownFrame]:
 
 
 def log_tail(log: str) -> str:
-    """What ffmpeg complained of, on one line; the end of its log if it did not."""
+    """What ffmpeg complained of, on one line; else the end of its log, but for the frames that it lists."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     loud = [line for line in lines if _LOUD.search(line)]
-    return " | ".join(loud or lines[-3:])[-_TAIL_CHARACTERS:]
+    calm = [line for line in lines if "_showinfo_" not in line]
+    return " | ".join(loud or calm[-3:])[-_TAIL_CHARACTERS:]
 
 
 def _sum(terms: Sequence[str]) -> str:

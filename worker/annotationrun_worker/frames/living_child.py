@@ -108,7 +108,8 @@ class LivingChild:
                 end = self.drop()
                 if not tries_left and not self._closed:
                     raise DecoderLostError(
-                        f"{errand.where}: the decoder's process died {TRIES} times ({end}); check the file"
+                        f"{errand.where}: the decoder's process died {TRIES} times ({end}); check the file, "
+                        "and the memory that the worker may use"
                     ) from error
                 _LOG.warning("%s: the decoder's process died (%s); trying once more", errand.where, end)
             except BaseException:
