@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from annotationrun_worker.errors import DatasetError
-from annotationrun_worker.merge.placement import link_file, partial_folder, put_in_place
+from annotationrun_worker.merge.placement import link_file, partial_folder, put_in_place, recover
 from annotationrun_worker.merge.source_files import source_files
 from annotationrun_worker.merge.source_tree import folder_tree
 
@@ -23,6 +23,7 @@ def test_a_partial_folder_goes_when_its_work_fails(tmp_path: Path) -> None:
 
 def test_a_living_merge_keeps_its_partial_folder_when_another_one_starts(tmp_path: Path) -> None:
     with partial_folder(tmp_path / "out") as first, partial_folder(tmp_path / "out") as second:
+        recover(tmp_path / "out")
         assert first.is_dir()
         assert second.is_dir()
         assert first != second
@@ -32,9 +33,9 @@ def test_what_a_killed_merge_left_goes_but_not_what_belongs_to_another_output(tm
     dead, others = tmp_path / ".out[1].partial-00000000", tmp_path / ".out1.partial-00000000"
     dead.mkdir()
     others.mkdir()
-    with partial_folder(tmp_path / "out[1]"):
-        assert not dead.exists()
-        assert others.exists()
+    recover(tmp_path / "out[1]")
+    assert not dead.exists()
+    assert others.exists()
 
 
 def test_a_folder_that_cannot_be_renamed_into_place_leaves_the_old_one_there(tmp_path: Path) -> None:

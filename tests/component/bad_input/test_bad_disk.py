@@ -95,6 +95,23 @@ def test_a_disk_that_is_too_small_for_the_output_is_found_before_anything_is_ask
     assert good.asked == ALL
 
 
+def test_what_a_killed_merge_left_and_hidden_folders_of_the_source_take_no_room(
+    bench: Bench, disk: Disk
+) -> None:
+    disk.mount("size=16m")
+    bench.output = disk.folder / "output"
+    leftover = disk.folder / ".output.partial-00000000"
+    leftover.mkdir()
+    (leftover / "half").write_bytes(bytes(14 * 1024 * 1024))
+    hidden = bench.copy_dataset() / ".git"
+    hidden.mkdir()
+    with (hidden / "large").open("wb") as file:
+        file.truncate(1024**3)
+    good = bench.run()
+    check_success(good, bench)
+    assert not leftover.exists()
+
+
 def test_a_disk_that_is_filled_while_the_model_answers_costs_no_answer(
     bench: Bench, disk: Disk, tabulate: Tabulate
 ) -> None:

@@ -91,16 +91,14 @@ def probe_writable(folder: Path) -> None:
 
 @contextlib.contextmanager
 def partial_folder(output: Path) -> Iterator[Path]:
-    """Make an empty folder beside ``output``; what is left of it at the end, or of a killed merge, goes.
+    """Make an empty folder beside ``output``; what is left of it at the end goes.
 
-    A lock on the folder tells a merge that lives from one that was killed.
+    A lock on the folder tells a merge that lives from one that was killed; see ``recover``.
 
     Raises:
         OSError: it can't be made.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in _all_beside(output, "partial"):
-        _remove_if_dead(leftover)
     partial = _beside(output, "partial")
     partial.mkdir()
     descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)
@@ -139,12 +137,14 @@ def put_in_place(partial: Path, output: Path) -> None:
 def recover(output: Path) -> None:
     """Put right what a killed merge left.
 
-    Between its two renames the old folder comes back, after them it goes. For whoever holds the
-    ``output_lock``.
+    What it was building goes. Between its two renames the old folder comes back, after them it goes. For
+    whoever holds the ``output_lock``.
 
     Raises:
         OSError: a folder can't be renamed.
     """
+    for leftover in _all_beside(output, "partial"):
+        _remove_if_dead(leftover)
     old = _all_beside(output, "replaced")
     if old and not output.exists():
         old[0].rename(output)

@@ -1,14 +1,14 @@
 """What is looked at before the first question: nobody shall pay for answers that can't be published."""
 
-import os
 import shutil
 from pathlib import Path
 from typing import get_args
 
-from annotationrun_worker.errors import StorageError
+from annotationrun_worker.errors import DatasetError, StorageError
 from annotationrun_worker.merge.existing import data_files
 from annotationrun_worker.merge.output_place import check_output, check_rewritable
 from annotationrun_worker.merge.placement import nearest_folder, probe_writable
+from annotationrun_worker.merge.source_files import LARGE_FOLDERS, source_files
 from annotationrun_worker.rows import ModuleName
 from annotationrun_worker.run.hub_source import check_room_for_merge
 from annotationrun_worker.run.opening import LocalRun, OpenDataset
@@ -20,6 +20,7 @@ def check_places(run: LocalRun, dataset: OpenDataset) -> None:
     Raises:
         OutputError: the output can't be there, or holds something that must not be lost.
         StorageError: output or staging can't be written, or the disk is too small.
+        DatasetError: the source can't be read.
     """
     spec, places = run.spec, run.places
     check_room_for_merge(dataset.files, places.output)
@@ -27,7 +28,7 @@ def check_places(run: LocalRun, dataset: OpenDataset) -> None:
         check_output(dataset.files.root, places.output, overwrite=spec.output.overwrite)
         is_new = not places.output.exists() or not any(places.output.iterdir())
         if is_new and not dataset.files.commit:  # one that is there may stay as it is
-            _check_room(dataset, places.output)
+            _check_room(dataset.files.root, places.output)
     if isinstance(places.staging, Path):  # of an object store the plan shows it, which is put next
         _check_staging(places.staging)
 
@@ -55,23 +56,31 @@ def check_rows(run: LocalRun, dataset: OpenDataset) -> None:
                 check_rewritable([path], selected, spec.output.existing_rows)
 
 
-def _check_room(dataset: OpenDataset, output: Path) -> None:
-    """See that the disk holds what the merge writes there: what it rewrites, and what it can't link."""
+def _check_room(source: Path, output: Path) -> None:
+    """See that the disk holds a new output: what the merge writes anew, and what it can't link.
+
+    Raises:
+        StorageError: it does not, as far as the file system tells.
+        DatasetError: the source can't be read.
+    """
     disk = nearest_folder(output)
-    device, rewritten = disk.stat().st_dev, {episode.data_path for episode in dataset.chosen}
-    needed_bytes = 0
-    for folder, _, names in os.walk(dataset.files.root):
-        for path in (Path(folder, name) for name in names):
-            if not path.is_file():  # a link to nowhere is told of where it is read
-                continue
-            status = path.stat()
-            if status.st_dev != device or path in rewritten:
-                needed_bytes += status.st_size
-    free_bytes = shutil.disk_usage(disk).free
-    if needed_bytes > free_bytes:
+    try:
+        device, usage = disk.stat().st_dev, shutil.disk_usage(disk)
+    except OSError as error:
+        raise StorageError(f"the disk of the output {str(output)!r} can't be asked: {error}") from error
+    try:
+        files = [(name, path.stat()) for name, path in source_files(source)]
+    except OSError as error:
+        raise DatasetError(f"can't read the source: {error}; check permissions") from error
+    needed_bytes = sum(
+        status.st_size
+        for name, status in files
+        if status.st_dev != device or name.split("/", 1)[0] not in LARGE_FOLDERS
+    )
+    if usage.total and needed_bytes > usage.free:  # some file systems tell nothing
         raise StorageError(
             f"the output {str(output)!r} takes about {needed_bytes:,} bytes, and {str(disk)!r} has "
-            f"{free_bytes:,} free; make room, or choose another with spec.output"
+            f"{usage.free:,} free; make room, or choose another with spec.output"
         )
 
 
