@@ -1,5 +1,6 @@
 """Frames for the modules: by time, in the order asked for, cached, or an error; never fewer than asked."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -212,7 +213,7 @@ class VideoFrameProvider:
         """Decode the frames (rising indices), some at a time."""
         episode, camera = shown.episode, shown.camera
         width, height = shown.frame_size
-        batch_frames = max(BATCH_BYTES // (3 * height * width), 1)
+        batch_frames = max(BATCH_BYTES // max(3 * height * width, math.prod(shown.shape)), 1)
         for start in range(0, len(indices), batch_frames):
             batch = np.asarray(indices[start : start + batch_frames])
             try:
