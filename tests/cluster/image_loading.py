@@ -8,6 +8,7 @@ the image's configuration.
 import hashlib
 import io
 import json
+import os
 import subprocess
 import tarfile
 import time
@@ -34,6 +35,7 @@ def load_images(folders: NodeFolders, names: Sequence[str]) -> None:
     if missing:
         start = time.monotonic()
         _load(folders, missing)
+        os.sync()  # else etcd and the next pods wait behind gigabytes that are still to be written
         say(f"{' '.join(missing)} loaded in {time.monotonic() - start:.0f} s")
     there = _digests_by_name(folders)
     wanted = {there[name] for name in names}

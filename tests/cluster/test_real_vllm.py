@@ -139,7 +139,9 @@ def test_three_workers_that_ask_one_vllm(workspace, images, vllm_cpu):
 def test_a_vllm_that_is_killed_comes_back_and_the_run_goes_on(workspace, images, vllm_cpu):
     space = workspace("killed-vllm")
     space.put_folder(REFERENCE, "in")
-    space.apply(beside_each_worker(images, vllm_cpu, workers=1))
+    manifest = beside_each_worker(images, vllm_cpu, workers=1)
+    manifest["spec"]["workers"]["requestConcurrency"] = 1  # most is still to be asked after three answers
+    space.apply(manifest)
     wait_until(lambda: bool(live_pods(space, WORKERS)), 240, lambda: space.describe("pick"))
     wait_until_annotating(space, answers=3)
     pod = live_pods(space, WORKERS)[0]["metadata"]["name"]
