@@ -85,7 +85,7 @@ bench-frames: $(READY) ffmpeg  ## Decoding: our backends, the seed's method, PyA
 
 .PHONY: frames-stress
 frames-stress: $(READY) ffmpeg  ## 16 threads on one provider, a minute for each backend
-	$(BIN)/python -m tests.component.frames_stress --seconds 60
+	$(BIN)/python -m tests.component.worker.frames.frames_stress --seconds 60
 
 .PHONY: check
 check: $(READY)  ## What is quick: lint, types, unit

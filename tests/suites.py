@@ -57,7 +57,7 @@ SUITES: Final = (
     Suite("unit", pytest=("tests/unit", "tests/architecture")),
     Suite("component", builds=(VERSITYGW,), pytest=("tests/component",), caches=("versitygw-*",)),
     Suite("scale", pytest=("tests/scale",)),
-    Suite("frames-exact", programs=((sys.executable, "-m", "tests.component.frames_exact"),)),
+    Suite("frames-exact", programs=((sys.executable, "-m", "tests.component.worker.frames.frames_exact"),)),
     Suite("mutants", programs=((sys.executable, "tests/mutants/mutants.py"),)),
     Suite(
         "interop",

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.support.checkout import ROOT
 
-ROOT = Path(__file__).parents[2]
 SOURCE_ROOTS = ("operator", "worker", "crds")
 MODULES = sorted(path for root in SOURCE_ROOTS for path in (ROOT / root).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))

@@ -24,12 +24,12 @@ from tests.benchmarks.measured_process import ProcessFigures, run_measured
 from tests.interop.judge_process import make_environment
 from tests.interop.lerobot_pipeline import lerobot_annotate, lerobot_environment
 from tests.support.annotated_dataset import copy_dataset
+from tests.support.checkout import REFERENCE as DATASET
 from tests.support.plausible_model import MODEL, Counts, plausible_server
 
 from annotationrun_api.manifest import parse_manifest
 from annotationrun_worker.support import unsupported_settings
 
-DATASET = Path(__file__).parents[1] / "data" / "lerobot_v3"
 LATENCY_SECONDS = 0.05
 REQUESTS_AT_ONCE = 16
 GOAL_WALL_RATIO = 5.0

@@ -16,8 +16,8 @@ from typing import Final
 from tests.cluster.buildah import buildah, has_image, run_tool
 from tests.cluster.host import CACHE, HostError, say
 from tests.cluster.node import PAUSE_IMAGE
+from tests.support.checkout import ROOT
 
-ROOT: Final = Path(__file__).parents[2]
 INPUTS: Final = (
     "Dockerfile",
     ".dockerignore",

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.support.checkout import ROOT
 from tests.support.hub_server.server import HubServer
 
 from annotationrun_api.exit_codes import ExitCode
@@ -22,7 +23,6 @@ from annotationrun_api.spec import AnnotationRun
 from annotationrun_api.spec_fields import type_at
 from annotationrun_worker.support import check_supported
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 KUBERNETES = README.partition("\n## On Kubernetes\n")[2].partition("\n## ")[0]
 CHART = ROOT / "helm" / "annotationrun"

@@ -8,9 +8,9 @@ import pytest
 from tests.interop.judge_process import make_environment, run_judge
 from tests.support.annotated_dataset import annotate_by_hand
 from tests.support.annotation import THIN_MODULES, annotated, run_command
+from tests.support.checkout import REFERENCE as REFERENCE_DATASET
 
 EVERY_MODULE: dict[str, Any] = {"plan": {}, "interjections": {}, "vqa": {}}
-REFERENCE_DATASET = Path(__file__).parents[1] / "data" / "lerobot_v3"
 
 
 @pytest.fixture(scope="session")

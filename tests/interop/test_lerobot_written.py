@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from tests.component.frames_exact import count_wrong_frames
+from tests.component.worker.frames.frames_exact import count_wrong_frames
 from tests.interop.lerobot_recordings import RECORDINGS, Recording
 from tests.support.annotation import read_frames, run_command, write_manifest
 

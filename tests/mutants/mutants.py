@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-JOIN = "tests/component/test_rows_match_pixels.py"
+JOIN = "tests/component/worker/annotate/test_rows_match_pixels.py"
 REFERENCE = (JOIN, "-k", "every_row_speaks")
 SECOND_LOOKS = (JOIN, "-k", "second_labels")
 OTHER_INPUTS = (JOIN, "-k", "one_by_one")

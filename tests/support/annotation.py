@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import yaml
+from tests.support.checkout import REFERENCE
 
 from annotationrun_worker.demo.vlm_server import run_server
 
-REFERENCE = Path(__file__).parents[1] / "data" / "lerobot_v3"
 CAMERAS = ("observation.images.front", "observation.images.wrist")
 
 THIN_MODULES: dict[str, Any] = {

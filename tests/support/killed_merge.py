@@ -9,14 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.checkout import ROOT
 from tests.support.staged_results import merge_plan, staged_results
 
 from annotationrun_worker import fault_points
 from annotationrun_worker.fault_points import FaultPoint
 from annotationrun_worker.merge.folder import merge_to_folder
 from annotationrun_worker.merge.output_place import check_output
-
-ROOT = Path(__file__).parents[2]
 
 
 def merge_killed_at(point: FaultPoint, hit: int, source: Path, output: Path, annotated: Path) -> None:

@@ -14,16 +14,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+from tests.support.checkout import ROOT
 
 from annotationrun_worker.staging.claims import Claims
 from annotationrun_worker.staging.digests import Digest
 from annotationrun_worker.staging.failures import record_failure
 from annotationrun_worker.staging.heartbeats import Heartbeat, Liveness
 from annotationrun_worker.staging.store import StagingStore, open_store
-
-ROOT = Path(__file__).parents[2]
 
 
 @dataclass

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from tests.cluster.host import CACHE
+from tests.support.checkout import ROOT
 
-ROOT: Final = Path(__file__).parents[2]
 GIGABYTE: Final = 1024**3
 SPARE_BYTES: Final = 2 * GIGABYTE
 """For the tests' own files, whatever is built."""

@@ -9,13 +9,13 @@ from typing import Any
 import av
 import numpy as np
 from numpy.typing import NDArray
+from tests.support.checkout import REFERENCE
 
 from annotationrun_worker.dataset.episodes import list_episodes, read_episode
 from annotationrun_worker.dataset.metadata import read_features, read_info
 from annotationrun_worker.dataset.records import CameraKey, EpisodeIndex, EpisodeRecord, Features, VideoSpan
 from annotationrun_worker.demo import frame_code
 
-REFERENCE = Path(__file__).parent.parent / "data" / "lerobot_v3"
 CAMERA = CameraKey("observation.images.front")
 FEATURES = Features(fps=30.0, cameras=(CAMERA,), camera_sizes={CAMERA: (320, 240)})
 TICKS_PER_SECOND = 15360

@@ -1,11 +1,10 @@
 """What the images are made of: the Dockerfile, what is sent to it, and what the tests' digest is taken of."""
 
 import re
-from pathlib import Path
 
 from tests.cluster.images import BASE, INPUTS
+from tests.support.checkout import ROOT
 
-ROOT = Path(__file__).parents[2]
 LINES = re.sub(r"\\\n", " ", (ROOT / "Dockerfile").read_text(encoding="utf-8")).splitlines()
 
 

@@ -3,11 +3,11 @@
 import ast
 import re
 from functools import cache
-from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 import pytest
 import yaml
+from tests.support.checkout import ROOT
 from tests.support.manifests import CANONICAL
 from tests.support.run_world import RunWorld
 
@@ -28,7 +28,6 @@ from annotationrun_api.status import RunStatus
 from annotationrun_operator.inputs import read_inputs
 from annotationrun_worker.support import LIMITED, check_supported
 
-ROOT = Path(__file__).parents[2]
 REFERENCE, RUNBOOK = ROOT / "crds" / "README.md", ROOT / "operator" / "RUNBOOK.md"
 OPERATOR = sorted((ROOT / "operator" / "annotationrun_operator").glob("*.py"))
 SCHEMA = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]

@@ -3,10 +3,10 @@
 import copy
 import json
 import re
-from pathlib import Path
 
 import pytest
 import yaml
+from tests.support.checkout import ROOT
 from tests.support.invalid_manifests import VALID
 from tests.support.manifests import CANONICAL
 
@@ -15,7 +15,7 @@ from annotationrun_api.manifest import load_manifest, parse_manifest, parse_obje
 from annotationrun_api.spec import RunSpec
 from annotationrun_api.spec_fields import walk_fields
 
-CRDS = Path(__file__).parents[3] / "crds"
+CRDS = ROOT / "crds"
 VERSION = crd()["spec"]["versions"][0]
 ROOT = VERSION["schema"]["openAPIV3Schema"]
 

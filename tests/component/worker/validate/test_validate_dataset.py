@@ -22,10 +22,10 @@ from tests.support.annotated_dataset import (
     write_language,
     write_table,
 )
+from tests.support.checkout import REFERENCE
 
 from annotationrun_worker.validate.dataset import validate_dataset
 
-REFERENCE = Path(__file__).parent.parent / "data" / "lerobot_v3"
 FRONT, WRIST = CAMERAS
 Damage = Callable[[Path], object]
 param = pytest.param

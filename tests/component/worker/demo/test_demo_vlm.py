@@ -1,11 +1,11 @@
 """The demo model against the truth of the scenes it never saw being made: real frames, real HTTP."""
 
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
+from tests.support.checkout import REFERENCE
 from tests.support.demo import LAYOUT, ask, decode_video, frame_content, overlap, sheets_content
 
 from annotationrun_worker.annotate.sheets import SheetLayout
@@ -23,7 +23,6 @@ from annotationrun_worker.demo.scene import (
 from annotationrun_worker.demo.vlm_server import run_server
 from annotationrun_worker.vlm.messages import image_part, text_part, to_jpeg
 
-REFERENCE = Path(__file__).parents[1] / "data" / "lerobot_v3"
 EPISODES = make_episodes(4, 7)
 VQA_EVERY_FRAMES = 12
 EVERY_EPISODE = pytest.mark.parametrize("episode", EPISODES, ids=lambda e: f"episode {e.index}")

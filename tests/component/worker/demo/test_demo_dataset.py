@@ -1,18 +1,17 @@
 """The demo dataset as it lies on disk: LeRobot v3.0, every frame where the metadata says it is."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from tests.support.checkout import REFERENCE
 from tests.support.demo import decode_video
 
 from annotationrun_worker.demo import frame_code
 from annotationrun_worker.demo.dataset import make_demo_dataset
 from annotationrun_worker.demo.scene import CAMERAS, FPS, make_episodes
 
-REFERENCE = Path(__file__).parents[1] / "data" / "lerobot_v3"
 EPISODES_FILE = "meta/episodes/chunk-000/file-000.parquet"
 SCRIPT = make_episodes(4, 7)
 

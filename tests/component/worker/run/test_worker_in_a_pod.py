@@ -10,18 +10,18 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 import yaml
 from tests.support.annotation import REFERENCE, run_command, write_manifest
+from tests.support.checkout import ROOT
 from tests.support.module_runs import demo_model, look
 from tests.support.openai_server import Reply, scripted_server
 
 from annotationrun_api.exit_codes import ExitCode
 from annotationrun_api.step_results import MergeOutcome, PlanResult, WorkerProgress, read_result
 
-SAMPLE = Path(__file__).parents[2] / "crds/samples/folder-on-a-volume.yaml"
+SAMPLE = ROOT / "crds/samples/folder-on-a-volume.yaml"
 NO_SERVER = "http://127.0.0.1:9/v1"
 MODULES = {"vqa": {"emissionHz": 0.5, "questionTypes": ["count"]}}
 SPEC = {"source": {"episodes": "0,3,5"}}

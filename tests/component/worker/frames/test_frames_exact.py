@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from tests.component.frames_exact import count_wrong_by
+from tests.component.worker.frames.frames_exact import count_wrong_by
 from tests.support.torture_corpus import set_rotation
 from tests.support.video_assets import (
     CAMERA,

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from tests.support.annotated_dataset import annotate_by_hand, copy_dataset, edit_json
+from tests.support.checkout import REFERENCE
 
 from annotationrun_worker.errors import DatasetError
 from annotationrun_worker.report.show import counts_table, row_counts, timeline
-
-REFERENCE = Path(__file__).parent.parent / "data" / "lerobot_v3"
 
 
 @pytest.fixture(scope="module")

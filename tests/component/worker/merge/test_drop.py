@@ -14,6 +14,7 @@ from tests.support.annotated_dataset import (
     write_language,
 )
 from tests.support.annotation import run_command
+from tests.support.checkout import REFERENCE
 from tests.support.file_trees import tree
 from tests.support.staged_results import Results, merge_plan, staged_results
 
@@ -27,7 +28,6 @@ from annotationrun_worker.merge.record import read_record
 from annotationrun_worker.rows import ModuleName
 from annotationrun_worker.validate.dataset import validate_dataset
 
-REFERENCE = Path(__file__).parent.parent / "data" / "lerobot_v3"
 RECORD = "meta/annotationrun.json"
 ALL: tuple[ModuleName, ...] = ("plan", "interjections", "vqa")
 

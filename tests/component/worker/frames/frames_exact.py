@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from tests.support.checkout import REFERENCE as DATASET
 from tests.support.image_dataset import FRONT, WRIST, write_image_dataset
 
 from annotationrun_worker.dataset.episodes import list_episodes, read_episode
@@ -19,7 +20,6 @@ from annotationrun_worker.demo.dataset import make_demo_dataset
 from annotationrun_worker.frames.backends import BACKENDS
 from annotationrun_worker.frames.provider import FrameProvider, FrameSettings, make_frame_provider
 
-DATASET = Path(__file__).parent.parent / "data" / "lerobot_v3"
 CHUNK_FRAMES = 200
 
 

@@ -1,6 +1,6 @@
 """Videos of every kind, damaged ones, and files that vanish: the right frame or a typed error, in time.
 
-The rule by which an answer is right is told in ``tests.component.torture``, which also prints the counts.
+``tests.component.worker.frames.torture`` tells by which rule an answer is right; it also prints the counts.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.component.torture import (
+from tests.component.worker.frames.torture import (
     DEADLINE_SECONDS,
     ask,
     complaints,

@@ -3,9 +3,9 @@
 import re
 from collections import Counter
 from dataclasses import fields
-from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
+from tests.support.checkout import ROOT
 
 from annotationrun_worker.frames.protocol import FrameCounts
 from annotationrun_worker.run.metrics import Account, WorkerMetrics, cost_of
@@ -20,7 +20,7 @@ ASKED = {
 USED = WorkerUsage(
     answered=4, failed=1, retries=2, prompt_tokens=800, completion_tokens=100, cached_tokens=100
 )
-DASHBOARD = Path(__file__).parents[3] / "helm/annotationrun/files/dashboard.json"
+DASHBOARD = ROOT / "helm/annotationrun/files/dashboard.json"
 
 
 class Clock:

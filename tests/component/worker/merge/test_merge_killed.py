@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.annotated_dataset import annotate_by_hand, copy_dataset
+from tests.support.checkout import REFERENCE
 from tests.support.file_trees import tree
 from tests.support.killed_merge import merge_killed_at
 from tests.support.staged_results import Results, merge_plan, staged_results
@@ -16,7 +17,6 @@ from annotationrun_worker.merge.source_files import RECORD_NAME
 from annotationrun_worker.report.show import row_counts
 from annotationrun_worker.validate.dataset import validate_dataset
 
-REFERENCE = Path(__file__).parent.parent / "data" / "lerobot_v3"
 Tree = dict[str, str]
 
 BUILDING = [

@@ -1,6 +1,6 @@
 """How the answers to requests for frames of the torture corpus are judged.
 
-    python -m tests.component.torture
+    python -m tests.component.worker.frames.torture
 
 prints for each backend and kind of video how many frames were asked for and what came.
 
@@ -43,7 +43,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tests.component.frames_stress import CrashCount
+from tests.component.worker.frames.frames_stress import CrashCount
 from tests.support.ffmpeg_truth import DecodedFile, decode_everything, frame_pts, nearest_places
 from tests.support.torture_corpus import TortureVideo, make_intact_videos
 from tests.support.torture_damage import HEVC_NAME, IN_THE_INDEX, DamagedVideo, make_damaged_videos

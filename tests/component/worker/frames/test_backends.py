@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.component.frames_stress import stress
+from tests.component.worker.frames.frames_stress import stress
 from tests.support.video_assets import (
     CAMERA,
     FEATURES,
@@ -114,7 +114,7 @@ def test_the_packet_digest_does_not_depend_on_the_backend(decoder):
 
 
 def test_sixteen_threads_of_random_requests_get_right_frames_only(backend):
-    """Longer: `python -m tests.component.frames_stress`."""
+    """Longer: `python -m tests.component.worker.frames.frames_stress`."""
     counts = stress(backend, seconds=3.0)
     assert counts.decoded > 16
     assert (counts.wrong, counts.failed, counts.crashes) == (0, 0, 0)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tests.component.frames_exact import count_wrong_frames
+from tests.component.worker.frames.frames_exact import count_wrong_frames
 from tests.support.image_dataset import FRONT, WRIST, encoded, png, png_in_row, write_image_dataset
 
 from annotationrun_worker.dataset.episodes import list_episodes, read_episode

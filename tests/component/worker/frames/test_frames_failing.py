@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.support.checkout import ROOT
 from tests.support.video_assets import (
     FEATURES,
     LONG_GROUPS_WITH_B_FRAMES,
@@ -302,7 +303,7 @@ def test_sixteen_threads_that_want_the_same_frames_decode_them_once():
 
 def _run_python(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", program, *arguments]
-    root = Path(__file__).parents[2]
+    root = ROOT
     return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.annotated_dataset import annotate_by_hand, copy_dataset, data_paths, edit_json
+from tests.support.checkout import REFERENCE
 from tests.support.file_trees import tree, written_at
 from tests.support.image_dataset import FRONT, write_image_dataset
 from tests.support.staged_results import Results, merge_plan, staged_results
@@ -24,7 +25,6 @@ from annotationrun_worker.merge.source_tree import source_identity
 from annotationrun_worker.rows import StagedRow
 from annotationrun_worker.validate.dataset import validate_dataset
 
-REFERENCE = Path(__file__).parent.parent / "data" / "lerobot_v3"
 RECORD = "meta/annotationrun.json"
 
 

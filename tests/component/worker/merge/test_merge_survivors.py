@@ -16,6 +16,7 @@ from tests.support.annotated_dataset import (
     write_language,
     write_table,
 )
+from tests.support.checkout import REFERENCE
 from tests.support.staged_results import Results, merge_plan, staged_results
 
 from annotationrun_worker.errors import ConfigurationError, OutputError
@@ -23,7 +24,6 @@ from annotationrun_worker.merge.folder import merge_to_folder
 from annotationrun_worker.rows import StagedRow, say_call
 from annotationrun_worker.validate.dataset import validate_dataset
 
-REFERENCE = Path(__file__).parent.parent / "data" / "lerobot_v3"
 LANGUAGE = ["language_persistent", "language_events"]
 CAMERA = "observation.images.front"
 

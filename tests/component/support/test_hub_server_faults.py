@@ -15,6 +15,7 @@ import httpx2
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi, close_session, constants
 from huggingface_hub.errors import HfHubHTTPError
+from tests.support.checkout import ROOT
 from tests.support.hub_server.faults import Call, Fault, When, too_many_requests
 from tests.support.hub_server.server import DEFAULT_TOKEN, HubServer
 from tests.support.hub_server.with_client import (
@@ -30,7 +31,7 @@ from tests.support.hub_server.with_client import (
 
 # The client passes files to its HTTP library in a way that is out of fashion there.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-PROJECT = Path(__file__).parents[2]
+PROJECT = ROOT
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Sixteen threads ask one provider for random frames of the reference dataset, without a cache.
 
-    python -m tests.component.frames_stress --seconds 60
+    python -m tests.component.worker.frames.frames_stress --seconds 60
 
 prints for each backend how many frames were decoded, how many were wrong, and how many requests failed.
 """
@@ -16,7 +16,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
-from tests.component.frames_exact import DATASET
+from tests.component.worker.frames.frames_exact import DATASET
 from tests.support.video_assets import reference_episode, reference_features
 
 from annotationrun_api.errors import AnnotationRunError

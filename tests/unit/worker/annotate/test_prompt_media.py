@@ -1,7 +1,7 @@
 """The bound on pictures of a prompt, which the operator serves with, holds for what the worker will send."""
 
 import pytest
-from tests.unit.worker.test_estimate import FEATURES, TASK, episode_of, spec_of
+from tests.unit.worker.run.test_estimate import FEATURES, TASK, episode_of, spec_of
 
 from annotationrun_api.prompt_media import PromptMedia, images_of_frames
 from annotationrun_api.spec_modules import ModulesSpec, PlanModule

@@ -20,6 +20,7 @@ from tests.support.annotated_dataset import (
     read_language,
     write_table,
 )
+from tests.support.checkout import REFERENCE
 from tests.support.staged_results import Results, merge_plan, staged_results
 
 from annotationrun_worker.errors import DatasetError, OutputError, StagingError, StorageError
@@ -28,7 +29,6 @@ from annotationrun_worker.merge.placement import output_lock
 from annotationrun_worker.rows import StagedRow
 from annotationrun_worker.validate.dataset import validate_dataset
 
-REFERENCE = Path(__file__).parent.parent / "data" / "lerobot_v3"
 LANGUAGE = ["language_persistent", "language_events"]
 CAMERA = "observation.images.front"
 
