@@ -6,21 +6,29 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.8
+# What torch brings along for GPUs, 4 GB: no test and no demo uses one (tests/support/cuda_stand_ins.py).
+NVIDIA := cuda-bindings cuda-pathfinder nvidia-cublas nvidia-cuda-cccl nvidia-cudnn-cu13 nvidia-cufft \
+  nvidia-cufile nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink \
+  nvidia-nvshmem-cu13 nvidia-nvtx triton
 READY := $(VENV)/.ready
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
+VENV_PACKAGE := "$(PYTHON) -c 'import ensurepip'" python3-venv
 
 .PHONY: help
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/' | expand -t 20
 
 # The environment: Python packages by hash from tests/requirements.txt, the project itself editable.
-# A Python without the venv module (Debian splits it off) gets it through apt.
-$(READY): tests/requirements.txt pyproject.toml
+$(READY): tests/requirements.txt tests/support/stand_ins.txt tests/support/cuda_stand_ins.py pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; set PYTHON=<a Python >= 3.11>" >&2; exit 1; }
-	$(PYTHON) -c 'import ensurepip' 2>/dev/null || { apt-get -q update && apt-get -q install -y python3-venv; }
+	@tests/support/debian_packages.sh $(VENV_PACKAGE)
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r tests/requirements.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	$(INSTALL) --no-deps --require-hashes -r tests/requirements.txt
+	$(INSTALL) --no-cache --target $(VENV)/stand_ins --require-hashes -r tests/support/stand_ins.txt
+	PYTHONPATH=$(VENV)/stand_ins $(BIN)/python tests/support/cuda_stand_ins.py $(VENV)/lib/python*/site-packages
+	rm -rf $(VENV)/stand_ins
+	$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .PHONY: environment
@@ -33,22 +41,34 @@ demo: $(READY)  ## Make a dataset, annotate it, validate and show it (into out/d
 	rm -rf $(DEMO)
 	$(BIN)/annotationrun demo $(DEMO)
 
-# The tests decode with every backend: Debian's ffmpeg brings the CLI and the libraries that torchcodec loads.
-.PHONY: ffmpeg
-ffmpeg:
-	@command -v ffmpeg >/dev/null || { apt-get -q update && apt-get -q install -y --no-install-recommends ffmpeg; }
+# The tests decode with every backend: Debian's ffmpeg brings the program and the libraries that torchcodec loads.
+.PHONY: packages
+packages:
+	@tests/support/debian_packages.sh $(VENV_PACKAGE) "command -v ffmpeg" ffmpeg "command -v git" git
 
 .PHONY: test
-test: $(READY) ffmpeg  ## Everything that must hold, with a table of counts and seconds
-	$(BIN)/python -m tests.suites
+test: packages $(READY)  ## What must hold on any Linux, in minutes: no root, no cluster, nothing built
+	$(BIN)/python -m tests.suites --level test
 
-SUITES := lint types unit component faults scale frames-exact mutants interop vllm chart gitops operator cluster docs
-component faults frames-exact interop mutants vllm: ffmpeg
+.PHONY: test-cluster
+test-cluster: packages $(READY)  ## All the rest: real Kubernetes, vLLM, LeRobot, S3, kills (root, about 40 GB the first time)
+	$(BIN)/python -m tests.suites --level test-cluster
+
+.PHONY: durations
+durations: $(READY)  ## Where the seconds went, by suite, file and test, the last time that each suite ran
+	$(BIN)/python -m tests.durations
+
+# make SUITE ARGS="-k spans": arguments for pytest.
+ARGS :=
+SUITES := lint types unit component docs \
+  storage faults scale frames-exact mutants interop vllm chart gitops operator cluster
 .PHONY: $(SUITES)
-lint:  ## ruff and the import contracts
+lint:  ## ruff, and the contracts of the imports
 types:  ## mypy, strict
 unit:  ## Tests of pure code, and of the layout
 component:  ## Tests with real decoding, real HTTP, real parquet
+docs:  ## The README's commands
+storage:  ## Component tests on a real S3 server, and on disks that are full or read-only
 faults:  ## Runs and workers that are killed, at each named point of the code and at seeded moments
 scale:  ## 10,000 episodes: seconds and memory of each step
 frames-exact:  ## Every frame of the reference dataset against the code in its pixels
@@ -59,37 +79,36 @@ chart:  ## The Helm chart, linted and rendered by helm itself
 gitops:  ## What Argo CD and Flux make of a run: their Lua, CEL and kstatus
 operator:  ## The operator against a real API server; the tests play the Jobs
 cluster:  ## Runs on a real Kubernetes, some with a real vLLM: booted here, or the one that KUBECONFIG names
-docs:  ## The README's commands
-$(SUITES): $(READY)
-	$(BIN)/python -m tests.suites $@
+$(SUITES): packages $(READY)
+	$(BIN)/python -m tests.suites $@ -- $(ARGS)
 
 .PHONY: bench-pipeline
-bench-pipeline: $(READY) ffmpeg  ## Our pipeline beside LeRobot's own, in one run: a table, and JSON in out/
+bench-pipeline: packages $(READY)  ## Our pipeline beside LeRobot's own, in one run: a table, and JSON in out/
 	mkdir -p out
 	$(BIN)/python -m tests.benchmarks.pipeline --json out/bench-pipeline.json
 
 .PHONY: bench-balance
-bench-balance: $(READY) ffmpeg  ## Four workers on episodes of very different lengths: makespan against its lower bound
+bench-balance: packages $(READY)  ## Four workers on episodes of very different lengths: makespan against its lower bound
 	mkdir -p out
 	$(BIN)/python -m tests.benchmarks.balance --json out/bench-balance.json
 
 .PHONY: bench-relabel
-bench-relabel: $(READY) ffmpeg  ## Relabeling 200 episodes on a Hub: requests, bytes and seconds of what changed alone
+bench-relabel: packages $(READY)  ## Relabeling 200 episodes on a Hub: requests, bytes and seconds of what changed alone
 	mkdir -p out
 	$(BIN)/python -m tests.benchmarks.relabel --json out/bench-relabel.json
 
 .PHONY: bench-frames
-bench-frames: $(READY) ffmpeg  ## Decoding: our backends, the seed's method, PyAV and torchcodec in process, side by side
+bench-frames: packages $(READY)  ## Decoding: our backends, the seed's method, PyAV and torchcodec in process, side by side
 	mkdir -p out
 	$(BIN)/python -m tests.benchmarks.frames --json out/bench-frames.json
 
 .PHONY: frames-stress
-frames-stress: $(READY) ffmpeg  ## 16 threads on one provider, a minute for each backend
+frames-stress: packages $(READY)  ## 16 threads on one provider, a minute for each backend
 	$(BIN)/python -m tests.component.worker.frames.frames_stress --seconds 60
 
 .PHONY: check
-check: $(READY)  ## What is quick: lint, types, unit
-	$(BIN)/python -m tests.suites lint types unit
+check: $(READY)  ## At each save: lint, types, unit
+	$(BIN)/python -m tests.suites lint types unit -- $(ARGS)
 
 .PHONY: format
 format: $(READY)  ## Format the code
@@ -109,7 +128,9 @@ crds: $(READY)  ## Generate the CRD, its reference and the runbook from the mode
 .PHONY: lock
 lock:  ## Lock the requirements again (hashes, no URLs)
 	uv_flags="--quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header"; \
-	$(BIN)/uv pip compile pyproject.toml $$uv_flags --extra dev --output-file tests/requirements.txt; \
+	$(BIN)/uv pip compile pyproject.toml $$uv_flags --extra dev --excludes <(printf '%s\n' $(NVIDIA)) \
+	  --output-file tests/requirements.txt; \
+	$(BIN)/uv pip compile <(printf '%s\n' pyelftools ziglang) $$uv_flags --output-file tests/support/stand_ins.txt; \
 	compile="$(BIN)/uv pip compile pyproject.toml $$uv_flags --constraint tests/requirements.txt"; \
 	$$compile --extra operator --output-file operator/requirements.txt; \
 	$$compile --extra worker --excludes <(echo torch) --output-file worker/requirements.txt  # Debian's, in the image

@@ -1,25 +1,78 @@
-"""For every suite: counts for the table of `make test`, an environment without the user's settings, S3."""
+"""For every suite: what a session tells the runner, which tests are its, a clean environment, S3."""
 
-import json
+import argparse
 import os
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from tests.support.s3_server import S3Server, s3_server
+from tests.support.suite_record import COUNTED, Record
 
-COUNTED = ("passed", "failed", "error", "skipped", "xfailed", "xpassed", "deselected")
+NEEDS = {
+    "s3": "needs a real S3 server, which is built from its sources",
+    "root": "needs root: it mounts file systems, or gives files to other users",
+}
+"""What not every machine has; the marks `needs_s3` and `needs_root` name it."""
+PRINTED = "printed"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--counts", type=Path, help="write the counts of this session as JSON into this file")
+    parser.addoption("--record", type=Path, help="write counts and seconds of this session into this file")
+    parser.addoption("--only", type=_needs, help="only tests that need one of these (s3,root)")
+    parser.addoption("--without", type=_needs, help="only tests that need none of these (s3,root)")
+
+
+def _needs(names: str) -> list[str]:
+    if unknown := set(names.split(",")) - set(NEEDS):
+        raise argparse.ArgumentTypeError(f"unknown: {sorted(unknown)}; there are {list(NEEDS)}")
+    return [f"needs_{name}" for name in names.split(",")]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name, text in NEEDS.items():
+        config.addinivalue_line("markers", f"needs_{name}: {text}")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A suite's part of the tests; what it leaves out belongs to another suite, and is not deselected."""
+    if only := config.getoption("--only"):
+        items[:] = [item for item in items if any(map(item.get_closest_marker, only))]
+    if without := config.getoption("--without"):
+        items[:] = [item for item in items if not any(map(item.get_closest_marker, without))]
+
+
+@pytest.fixture
+def printed(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Takes lines that are printed below a title at the end of the session, from whichever process."""
+
+    def take(text: str, title: str = "figures") -> None:
+        request.node.user_properties.append((PRINTED, [title, text]))
+
+    return take
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    path: Path | None = config.getoption("--counts")
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    tests = [report for report in reports if isinstance(report, pytest.TestReport)]
+    lines: dict[str, list[str]] = defaultdict(list)
+    for report in tests:
+        for name, value in report.user_properties:
+            if name == PRINTED and report.when == "teardown":
+                title, text = value
+                lines[title].append(text)
+    for title in lines:
+        terminalreporter.section(f"{title} ({len(lines[title])})")
+        for text in sorted(lines[title]):
+            terminalreporter.write_line(text)
+    path: Path | None = config.getoption("--record")
     if path is not None:
+        seconds: dict[str, dict[str, float]] = defaultdict(dict)
+        for report in tests:
+            seconds[report.nodeid][report.when] = report.duration
         counts = {name: len(terminalreporter.stats.get(name, [])) for name in COUNTED}
-        path.write_text(json.dumps(counts), encoding="utf-8")
+        Record(counts, seconds).write(path)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -39,8 +92,9 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @pytest.fixture
-def s3_location(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+def s3_location(s3: S3Server, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """A staging location of its own on the S3 server; the environment holds its keys."""
+    assert request.node.get_closest_marker("needs_s3"), "a test on S3 has the mark needs_s3"
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     for name, value in s3.environment.items():
@@ -48,7 +102,7 @@ def s3_location(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     return s3.new_location()
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.needs_s3)])
 def location(request: pytest.FixtureRequest) -> str:
     """A staging location that is empty: a test that asks for it runs once on a folder and once on S3."""
     if request.param == "folder":

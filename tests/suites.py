@@ -1,8 +1,10 @@
-"""`make test`: every suite, those of a lane in turn and the lanes side by side, then a table.
+"""`make test` and `make test-cluster`: suites in two slots side by side, then a table.
 
-A skipped, deselected or expectedly failing test counts as a failure: nothing is left out in silence.
+A skipped, deselected or expectedly failing test counts as a failure: nothing is left out in silence, unless
+arguments for pytest ask for a part.
 """
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -10,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from tests.support.suite_run import GIGABYTE, LEFT_OUT, Outcome, Suite, missing_disk_bytes, run_suite
+from tests.support.suite_run import GIGABYTE, LEFT_OUT, Outcome, Runner, Suite, missing_disk_bytes
 from tests.support.suite_table import Times, table
 
 BIN: Final = Path(sys.executable).parent
@@ -21,46 +23,41 @@ PROMTOOL: Final = ("tests/chart/promtool.sh",)
 GITOPS: Final = ("tests/gitops/program.sh",)
 
 SUITES: Final = (
-    # What waits most runs beside what computes most; the builds of a first run come first.
-    Suite(
-        "cluster",
-        builds=((sys.executable, "-m", "tests.cluster", "build"), HELM),
-        pytest=("tests/cluster",),
-        lane="cluster",
-        caches=("kubernetes-*", "helm-*", "images", "containerd"),
-        disk_bytes=22 * GIGABYTE,
-    ),
-    Suite(
-        "operator",
-        builds=(("tests/cluster/programs/build.sh",), HELM, KUEUE),
-        pytest=("tests/operator",),
-        lane="cluster",
-        caches=("kubernetes-*", "helm-*", "kueue-*"),
-        disk_bytes=5 * GIGABYTE,
-    ),
-    Suite(
-        "faults",
-        builds=(VERSITYGW,),
-        pytest=("tests/faults",),
-        lane="cluster",
-        caches=("versitygw-*",),
-    ),
+    # Of each level the longest first, so that both slots are busy to the end.
+    Suite("component", "test", pytest=("tests/component", "--without=s3,root"), processes=2),
+    Suite("docs", "test", pytest=("tests/docs",)),
+    Suite("types", "test", programs=((str(BIN / "mypy"),),)),
+    Suite("unit", "test", pytest=("tests/unit", "tests/architecture"), processes=2),
     Suite(
         "lint",
+        "test",
         programs=(
             (str(BIN / "ruff"), "check", "."),
             (str(BIN / "ruff"), "format", "--check", "."),
             (str(BIN / "lint-imports"),),
         ),
     ),
-    Suite("types", programs=((str(BIN / "mypy"),),)),
-    Suite("unit", pytest=("tests/unit", "tests/architecture")),
-    Suite("component", builds=(VERSITYGW,), pytest=("tests/component",), caches=("versitygw-*",)),
-    Suite("scale", pytest=("tests/scale",)),
-    Suite("frames-exact", programs=((sys.executable, "-m", "tests.component.worker.frames.frames_exact"),)),
-    Suite("mutants", programs=((sys.executable, "tests/mutants/mutants.py"),)),
+    Suite(
+        "cluster",
+        "test-cluster",
+        builds=((sys.executable, "-m", "tests.cluster", "build"), HELM),
+        pytest=("tests/cluster",),
+        caches=("kubernetes-*", "helm-*", "images", "containerd"),
+        disk_bytes=22 * GIGABYTE,
+    ),
+    Suite("faults", "test-cluster", builds=(VERSITYGW,), pytest=("tests/faults",), caches=("versitygw-*",)),
+    Suite(
+        "operator",
+        "test-cluster",
+        builds=(("tests/cluster/programs/build.sh",), HELM, KUEUE),
+        pytest=("tests/operator",),
+        caches=("kubernetes-*", "helm-*", "kueue-*"),
+        disk_bytes=5 * GIGABYTE,
+    ),
+    Suite("scale", "test-cluster", pytest=("tests/scale",)),
     Suite(
         "interop",
+        "test-cluster",
         builds=(("tests/interop/environment.sh",),),
         pytest=("tests/interop",),
         caches=("interop-*", "lerobot-*"),
@@ -68,50 +65,87 @@ SUITES: Final = (
     ),
     Suite(
         "vllm",
+        "test-cluster",
         builds=(("tests/vllm/environment.sh",),),
         pytest=("tests/vllm",),
         caches=("vllm-[0-9a-f]*",),
         disk_bytes=5 * GIGABYTE,
     ),
-    Suite("chart", builds=(HELM, PROMTOOL), pytest=("tests/chart",), caches=("helm-*", "promtool-*")),
+    Suite(
+        "storage",
+        "test-cluster",
+        builds=(VERSITYGW,),
+        pytest=("tests/component", "--only=s3,root"),
+        caches=("versitygw-*",),
+    ),
+    Suite("mutants", "test-cluster", programs=((sys.executable, "tests/mutants/mutants.py"),)),
+    Suite(
+        "frames-exact",
+        "test-cluster",
+        programs=((sys.executable, "-m", "tests.component.worker.frames.frames_exact"),),
+    ),
+    Suite(
+        "chart",
+        "test-cluster",
+        builds=(HELM, PROMTOOL),
+        pytest=("tests/chart",),
+        caches=("helm-*", "promtool-*"),
+    ),
     Suite(
         "gitops",
+        "test-cluster",
         builds=(GITOPS,),
         pytest=("tests/gitops",),
         caches=("gitops-*",),
         disk_bytes=2 * GIGABYTE,
     ),
-    Suite("docs", pytest=("tests/docs",)),
 )
+LEVELS: Final = tuple(dict.fromkeys(suite.level for suite in SUITES))
+SLOTS: Final = 2
+"""Suites that run side by side: where one waits the other computes."""
 
 
-def main(names: Sequence[str]) -> int:
-    """Run the suites `names`, or all; 0 if all passed and nothing was left out."""
-    chosen = [suite for suite in SUITES if (suite.name in names or not names)]
-    if names and len(chosen) != len(set(names)):
-        sys.stderr.write(f"unknown suite in {list(names)}; there are {[suite.name for suite in SUITES]}\n")
-        return 2
+def main(arguments: Sequence[str]) -> int:
+    """Run the suites that are named, or all of a level; 0 if all passed and nothing was left out."""
+    parser = argparse.ArgumentParser(prog="python -m tests.suites", description=__doc__)
+    parser.add_argument("suites", nargs="*", choices=[suite.name for suite in SUITES], metavar="SUITE")
+    parser.add_argument("--level", choices=LEVELS, help="all suites of this make target")
+    own, _, for_pytest = (list(part) for part in _split(arguments))
+    options = parser.parse_args(own)
+    chosen = [suite for suite in SUITES if suite.name in options.suites or suite.level == options.level]
+    if not chosen:
+        parser.error("name a suite, or a --level")
     if missing := missing_disk_bytes(chosen):
         sys.stderr.write(
             f"the disk lacks {missing / GIGABYTE:.1f} GB for what these suites build; "
             "remove something, or set XDG_CACHE_HOME to another disk\n"
         )
         return 1
+    return report(chosen, run_all(chosen, for_pytest), is_part=bool(for_pytest))
+
+
+def _split(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str], Sequence[str]]:
+    """What stands before `--`, that itself, and what stands behind it."""
+    place = list(arguments).index("--") if "--" in arguments else len(arguments)
+    return arguments[:place], arguments[place : place + 1], arguments[place + 1 :]
+
+
+def run_all(suites: Sequence[Suite], for_pytest: Sequence[str] = ()) -> list[Outcome]:
+    """What came of each; as many run at a time as there are slots, in the order given."""
     os.environ["PYTHONUNBUFFERED"] = "1"
-    lanes = {suite.lane: [one for one in chosen if one.lane == suite.lane] for suite in chosen}
-    is_alone = len(lanes) == 1
-    with ThreadPoolExecutor(len(lanes)) as pool:
-        runs = [
-            pool.submit(lambda lane: [(suite, run_suite(suite, is_alone)) for suite in lane], lane)
-            for lane in lanes.values()
-        ]
-        outcomes = [pair for run in runs for pair in run.result()]
-    print(table(outcomes, Times.read()), flush=True)
-    total = Outcome.sum(outcome for _, outcome in outcomes)
+    runner = Runner(is_alone=len(suites) == 1, for_pytest=for_pytest)
+    with ThreadPoolExecutor(SLOTS) as pool:
+        return list(pool.map(runner.run, suites))
+
+
+def report(suites: Sequence[Suite], outcomes: Sequence[Outcome], is_part: bool) -> int:
+    """Print the table and sums; 0 if all passed and nothing was left out, but where a part was asked for."""
+    print(table(list(zip(suites, outcomes, strict=True)), Times.read()), flush=True)
+    total = Outcome.sum(outcomes)
     failed, left_out = total.count("failed", "error"), total.count(*LEFT_OUT)
     print(", ".join(f"{total.count(name)} {name}" for name in LEFT_OUT))
     print(f"{total.count('passed')} passed, {failed} failed", flush=True)
-    return 1 if failed or left_out or not total.count("passed") else 0
+    return 1 if failed or (left_out and not is_part) or not total.count("passed") else 0
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 KUBERNETES = README.partition("\n## On Kubernetes\n")[2].partition("\n## ")[0]
 CHART = ROOT / "helm" / "annotationrun"
 RUN_BY_CI = "make test"
-"""The suite that this test belongs to."""
+"""What runs this test among others."""
 
 
 def blocks(language: str) -> list[str]:
@@ -38,10 +38,10 @@ def commands() -> list[str]:
     return [line for block in blocks("console") for line in block.splitlines() if line]
 
 
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
     """What git would hand to a stranger: tracked files, and new ones that are not ignored."""
-    folder = tmp_path_factory.mktemp("checkout")
+    folder = tmp_path / "checkout"
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -79,6 +79,33 @@ def test_the_commands_do_what_the_text_says(checkout):
     assert "0 requests," in again
     assert "0 files and 0 bytes written" in again
     shutil.rmtree(checkout / ".venv")
+
+
+def test_pre_commit_formats_and_lints_with_the_tools_of_the_environment(checkout, tmp_path):
+    (checkout / ".venv").symlink_to(Path(sys.executable).parents[1])
+    badly_formatted = checkout / "tests" / "badly_formatted.py"
+    badly_formatted.write_text('"""A module."""\nx = {  "a":1 }\n')
+    environment = {**os.environ, "PRE_COMMIT_HOME": str(tmp_path / "home"), "GIT_CONFIG_GLOBAL": os.devnull}
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command, cwd=checkout, env=environment, capture_output=True, text=True, check=False
+        )
+
+    assert run("git", "init", "--quiet").returncode == 0
+    assert run("git", "add", "--all").returncode == 0
+    first = run(".venv/bin/pre-commit", "run", "--all-files")
+    assert first.returncode == 1, first.stdout + first.stderr
+    assert badly_formatted.read_text() == '"""A module."""\n\nx = {"a": 1}\n'
+    second = run(".venv/bin/pre-commit", "run", "--all-files")
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert second.stdout.count("Passed") == 3
+
+
+def test_a_suite_s_target_takes_arguments_for_pytest():
+    command = ["make", "--dry-run", "unit", "ARGS=-k 'spans or tiles'"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert printed.splitlines()[-1].endswith("-m tests.suites unit -- -k 'spans or tiles'")
 
 
 def test_the_manifests_shown_are_such_that_run():

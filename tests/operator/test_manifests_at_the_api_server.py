@@ -101,7 +101,7 @@ def fuzzed(chance: random.Random, number: int) -> dict:
     return manifest
 
 
-def test_a_thousand_fuzzed_specs_leave_no_traceback(server, namespace, tmp_path, capsys):
+def test_a_thousand_fuzzed_specs_leave_no_traceback(server, namespace, tmp_path, printed):
     chance, runs = random.Random(FUZZ_SEED), RUNS.format(namespace)
     taken, refused = [], {}
     with operator_process(tmp_path, server.kubeconfig, namespace) as operator:
@@ -125,5 +125,4 @@ def test_a_thousand_fuzzed_specs_leave_no_traceback(server, namespace, tmp_path,
     assert set(refused.values()) <= {400, 422}, refused
     assert taken
     assert refused
-    with capsys.disabled():
-        print(f"\n{FUZZED} fuzzed specs: {len(taken)} taken, {len(refused)} refused, no traceback")
+    printed(f"{FUZZED} fuzzed specs: {len(taken)} taken, {len(refused)} refused, no traceback")

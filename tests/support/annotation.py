@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import yaml
 from tests.support.checkout import REFERENCE
+from tests.support.warm_command import run_forked
 
 from annotationrun_worker.demo.vlm_server import run_server
 
@@ -66,11 +66,7 @@ def run_command(
     *arguments: str | Path, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """`annotationrun ARGUMENTS`, in a process of its own, with `environment` beside this one's."""
-    command = [sys.executable, "-m", "annotationrun_worker", *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=300, check=False,
-        env={**os.environ, **(environment or {})},
-    )  # fmt: skip
+    return run_forked([*map(str, arguments)], {**os.environ, **(environment or {})}, timeout_seconds=300)
 
 
 @contextmanager

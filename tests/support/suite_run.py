@@ -1,6 +1,5 @@
-"""One suite of `make test`: what it builds, runs, keeps on the disk, and what came of it."""
+"""One suite of tests: what it builds, runs and keeps on the disk, and what came of it."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -9,12 +8,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Final
 
 from tests.cluster.host import CACHE
 from tests.support.checkout import ROOT
+from tests.support.suite_record import RECORDS, Record
 
 GIGABYTE: Final = 1024**3
 SPARE_BYTES: Final = 2 * GIGABYTE
@@ -29,14 +30,16 @@ class Suite:
     """Commands that are one line of the table."""
 
     name: str
+    level: str
+    """The make target that runs it beside others."""
     builds: Sequence[Sequence[str]] = ()
     """What the tests need; they find it built the next time."""
     programs: Sequence[Sequence[str]] = ()
     """With their own output; one that ends well is one test passed."""
     pytest: Sequence[str] = ()
     """Arguments of pytest."""
-    lane: str = "main"
-    """Suites of a lane run in turn."""
+    processes: int = 1
+    """Of pytest; the tests of a file stay together."""
     caches: Sequence[str] = ()
     """What the builds keep, as patterns under CACHE."""
     disk_bytes: int = 0
@@ -85,43 +88,66 @@ def missing_disk_bytes(suites: Sequence[Suite]) -> int:
     return max(0, needed - shutil.disk_usage(CACHE).free)
 
 
-def run_suite(suite: Suite, is_alone: bool) -> Outcome:
-    """Run it; its output is printed as it comes if it is `is_alone`, else in one piece at its end."""
-    _say(f"=== {suite.name}" + ("" if is_alone else f" begins {_clock()}"))
-    if is_alone:
-        return _run(suite, None)
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
-        outcome = _run(suite, log)
-        log.seek(0)
-        _say(f"=== {suite.name}: {outcome.seconds:.0f} s, ended {_clock()}\n{log.read()}")
-    return outcome
+@dataclass
+class Runner:
+    """Runs suites; several threads may call it, and what several suites build is built once."""
 
+    is_alone: bool
+    """Whether there is but one suite: its output is printed as it comes, not in one piece at its end."""
+    for_pytest: Sequence[str] = ()
+    """Arguments of pytest beside the suite's own; with any, the tests run in one process."""
+    _builds: dict[tuple[str, ...], Future[bool]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
-def _run(suite: Suite, log: IO[str] | None) -> Outcome:
-    outcome = Outcome()
-    before, start = suite.built(), time.monotonic()
-    for command in suite.builds:
-        outcome.counts.update({"failed" if _call(command, log) else "passed": 1})
-    outcome.build_seconds = time.monotonic() - start
-    outcome.is_cold = bool(suite.built() - before)
-    if not outcome.count("failed"):
-        for command in suite.programs:
-            outcome.counts.update({"failed" if _call(command, log) else "passed": 1})
-        if suite.pytest:
-            outcome.counts.update(_pytest(suite.pytest, log))
-    outcome.seconds = time.monotonic() - start
-    outcome.disk_bytes = sum(map(_disk_bytes, suite.built()))
-    return outcome
+    def run(self, suite: Suite) -> Outcome:
+        """Build what the suite needs, then run it."""
+        _say(f"=== {suite.name}" + ("" if self.is_alone else f" begins {_clock()}"))
+        if self.is_alone:
+            return self._run(suite, None)
+        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
+            outcome = self._run(suite, log)
+            log.seek(0)
+            _say(f"=== {suite.name}: {outcome.seconds:.0f} s, ended {_clock()}\n{log.read()}")
+        return outcome
 
+    def _run(self, suite: Suite, log: IO[str] | None) -> Outcome:
+        outcome = Outcome()
+        before, start = suite.built(), time.monotonic()
+        for command in suite.builds:
+            outcome.counts.update({"passed" if self._is_built(tuple(command), log) else "failed": 1})
+        outcome.build_seconds = time.monotonic() - start
+        outcome.is_cold = bool(suite.built() - before)
+        if not outcome.count("failed"):
+            for command in suite.programs:
+                outcome.counts.update({"failed" if _call(command, log) else "passed": 1})
+            if suite.pytest:
+                outcome.counts.update(self._pytest(suite, log))
+        outcome.seconds = time.monotonic() - start
+        outcome.disk_bytes = sum(map(_disk_bytes, suite.built()))
+        return outcome
 
-def _pytest(arguments: Sequence[str], log: IO[str] | None) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "counts.json"
-        status = _call([sys.executable, "-m", "pytest", "-q", "--counts", str(path), *arguments], log)
-        counts: dict[str, int] = json.loads(path.read_text()) if path.exists() else {"error": 1}
-    if status != 0 and not counts.get("failed", 0) + counts.get("error", 0):
-        counts["error"] = 1
-    return counts
+    def _is_built(self, command: tuple[str, ...], log: IO[str] | None) -> bool:
+        """Whether the build ends well; the first suite that needs it carries it out, others wait for that."""
+        with self._lock:
+            is_first = command not in self._builds
+            build = self._builds.setdefault(command, Future())
+        if is_first:
+            build.set_result(_call(command, log) == 0)
+        return build.result()
+
+    def _pytest(self, suite: Suite, log: IO[str] | None) -> dict[str, int]:
+        processes = suite.processes if not self.for_pytest else 1
+        options = ("-n", str(processes), "--dist=loadfile") if processes > 1 else ()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "record.json"
+            command = [sys.executable, "-m", "pytest", "-q", f"--record={path}", *options, *suite.pytest]
+            status = _call([*command, *self.for_pytest], log)
+            record = Record.read(path)
+        if record is None or (status != 0 and not record.counts["failed"] + record.counts["error"]):
+            return {**(record.counts if record else {}), "error": 1}
+        if not self.for_pytest:
+            record.write(RECORDS / f"{suite.name}.json")
+        return record.counts
 
 
 def _call(command: Sequence[str], log: IO[str] | None) -> int:

@@ -173,11 +173,10 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Annotation:
         return annotation
 
 
-def test_every_row_speaks_of_the_frames_that_the_model_was_shown(reference, capsys):
+def test_every_row_speaks_of_the_frames_that_the_model_was_shown(reference, printed):
     join = join_rows(reference)
     written = written_rows(reference.output, ("subtask", "vqa"))
-    with capsys.disabled():
-        print(f"\n{len(join.rows)} rows joined of {len(written)} written, {len(join.mismatches)} mismatches")
+    printed(f"{len(join.rows)} rows joined of {len(written)} written, {len(join.mismatches)} mismatches")
     assert join.mismatches == []
     assert Counter(join.rows) == Counter(written)
     assert len(written) > 400
@@ -200,25 +199,23 @@ def with_interjections(tmp_path_factory: pytest.TempPathFactory) -> Annotation:
 
 
 def test_interjections_and_second_labels_speak_of_the_frames_that_the_model_was_shown(
-    with_interjections, capsys
+    with_interjections, printed
 ):
     join = join_rows(with_interjections)
     written = written_rows(with_interjections.output, ("subtask", "interjection"))
-    with capsys.disabled():
-        print(f"\n{len(join.rows)} rows joined of {len(written)} written, {len(join.mismatches)} mismatches")
+    printed(f"{len(join.rows)} rows joined of {len(written)} written, {len(join.mismatches)} mismatches")
     assert join.mismatches == []
     assert Counter(join.rows) == Counter(written)
     assert Counter(row[2] for row in written)["interjection"] >= 10
 
 
 @pytest.mark.parametrize("plan_input", ["Frames", "VideoUrl"])
-def test_subtasks_speak_of_the_frames_shown_one_by_one_or_as_a_video(plan_input, tmp_path, capsys):
+def test_subtasks_speak_of_the_frames_shown_one_by_one_or_as_a_video(plan_input, tmp_path, printed):
     plan = {"plan": {**THIN_MODULES["plan"], "input": plan_input}}
     with annotated(tmp_path, modules=plan, source={"episodes": "1,4"}) as annotation:
         join = join_rows(annotation)
     written = written_rows(annotation.output, ("subtask",))
-    with capsys.disabled():
-        print(f"\n{plan_input}: {len(join.rows)} rows joined, {len(join.mismatches)} mismatches")
+    printed(f"{plan_input}: {len(join.rows)} rows joined, {len(join.mismatches)} mismatches")
     assert join.mismatches == []
     assert Counter(join.rows) == Counter(written)
     sent = [len(line["images"]) for line in annotation.log_lines() if line["kind"] == "subtasks"]

@@ -224,6 +224,7 @@ def small_disk(fetching: Fetching) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(fetching.folder)], check=True)
 
 
+@pytest.mark.needs_root
 def test_a_claim_that_is_too_small_is_found_before_anything_is_fetched(
     fetching: Fetching, small_disk: Path
 ) -> None:

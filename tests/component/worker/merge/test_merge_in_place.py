@@ -324,6 +324,7 @@ def test_a_damaged_dataset_stays_as_it_is(dataset: Path, results: Results) -> No
     assert tree(dataset) == before
 
 
+@pytest.mark.needs_root
 def test_a_full_disk_leaves_the_dataset_as_it_was(results: Results, small_disk: Path) -> None:
     dataset = copy_dataset(REFERENCE, small_disk / "dataset")
     free = shutil.disk_usage(small_disk).free

@@ -69,15 +69,14 @@ def describe(name, expected, actual):
         ),
     ],
 )
-def test_a_run_asks_what_its_plan_said(plan, tmp_path, capsys):
+def test_a_run_asks_what_its_plan_said(plan, tmp_path, printed):
     modules = EVERY_MODULE | {"plan": plan}
     expected = estimate_run(*plan_of(tmp_path / "plan", modules))
     with demo_model() as server:
         run_here(tmp_path / "run", server.base_url, modules)
         actual = asked_by_module(server.bodies)
-    with capsys.disabled():
-        lines = [describe(name, expected[name], actual[name]) for name in expected]
-        print("\nestimated / asked", *lines, sep="\n")
+    for name in expected:
+        printed(describe(name, expected[name], actual[name]), "estimated / asked")
     assert set(expected) == set(actual) == {"task", "plan", "interjections", "vqa"}
     for name in ("task", "vqa"):  # nothing of these is assumed
         assert (expected[name].requests, expected[name].images) == (

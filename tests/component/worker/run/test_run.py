@@ -70,14 +70,12 @@ def test_the_source_is_untouched(three_episodes):
     assert digest != hashlib.sha256((three_episodes.output / "meta" / "info.json").read_bytes()).hexdigest()
 
 
-def test_a_second_run_asks_nothing_and_changes_nothing(three_episodes, capsys):
+def test_a_second_run_asks_nothing_and_changes_nothing(three_episodes, printed):
     before, asked = tree(three_episodes.output), len(three_episodes.log_lines())
     done = run_command("run", "-f", three_episodes.manifest)
-    with capsys.disabled():
-        print(
-            "\n"
-            + "\n".join(line for line in done.stdout.splitlines() if "requests" in line or "bytes" in line)
-        )
+    for line in done.stdout.splitlines():
+        if "requests" in line or "bytes" in line:
+            printed(line)
     assert done.returncode == 0, done.stderr
     assert "0 requests," in done.stdout
     assert "0 files and 0 bytes written" in done.stdout

@@ -26,6 +26,8 @@ MODULES = {
 SPEC = {"source": {"episodes": "1,2"}, "workers": {"requestConcurrency": IN_FLIGHT}}
 FAILS_WITHIN_SECONDS = 60
 
+pytestmark = pytest.mark.needs_s3
+
 
 @pytest.fixture(scope="module")
 def on_a_folder(tmp_path_factory):
@@ -132,7 +134,7 @@ def nobody_listens(location, monkeypatch):
     ],
 )
 def test_a_store_that_can_not_be_used_ends_the_run_before_a_question(
-    tmp_path, s3_location, monkeypatch, capsys, breaks, cause
+    tmp_path, s3_location, monkeypatch, printed, breaks, cause
 ):
     location = breaks(s3_location, monkeypatch)
     with demo_model() as server:
@@ -141,8 +143,7 @@ def test_a_store_that_can_not_be_used_ends_the_run_before_a_question(
         done = run_command("run", "-f", manifest, "--staging", location)
         took_seconds = time.monotonic() - start
         assert not server.bodies
-    with capsys.disabled():
-        print(f"\n{took_seconds:.1f} s, exit {done.returncode}: {done.stderr.strip()}")
+    printed(f"{took_seconds:.1f} s, exit {done.returncode}: {done.stderr.strip()}")
     assert done.returncode == ExitCode.STORAGE
     assert took_seconds < FAILS_WITHIN_SECONDS
     assert f"in the staging store '{location}'" in done.stderr

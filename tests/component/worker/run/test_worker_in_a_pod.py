@@ -383,6 +383,7 @@ exec "$@"
 """Runs a command with all file systems read-only but for one folder."""
 
 
+@pytest.mark.needs_root
 @pytest.mark.parametrize("command", ["plan", "annotate", "merge"])
 def test_a_step_writes_nothing_outside_the_volumes_and_the_folder_for_temporary_files(tmp_path, command):
     volume = tmp_path / "volume"

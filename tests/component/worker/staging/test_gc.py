@@ -243,6 +243,7 @@ def test_after_gc_the_same_manifest_asks_nothing_and_writes_nothing(tmp_path):
         assert tree(run.output) == before
 
 
+@pytest.mark.needs_s3
 def test_on_s3_gc_leaves_a_finished_run_as_it_is(tmp_path, s3_location):
     with demo_model() as server:
         manifest = write_manifest(tmp_path, REFERENCE, server.base_url, MODULES, source=ONE_EPISODE)

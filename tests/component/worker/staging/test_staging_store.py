@@ -60,6 +60,7 @@ def test_of_many_creations_at_once_one_succeeds_and_is_what_stays(location):
     asyncio.run(check())
 
 
+@pytest.mark.needs_s3
 def test_creating_stays_conditional_whatever_the_environment_says(s3_location, monkeypatch):
     monkeypatch.setenv("AWS_CONDITIONAL_PUT", "disabled")
 
@@ -154,6 +155,7 @@ def test_a_store_in_place_of_which_lies_a_file_is_a_storage_error(tmp_path):
     assert all("staging" in str(error) and "--staging" in str(error) for error in errors)
 
 
+@pytest.mark.needs_s3
 def test_wrong_keys_are_a_storage_error_that_shows_no_secret(s3_location, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another-secret")
     errors = asyncio.run(every_operation(open_store(s3_location)))
@@ -166,11 +168,13 @@ def test_wrong_keys_are_a_storage_error_that_shows_no_secret(s3_location, monkey
         assert not re.search(f"{ACCESS_KEY}|{SECRET_KEY}|another-secret", text)
 
 
+@pytest.mark.needs_s3
 def test_a_bucket_that_is_missing_is_a_storage_error_at_the_first_write(s3_location):
     with pytest.raises(StorageError, match=r"s3://absent/x.*NoSuchBucket.*look at the bucket's name"):
         asyncio.run(open_store("s3://absent/x").create("a", b""))
 
 
+@pytest.mark.needs_s3
 def test_an_endpoint_that_is_dead_is_a_storage_error_within_about_a_minute(s3_location, monkeypatch):
     async def timed(store):
         start = time.monotonic()

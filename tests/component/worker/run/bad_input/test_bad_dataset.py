@@ -198,7 +198,13 @@ def test_a_dataset_that_can_not_be_used_is_refused_before_anything_is_asked(
     assert good.asked == REQUESTS[5]
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in OF_AN_EPISODE])
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case.name, marks=[] if case.may_read_all else pytest.mark.needs_root)
+        for case in OF_AN_EPISODE
+    ],
+)
 def test_a_broken_episode_fails_alone_and_is_all_that_a_rerun_asks_for(
     case: BadDataset, bench: Bench, tabulate: Callable[[str, str, Outcome], None]
 ) -> None:

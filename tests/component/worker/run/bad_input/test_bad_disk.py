@@ -16,6 +16,8 @@ from annotationrun_api.exit_codes import ExitCode
 ALL = REQUESTS[0] + REQUESTS[5]
 LARGE = "size=64m"
 
+pytestmark = pytest.mark.needs_root
+
 Tabulate = Callable[[str, str, Outcome], None]
 
 
