@@ -13,8 +13,8 @@ declare -A scripts=(
   [gitops]=$support/../gitops/program.sh
 )
 (( $# )) || set -- kubernetes kueue helm gitops versitygw
-hold_go
 for program in "$@"; do
   [[ -v scripts[$program] ]] || fail "no program $program; there are ${!scripts[*]}"
-  "${scripts[$program]}"
 done
+hold_go
+for program in "$@"; do "${scripts[$program]}"; done
