@@ -8,10 +8,24 @@
 # the bundle mounted there. Nothing of it stays in the images.
 # All run as user 65532, on a read-only root file system too if /tmp can be written.
 
-FROM debian:trixie-slim AS build
-RUN apt-get -q update \
- && apt-get -q install -y --no-install-recommends python3-venv python3-hatchling \
- && apt-get clean && rm -rf /var/lib/apt/lists/*
+# What apt and pip download lies in caches of the build, not in the images, so that no stage downloads again what
+# another has. They need BuildKit (Docker's default) or buildah. apt's packages are in a folder of another name than
+# usual, as Debian's image empties that one after each installation. Its lists are in the same cache, as buildah 1.28
+# waits for ever where a second stage locks two.
+
+FROM debian:trixie-slim AS python
+RUN --mount=type=cache,id=annotationrun-apt,target=/var/cache/apt,sharing=locked \
+    mkdir -p /var/cache/apt/lists/partial \
+ && get="apt-get -q -o Dir::State::Lists=/var/cache/apt/lists -o Dir::Cache::Archives=/var/cache/apt/packages" \
+ && $get update \
+ && $get install -y --no-install-recommends python3 ca-certificates
+
+FROM python AS build
+RUN --mount=type=cache,id=annotationrun-apt,target=/var/cache/apt,sharing=locked \
+    mkdir -p /var/cache/apt/lists/partial \
+ && get="apt-get -q -o Dir::State::Lists=/var/cache/apt/lists -o Dir::Cache::Archives=/var/cache/apt/packages" \
+ && $get update \
+ && $get install -y --no-install-recommends python3-venv python3-hatchling
 # Debian's packages are seen: hatchling here, torch in the worker.
 RUN python3 -m venv --system-site-packages /opt/annotationrun
 WORKDIR /source
@@ -21,13 +35,15 @@ WORKDIR /source
 FROM build AS operator-requirements
 ARG SSL_CERT_FILE
 COPY operator/requirements.txt ./
-RUN /opt/annotationrun/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements.txt \
+RUN --mount=type=cache,id=annotationrun-pip,target=/root/.cache/pip \
+    /opt/annotationrun/bin/pip install --no-deps --require-hashes -r requirements.txt \
  && /opt/annotationrun/bin/pip uninstall -q -y pip
 
 FROM build AS worker-requirements
 ARG SSL_CERT_FILE
 COPY worker/requirements.txt ./
-RUN /opt/annotationrun/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements.txt \
+RUN --mount=type=cache,id=annotationrun-pip,target=/root/.cache/pip \
+    /opt/annotationrun/bin/pip install --no-deps --require-hashes -r requirements.txt \
  && /opt/annotationrun/bin/pip uninstall -q -y pip
 
 FROM build AS code
@@ -39,11 +55,8 @@ COPY worker/annotationrun_worker worker/annotationrun_worker
 # venv is left out of what is copied.
 RUN /opt/annotationrun/bin/pip install --no-index --no-deps --no-build-isolation --prefix /installed .
 
-FROM debian:trixie-slim AS operator
-RUN apt-get -q update \
- && apt-get -q install -y --no-install-recommends python3 ca-certificates \
- && apt-get clean && rm -rf /var/lib/apt/lists/* \
- && groupadd --gid 65532 annotationrun \
+FROM python AS operator
+RUN groupadd --gid 65532 annotationrun \
  && useradd --uid 65532 --gid 65532 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin annotationrun
 COPY --from=operator-requirements /opt/annotationrun /opt/annotationrun
 COPY --from=code /installed /opt/annotationrun
@@ -52,10 +65,12 @@ USER 65532:65532
 ENTRYPOINT ["python", "-m", "annotationrun_operator"]
 
 # Debian's torch is the build for CPUs; the one on PyPI brings 5 GB of CUDA, which no worker uses.
-FROM debian:trixie-slim AS worker
-RUN apt-get -q update \
- && apt-get -q install -y --no-install-recommends python3 python3-torch ffmpeg ca-certificates \
- && apt-get clean && rm -rf /var/lib/apt/lists/* \
+FROM python AS worker
+RUN --mount=type=cache,id=annotationrun-apt,target=/var/cache/apt,sharing=locked \
+    mkdir -p /var/cache/apt/lists/partial \
+ && get="apt-get -q -o Dir::State::Lists=/var/cache/apt/lists -o Dir::Cache::Archives=/var/cache/apt/packages" \
+ && $get update \
+ && $get install -y --no-install-recommends python3-torch ffmpeg \
  && groupadd --gid 65532 annotationrun \
  && useradd --uid 65532 --gid 65532 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin annotationrun
 COPY --from=worker-requirements /opt/annotationrun /opt/annotationrun

@@ -2,12 +2,14 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
-from tests.support.helm import NAMESPACE, render, the
+from tests.support.helm import CHART, NAMESPACE, render, the
 from tests.support.run_pods import ports_of, run_pod
 from tests.support.run_world import SETTINGS, START
 
@@ -88,13 +90,26 @@ def dashboard():
     return json.loads(the("ConfigMap", render(EVERYTHING))["data"]["annotationrun.json"])
 
 
-def queries() -> list[tuple[str, str]]:
-    """Each PromQL expression that the chart brings, with its place."""
-    (group,) = the("PrometheusRule", render(EVERYTHING))["spec"]["groups"]
-    board = dashboard()
-    variables = [variable for variable in board["templating"]["list"] if variable["type"] == "query"]
+def numbered(names: Iterable[str]) -> list[tuple[str, int]]:
+    """Each name, and how many of the same came before it."""
+    seen = Counter[str]()
+    found = []
+    for name in names:
+        found.append((name, seen[name]))
+        seen[name] += 1
+    return found
+
+
+def written_places() -> list[tuple[str, int]]:
+    """Where the chart's files have a PromQL expression; helm is not asked while tests are collected."""
+    rules = (CHART / "templates" / "prometheusrule.yaml").read_text(encoding="utf-8")
+    board = json.loads((CHART / "files" / "dashboard.json").read_text(encoding="utf-8"))
+    return numbered([*re.findall(r"- alert: (\w+)", rules), *(name for name, _ in queries_of(board))])
+
+
+def queries_of(board: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Each PromQL expression of a dashboard, with its panel or variable."""
     return [
-        *((rule["alert"], rule["expr"]) for rule in group["rules"]),
         *(
             (panel["title"], target["expr"])
             for panel in board["panels"]
@@ -105,9 +120,20 @@ def queries() -> list[tuple[str, str]]:
                 variable["name"],
                 re.sub(r"^label_values\((.*), (\w+)\)$", r"\1 by (\2)", variable["definition"]),
             )
-            for variable in variables
+            for variable in board["templating"]["list"]
+            if variable["type"] == "query"
         ),
     ]
+
+
+@pytest.fixture(scope="module")
+def queries() -> dict[tuple[str, int], str]:
+    """Each PromQL expression that the chart brings, by its place."""
+    (group,) = the("PrometheusRule", render(EVERYTHING))["spec"]["groups"]
+    found = [*((rule["alert"], rule["expr"]) for rule in group["rules"]), *queries_of(dashboard())]
+    return dict(
+        zip(numbered(name for name, _ in found), (expression for _, expression in found), strict=True)
+    )
 
 
 def names_in(expression: str) -> tuple[set[str], set[str]]:
@@ -127,16 +153,20 @@ def test_names_are_found_in_an_expression():
     assert names_in(expression) == ({"a:b_total", "d"}, {"run", "pod", "state", "z"})
 
 
-@pytest.mark.parametrize(("place", "expression"), [pytest.param(*found, id=found[0]) for found in queries()])
-def test_a_query_names_metrics_and_labels_that_are_exported(exported, place, expression):
-    metrics, labels = names_in(expression)
+def test_every_query_of_the_chart_has_a_test(queries):
+    assert list(queries) == written_places()
+
+
+@pytest.mark.parametrize("place", [pytest.param(place, id=place[0]) for place in written_places()])
+def test_a_query_names_metrics_and_labels_that_are_exported(exported, queries, place):
+    metrics, labels = names_in(queries[place])
     assert metrics
     assert metrics <= exported.keys()
     assert labels <= set().union(*(exported[name] for name in metrics)), place
 
 
-def test_every_metric_of_a_worker_is_shown(exported):
-    shown = set().union(*(names_in(expression)[0] for _, expression in queries()))
+def test_every_metric_of_a_worker_is_shown(exported, queries):
+    shown = set().union(*(names_in(expression)[0] for expression in queries.values()))
     families = {name for name in exported if re.fullmatch(r"annotationrun_worker_\w+_total", name)}
     assert families <= shown
 

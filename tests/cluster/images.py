@@ -6,6 +6,7 @@ made from Debian's packages under the name that the Dockerfile has, so that the 
 
 import fcntl
 import hashlib
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.cluster.buildah import buildah, has_image, run_tool
+from tests.cluster.buildah import BUILDAH, buildah, has_image, run_tool
 from tests.cluster.host import CACHE, HostError, say
 from tests.cluster.node import PAUSE_IMAGE
 from tests.support.checkout import ROOT
@@ -42,11 +43,16 @@ RELEASE: Final = "trixie"
 BASE_SETTINGS: Final = (
     "--mode=root",
     "--variant=minbase",
-    # As the image of that name on the Docker Hub has it: no documentation, no translations, now and later.
+    # As the image of that name on the Docker Hub has it, now and later: no documentation, no translations, no
+    # waiting for the disk after each file.
     *(f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ("doc", "info", "locale", "man")),
     "--dpkgopt=path-include=/usr/share/doc/*/copyright",
+    "--dpkgopt=force-unsafe-io",
+    "--customize-hook=echo 'Acquire::Languages \"none\";' > $1/etc/apt/apt.conf.d/docker-no-languages",
 )
 KEYRING: Final = "/usr/share/keyrings/debian-archive-keyring.gpg"
+DOWNLOADS: Final = CACHE / "image-downloads"
+"""What the Dockerfiles' caches hold, until the last image is built."""
 CERTIFICATES: Final = "/etc/ssl/certs/ca-certificates.crt"
 CERTIFICATES_IN_BUILD: Final = "/run/ca.crt"
 
@@ -83,42 +89,57 @@ def _files(path: Path) -> list[Path]:
 
 
 def build_images(programs: Path) -> Images:
-    """Build what is missing of the base, the pause image and the project's three."""
+    """Build what is missing of the pause image and the project's three."""
+    names = image_names()
     with _lock():
-        base = f"localhost/annotationrun-base:{_digest((RELEASE, *BASE_SETTINGS))}"
-        if not has_image(base):
-            _build_base(base)
-        buildah("tag", base, BASE)
         if not has_image(PAUSE_IMAGE):
             _from_scratch(PAUSE_IMAGE, ("--entrypoint", '["/pause"]'), (programs / "pause", "/pause"))
-        names = image_names()
-        for target, name in zip(TARGETS, astuple(names), strict=True):
-            if not has_image(name):
-                _build(name, "--layers", f"--target={target}", str(ROOT))
+        missing = [
+            (target, name)
+            for target, name in zip(TARGETS, astuple(names), strict=True)
+            if not has_image(name)
+        ]
+        if missing:
+            _provide_base()
+        for target, name in missing:
+            _build(name, "--layers", f"--target={target}", str(ROOT))
     return names
 
 
 def build_vllm_image() -> str:
-    """Build the image of a real vLLM that computes on CPUs, if it is missing; `build_images` comes before."""
+    """Build the image of a real vLLM that computes on CPUs, if it is missing; it is built last."""
     name = f"localhost/annotationrun-vllm-cpu:{_digest_of_files(VLLM / name for name in VLLM_INPUTS)}"
     with _lock():
         if not has_image(name):
+            _provide_base()
             # Without layers: the stage that installs would be kept beside what is copied out of it.
             _build(name, "--layers=false", str(VLLM))
+        shutil.rmtree(DOWNLOADS, ignore_errors=True)
     return name
 
 
 def _build(name: str, *arguments: str) -> None:
     start = time.monotonic()
     say(f"building {name}")
+    DOWNLOADS.mkdir(exist_ok=True)
     # chroot: no container runtime is asked of the machine. HTTPS goes by the machine's own authorities.
-    buildah(
+    # TMPDIR is where buildah has the caches that a Dockerfile mounts.
+    run_tool(
+        "env", f"TMPDIR={DOWNLOADS}", *BUILDAH,
         "build", "--quiet", "--isolation=chroot", "--pull-never", f"--tag={name}",
         "--build-arg", f"SSL_CERT_FILE={CERTIFICATES_IN_BUILD}",
         "--volume", f"{CERTIFICATES}:{CERTIFICATES_IN_BUILD}:ro",
         *arguments,
     )  # fmt: skip
     say(f"{name} built in {time.monotonic() - start:.0f} s")
+
+
+def _provide_base() -> None:
+    """See to it that the base has the name that the Dockerfiles have for it."""
+    name = f"localhost/annotationrun-base:{_digest((RELEASE, *BASE_SETTINGS))}"
+    if not has_image(name):
+        _build_base(name)
+    buildah("tag", name, BASE)
 
 
 def _build_base(name: str) -> None:

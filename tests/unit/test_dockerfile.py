@@ -1,11 +1,21 @@
-"""What the images are made of: the Dockerfile, what is sent to it, and what the tests' digest is taken of."""
+"""What images are made of: the Dockerfiles, what is sent to them, and what the tests' digest is taken of."""
 
 import re
+from pathlib import Path
 
-from tests.cluster.images import BASE, INPUTS
+import pytest
+from tests.cluster.images import BASE, INPUTS, VLLM
 from tests.support.checkout import ROOT
 
-LINES = re.sub(r"\\\n", " ", (ROOT / "Dockerfile").read_text(encoding="utf-8")).splitlines()
+APT = "apt-get -q -o Dir::State::Lists=/var/cache/apt/lists -o Dir::Cache::Archives=/var/cache/apt/packages"
+
+
+def instructions(folder: Path) -> list[str]:
+    """The lines of a Dockerfile, continued ones as one."""
+    return re.sub(r"\\\n", " ", (folder / "Dockerfile").read_text(encoding="utf-8")).splitlines()
+
+
+LINES = instructions(ROOT)
 
 
 def copied() -> set[str]:
@@ -52,3 +62,33 @@ def test_the_workers_lock_leaves_torch_to_debian():
     assert {"av", "pyarrow", "pydantic"} <= names
     assert not {name for name in names if name == "torch" or name.startswith(("nvidia", "cuda", "triton"))}
     assert any("python3-torch" in line for line in LINES)
+
+
+def calls(folder: Path, words: str) -> list[str]:
+    """The instructions RUN that have these words."""
+    return [line for line in instructions(folder) if line.startswith("RUN ") and words in line]
+
+
+def mounted_caches(line: str) -> dict[str, tuple[str, str]]:
+    """The name and the sharing of each cache, by where it is mounted."""
+    found = re.findall(r"--mount=type=cache,id=([^, ]+),target=([^, ]+)(?:,sharing=(\S+))?", line)
+    return {target: (name, sharing) for name, target, sharing in found}
+
+
+@pytest.mark.parametrize("folder", [ROOT, VLLM], ids=["project", "vllm"])
+def test_packages_of_debian_are_downloaded_into_caches_that_one_stage_has_at_a_time(folder):
+    """One set for all stages of both Dockerfiles; a cache is not in the image."""
+    lines = calls(folder, "apt-get")
+    assert len(lines) >= 2
+    for line in lines:
+        assert mounted_caches(line) == {"/var/cache/apt": ("annotationrun-apt", "locked")}
+        assert line.count("apt-get") == line.count(APT) == 1
+        assert line.count("$get install") == 1
+
+
+@pytest.mark.parametrize("folder", [ROOT, VLLM], ids=["project", "vllm"])
+def test_downloads_of_pip_are_in_a_cache_or_not_kept(folder):
+    lines = calls(folder, "--require-hashes")
+    assert lines
+    for line in lines:
+        assert ("/root/.cache/pip" in mounted_caches(line)) != ("--no-cache-dir" in line)

@@ -18,9 +18,6 @@ import (
 	luajson "layeh.com/gopher-json"
 )
 
-// inputs is the digest of these sources: other sources, another name in the cache.
-var inputs string
-
 type task struct {
 	// Program is lua, flux or kstatus.
 	Program string `json:"program"`
