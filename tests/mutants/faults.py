@@ -15,6 +15,7 @@ UNIT = "tests/unit/worker"
 COMPONENT = "tests/component/worker"
 OPERATOR_UNIT = "tests/unit/operator"
 DECIDE = (f"{OPERATOR_UNIT}/test_decide.py",)
+PODS_THAT_GO = (f"{OPERATOR_UNIT}/test_pods_that_go.py",)
 OUTCOMES = (f"{OPERATOR_UNIT}/test_outcomes.py",)
 JOBS = (f"{OPERATOR_UNIT}/test_jobs.py",)
 FOLLOW = (f"{OPERATOR_UNIT}/test_follow.py",)
@@ -389,7 +390,7 @@ MUTANTS = (
         f"{OPERATOR}/ending.py",
         "    for job in draft.live_jobs():\n",
         "    for job in ():\n",
-        DECIDE,
+        PODS_THAT_GO,
     ),
     Mutant(
         "a disrupted pod counted in every pass",
@@ -399,11 +400,11 @@ MUTANTS = (
         DECIDE,
     ),
     Mutant(
-        "an edited run merges beside the merge that still writes",
+        "an edited run begins anew beside a merge that still writes",
         f"{OPERATOR}/decide.py",
         "if live or any(not pod.has_ended and pod.step is Step.MERGE for pod in draft.seen.pods):",
         "if live:",
-        DECIDE,
+        PODS_THAT_GO,
     ),
     Mutant(
         "the word of the oldest pod believed",
