@@ -21,6 +21,7 @@ def pytest_configure() -> None:
     """Refuse to begin where a package would be another than the copy's."""
     copy = Path(os.environ[COPY_VARIABLE])
     for package in PACKAGES:
-        found = importlib.util.find_spec(package)
-        if found is None or not Path(found.origin or "").is_relative_to(copy):
-            raise pytest.UsageError(f"the tests would run against {found}, which is not of the copy {copy}")
+        spec = importlib.util.find_spec(package)
+        found = None if spec is None else spec.origin
+        if found is None or not Path(found).is_relative_to(copy):
+            raise pytest.UsageError(f"the tests would find {package} at {found}, not in the copy {copy}")
