@@ -72,7 +72,7 @@ storage:  ## Component tests on a real S3 server, and on disks that are full or 
 faults:  ## Runs and workers that are killed, at each named point of the code and at seeded moments
 scale:  ## 10,000 episodes: seconds and memory of each step
 frames-exact:  ## Every frame of the reference dataset against the code in its pixels
-mutants:  ## Faults put in on purpose: the tests must find each
+mutants:  ## Faults put in on purpose, in copies of the source: the tests must find each
 interop:  ## LeRobot itself loads what we wrote, and rejects what was damaged (5.8 GB under ~/.cache)
 vllm:  ## Runs against a real vLLM on CPUs, with a model of a few parameters (2.5 GB under ~/.cache)
 chart:  ## The Helm chart, linted and rendered by helm itself

@@ -1,189 +1,151 @@
-"""Faults put into the worker on purpose, one at a time: the tests must find each of them.
+"""Faults put into the code on purpose, one at a time: the tests must find each of them.
 
-`make mutants` copies the worker's source, changes one place in the copy, and runs the tests that guard it
-against that copy. A mutant is killed when a test fails; tests that can't even be collected don't count. First
+`make mutants` copies the source of the worker, the operator and their API, changes one place in the copy, and
+runs the tests that guard it against that copy. A mutant is killed when a test fails; tests that can't even be
+collected don't count, and neither do tests that would find the source elsewhere (`copied_source.py`). First
 the unchanged copy must pass, else nothing is proved.
+
+Two mutants are at work at a time, in a copy each; those whose tests take longest come first.
 """
 
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
+
+from copied_source import COPY_VARIABLE, PACKAGES
+from faults import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[2]
-JOIN = "tests/component/worker/annotate/test_rows_match_pixels.py"
-REFERENCE = (JOIN, "-k", "every_row_speaks")
-SECOND_LOOKS = (JOIN, "-k", "second_labels")
-OTHER_INPUTS = (JOIN, "-k", "one_by_one")
+AT_ONCE = 2
 TESTS_FAILED = 1
 """pytest's exit status: collected, run, and some failed."""
+SHOWN_LINES = 20
+"""Of the tests that fail without any mutant."""
 
 
 @dataclass(frozen=True)
-class Mutant:
-    """One fault: in `module`, `old` (which stands there exactly once) becomes `new`."""
+class TestRun:
+    """What came of one run of pytest."""
 
-    name: str
-    module: str
-    old: str
-    new: str
-    tests: Sequence[str] = REFERENCE
-    """Arguments of pytest."""
+    status: int
+    seconds: float
+    output: str
 
 
-MUTANTS = (
-    Mutant(
-        "decode shifted by one frame",
-        "frames/provider.py",
-        "targets[batch], tolerances[batch]",
-        "targets[np.minimum(batch + 1, len(targets) - 1)], tolerances[batch]",
-    ),
-    Mutant(
-        "cameras swapped",
-        "frames/provider.py",
-        "episode.videos.get(self._known(camera))",
-        "episode.videos.get(self.camera_keys[1 - self.camera_keys.index(camera)])",
-    ),
-    Mutant(
-        "badges shifted by one tile",
-        "annotate/sheets.py",
-        "enumerate(zip(tiles, seconds, strict=True))",
-        "enumerate(zip(tiles, [*seconds[1:], seconds[-1]], strict=True))",
-    ),
-    Mutant(
-        "window offset by half a second",
-        "annotate/spans.py",
-        "start_seconds=window.zero_seconds + min(max(start, 0.0), window.seconds)",
-        "start_seconds=window.zero_seconds + 0.5 + min(max(start, 0.0), window.seconds)",
-    ),
-    Mutant(
-        "second window counted from the episode's start",
-        "annotate/sampling.py",
-        "zero_seconds=float(timestamps_seconds[part[0]])",
-        "zero_seconds=float(timestamps_seconds[0])",
-    ),
-    Mutant(
-        "wrong episode offset in the video file",
-        "frames/timestamps.py",
-        "return from_timestamp_seconds + timestamps_seconds.astype(np.float64)",
-        "return 0.5 * from_timestamp_seconds + timestamps_seconds.astype(np.float64)",
-    ),
-    Mutant(
-        "subtask one frame late",
-        "annotate/plan.py",
-        'StagedRow(frame=s.frame, role="assistant", style="subtask"',
-        'StagedRow(frame=s.frame + 1, role="assistant", style="subtask"',
-    ),
-    Mutant(
-        "answer on the frame after the one asked about",
-        "annotate/vqa.py",
-        'StagedRow(frame=frame, role=role, style="vqa"',
-        'StagedRow(frame=frame + 1, role=role, style="vqa"',
-    ),
-    Mutant(
-        "interjection one frame late",
-        "annotate/interjections.py",
-        'StagedRow(frame=frame, role="user", style="interjection"',
-        'StagedRow(frame=frame + 1, role="user", style="interjection"',
-        SECOND_LOOKS,
-    ),
-    Mutant(
-        "interjection shown what comes after it",
-        "annotate/interjections.py",
-        "np.linspace(middle - reach, middle + reach, count)",
-        "np.linspace(middle, middle + 2 * reach, count)",
-        SECOND_LOOKS,
-    ),
-    Mutant(
-        "second look at the wrong neighbours",
-        "annotate/relabel.py",
-        "range(max(place - 1, 0), min(place + 2, len(starts)))",
-        "range(max(place, 0), min(place + 3, len(starts)))",
-        SECOND_LOOKS,
-    ),
-    Mutant(
-        "times told before single frames shifted by one",
-        "vlm/messages.py",
-        "pairs = zip(times_seconds, images, strict=True)",
-        "pairs = zip([*times_seconds[1:], times_seconds[-1]], images, strict=True)",
-        OTHER_INPUTS,
-    ),
-    Mutant(
-        "the video's pace taken for the frames' times",
-        "annotate/showing.py",
-        "inside = float(np.interp(seconds, self.told_seconds, self.true_seconds))",
-        "inside = seconds + 0.2",
-        OTHER_INPUTS,
-    ),
-    Mutant(
-        "events merged onto the next frame",
-        "merge/replacement.py",
-        "events.setdefault(row.frame, [])",
-        "events.setdefault(row.frame + 1, [])",
-    ),
-    Mutant(
-        "persistent rows at the time of the frame before",
-        "merge/replacement.py",
-        "float(timestamps_seconds[row.frame])",
-        "float(timestamps_seconds[max(row.frame - 1, 0)])",
-    ),
-)
+def copy_source(target: Path) -> Path:
+    """Copy every package to `target`, in folders as in the checkout."""
+    for package, folder in PACKAGES.items():
+        shutil.copytree(
+            ROOT / folder / package,
+            target / folder / package,
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )
+    return target
 
 
-def run_tests(source: Path, tests: Sequence[str]) -> int:
-    """pytest's exit status with the worker taken from `source`."""
-    environment = {**os.environ, "PYTHONPATH": str(source)}
-    where = subprocess.run(
-        [sys.executable, "-c", "import annotationrun_worker; print(annotationrun_worker.__file__)"],
-        env=environment, capture_output=True, text=True, check=True,
+def run_tests(copy: Path, tests: Sequence[str]) -> TestRun:
+    """Run pytest with the packages taken from `copy`."""
+    path = os.pathsep.join(str(copy / folder) for folder in PACKAGES.values())
+    environment = {**os.environ, "PYTHONPATH": path, COPY_VARIABLE: str(copy)}
+    plugins = ("-p", "no:cacheprovider", "-p", "tests.mutants.copied_source")
+    start = time.monotonic()
+    ended = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", *plugins, *tests],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
     )  # fmt: skip
-    assert where.stdout.startswith(str(source)), f"the tests would run against {where.stdout}"
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False).returncode
+    return TestRun(ended.returncode, time.monotonic() - start, ended.stdout)
 
 
-def apply(mutant: Mutant, source: Path) -> str:
-    """Change the copy; returns the text that was there, to be put back."""
-    path = source / "annotationrun_worker" / mutant.module
-    text = path.read_text(encoding="utf-8")
+def mutated(mutant: Mutant, text: str) -> str:
+    """The text of the mutant's module with its fault."""
     found = text.count(mutant.old)
     if found != 1:
         raise SystemExit(
             f"mutant {mutant.name!r}: its place stands {found} times in {mutant.module}, expected once"
         )
-    path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
-    return text
+    return text.replace(mutant.old, mutant.new)
+
+
+def write_module(path: Path, text: str) -> None:
+    """Write a module, and forget what Python compiled of the former: a second may hold two writes."""
+    path.write_text(text, encoding="utf-8")
+    Path(importlib.util.cache_from_source(path)).unlink(missing_ok=True)
+
+
+def run_mutant(mutant: Mutant, copy: Path) -> TestRun:
+    """Run the mutant's tests with its fault in `copy`, which is as it was afterwards."""
+    path = copy / mutant.module
+    original = path.read_text(encoding="utf-8")
+    write_module(path, mutated(mutant, original))
+    try:
+        return run_tests(copy, mutant.tests)
+    finally:
+        write_module(path, original)
+
+
+class Copies:
+    """As many copies as run at a time, each lent to one at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._free: SimpleQueue[Path] = SimpleQueue()
+        for number in range(AT_ONCE):
+            self._free.put(copy_source(folder / str(number)))
+
+    def lend(self, use: Callable[[Path], TestRun]) -> TestRun:
+        """What `use` makes of a copy."""
+        copy = self._free.get()
+        try:
+            return use(copy)
+        finally:
+            self._free.put(copy)
+
+
+def prove_selections(pool: ThreadPoolExecutor, copies: Copies) -> dict[Sequence[str], float]:
+    """See that every selection of tests passes without any mutant; the seconds that each takes."""
+    selections = list(dict.fromkeys(mutant.tests for mutant in MUTANTS))
+
+    def prove(tests: Sequence[str]) -> TestRun:
+        return copies.lend(lambda copy: run_tests(copy, tests))
+
+    seconds = {}
+    for tests, run in zip(selections, pool.map(prove, selections), strict=True):
+        if run.status != 0:
+            pool.shutdown(cancel_futures=True)
+            end = "\n".join(run.output.splitlines()[-SHOWN_LINES:])
+            raise SystemExit(f"{end}\n{' '.join(tests)} fails without any mutant; mend that first")
+        seconds[tests] = run.seconds
+    return seconds
+
+
+def is_killed(mutant: Mutant, copies: Copies) -> bool:
+    """Whether the mutant's tests find it; says so."""
+    run = copies.lend(lambda copy: run_mutant(mutant, copy))
+    killed = run.status == TESTS_FAILED
+    verdict = "killed" if killed else f"SURVIVED (pytest exit status {run.status})"
+    print(f"{verdict:8}  {mutant.name}  ({run.seconds:.0f} s)", flush=True)
+    return killed
 
 
 def main() -> int:
     """0 if every mutant is killed."""
-    survivors = []
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder)
-        shutil.copytree(
-            ROOT / "worker" / "annotationrun_worker",
-            source / "annotationrun_worker",
-            ignore=shutil.ignore_patterns("__pycache__"),
-        )
-        for tests in sorted({mutant.tests for mutant in MUTANTS}):
-            if run_tests(source, tests) != 0:
-                raise SystemExit(f"{' '.join(tests)} fails without any mutant; mend that first")
-        for mutant in MUTANTS:
-            original = apply(mutant, source)
-            start = time.monotonic()
-            status = run_tests(source, mutant.tests)
-            (source / "annotationrun_worker" / mutant.module).write_text(original, encoding="utf-8")
-            verdict = "killed" if status == TESTS_FAILED else f"SURVIVED (pytest exit status {status})"
-            if status != TESTS_FAILED:
-                survivors.append(mutant.name)
-            print(f"{verdict:8}  {mutant.name}  ({time.monotonic() - start:.0f} s)", flush=True)
-    print(f"{len(MUTANTS) - len(survivors)} of {len(MUTANTS)} mutants killed")
-    return 1 if survivors else 0
+    for mutant in MUTANTS:
+        mutated(mutant, (ROOT / mutant.module).read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(AT_ONCE) as pool:
+        copies = Copies(Path(folder))
+        seconds = prove_selections(pool, copies)
+        longest_first = sorted(MUTANTS, key=lambda mutant: seconds[mutant.tests], reverse=True)
+        killed = sum(pool.map(lambda mutant: is_killed(mutant, copies), longest_first))
+    print(f"{killed} of {len(MUTANTS)} mutants killed")
+    return 0 if killed == len(MUTANTS) else 1
 
 
 if __name__ == "__main__":

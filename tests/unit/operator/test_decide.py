@@ -68,6 +68,20 @@ def test_the_attempt_stands_in_the_status_with_the_job_that_is_created():
     assert again == create
 
 
+@pytest.mark.parametrize("step", [PLANNING, ANNOTATING, MERGING])
+def test_a_job_that_somebody_deleted_is_created_again_and_counts_as_no_attempt(step):
+    world = RunWorld()
+    world.go_to(step)
+    (name,) = [job.name for job in world.jobs.values() if job.step is step]
+    for _ in range(2 * ATTEMPTS):
+        del world.jobs[name]
+        world.settle()
+        assert world.job(step).name == name
+        assert world.job(step).attempt == 1
+    world.complete()
+    assert world.condition(READY) == ("True", "Complete")
+
+
 def test_without_anything_pending_there_is_no_annotate_job():
     world = RunWorld()
     world.settle()

@@ -7,7 +7,7 @@ import pytest
 
 from annotationrun_worker.errors import OutputError
 from annotationrun_worker.merge.in_place import recover_in_place
-from annotationrun_worker.merge.journal import Rename, discard, read_journal, write_journal
+from annotationrun_worker.merge.journal import Rename, check_untouched, discard, read_journal, write_journal
 from annotationrun_worker.staging.digests import digest_bytes, digest_json
 
 OLD, NEW = digest_bytes(b"old"), digest_bytes(b"new")
@@ -83,6 +83,33 @@ def test_a_new_file_that_is_lost_is_named(root: Path) -> None:
     with pytest.raises(OutputError, match="has lost its new file"):
         recover_in_place(root)
     assert (root / "data/a").read_text() == "old"
+
+
+def test_a_file_that_somebody_changed_is_not_overwritten_and_the_journal_stays(root: Path) -> None:
+    write_journal(root, [Rename("data/a", NEW, OLD)])
+    (root / "data/a").write_text("another's")
+    with pytest.raises(OutputError, match="was changed by somebody else"):
+        recover_in_place(root)
+    assert (root / "data/a").read_text() == "another's"
+    assert (root / ".annotationrun/new/data/a").read_text() == "new"
+    assert read_journal(root) == [Rename("data/a", NEW, OLD)]
+
+
+def test_what_a_killed_merge_had_done_already_is_left_and_the_rest_is_done(root: Path) -> None:
+    (root / ".annotationrun/new/data/a").rename(root / "data/a")
+    (root / ".annotationrun/new/data/b").write_text("new")
+    write_journal(root, [Rename("data/a", NEW, OLD), Rename("data/b", NEW, None)])
+    recover_in_place(root)
+    assert [(root / name).read_text() for name in ("data/a", "data/b")] == ["new", "new"]
+    assert [path.name for path in root.iterdir()] == ["data"]
+
+
+@pytest.mark.parametrize("change", [lambda path: path.write_text("another's"), Path.unlink])
+def test_what_somebody_changed_before_the_journal_is_seen(change, root: Path) -> None:
+    check_untouched(root, [Rename("data/a", NEW, OLD), Rename("data/b", NEW, None)])
+    change(root / "data/a")
+    with pytest.raises(OutputError, match="data/a was changed by somebody else"):
+        check_untouched(root, [Rename("data/a", NEW, OLD)])
 
 
 def test_a_folder_of_that_name_with_other_things_keeps_them(root: Path) -> None:

@@ -1,0 +1,458 @@
+"""The table of mutants: which fault, where, and the tests that must find it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+WORKER = "worker/annotationrun_worker"
+OPERATOR = "operator/annotationrun_operator"
+API = "crds/annotationrun_api"
+
+JOIN = "tests/component/worker/annotate/test_rows_match_pixels.py"
+REFERENCE = (JOIN, "-k", "every_row_speaks")
+SECOND_LOOKS = (JOIN, "-k", "second_labels")
+OTHER_INPUTS = (JOIN, "-k", "one_by_one")
+UNIT = "tests/unit/worker"
+COMPONENT = "tests/component/worker"
+OPERATOR_UNIT = "tests/unit/operator"
+DECIDE = (f"{OPERATOR_UNIT}/test_decide.py",)
+PODS_THAT_GO = (f"{OPERATOR_UNIT}/test_pods_that_go.py",)
+OUTCOMES = (f"{OPERATOR_UNIT}/test_outcomes.py",)
+JOBS = (f"{OPERATOR_UNIT}/test_jobs.py",)
+FOLLOW = (f"{OPERATOR_UNIT}/test_follow.py",)
+EDITS = ("tests/unit/test_reference.py", "-k", "an_edit_asks_for")
+STATUS = ("tests/unit/api/test_status.py",)
+KEYS = (f"{UNIT}/run/test_result_keys.py",)
+ASKING = (f"{COMPONENT}/vlm/test_asking_again.py",)
+CLAIMS = (f"{UNIT}/staging/test_claims.py",)
+FAILURES = (f"{UNIT}/staging/test_failures.py",)
+GC = (
+    f"{COMPONENT}/staging/test_gc.py",
+    "-k",
+    "of_a_worker_that_lives or (nobody_used_for_long and folder)",
+)
+RESULT_MAKER = (f"{COMPONENT}/run/test_result_maker.py",)
+ENDING = (f"{UNIT}/commands/test_output.py",)
+JOURNAL = (f"{UNIT}/merge/test_journal.py",)
+RECORD = (f"{UNIT}/merge/test_merge_record.py",)
+TAGS = (f"{COMPONENT}/hub/test_tags.py",)
+PUBLISH_JOURNAL = (f"{UNIT}/hub/test_publish_journal.py",)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One fault: in `module`, `old` (which stands there exactly once) becomes `new`."""
+
+    name: str
+    module: str
+    """Its path in the checkout."""
+    old: str
+    new: str
+    tests: Sequence[str] = REFERENCE
+    """Arguments of pytest."""
+
+
+MUTANTS = (
+    Mutant(
+        "decode shifted by one frame",
+        f"{WORKER}/frames/provider.py",
+        "targets[batch], tolerances[batch]",
+        "targets[np.minimum(batch + 1, len(targets) - 1)], tolerances[batch]",
+    ),
+    Mutant(
+        "cameras swapped",
+        f"{WORKER}/frames/provider.py",
+        "episode.videos.get(self._known(camera))",
+        "episode.videos.get(self.camera_keys[1 - self.camera_keys.index(camera)])",
+    ),
+    Mutant(
+        "badges shifted by one tile",
+        f"{WORKER}/annotate/sheets.py",
+        "enumerate(zip(tiles, seconds, strict=True))",
+        "enumerate(zip(tiles, [*seconds[1:], seconds[-1]], strict=True))",
+    ),
+    Mutant(
+        "window offset by half a second",
+        f"{WORKER}/annotate/spans.py",
+        "start_seconds=window.zero_seconds + min(max(start, 0.0), window.seconds)",
+        "start_seconds=window.zero_seconds + 0.5 + min(max(start, 0.0), window.seconds)",
+    ),
+    Mutant(
+        "second window counted from the episode's start",
+        f"{WORKER}/annotate/sampling.py",
+        "zero_seconds=float(timestamps_seconds[part[0]])",
+        "zero_seconds=float(timestamps_seconds[0])",
+    ),
+    Mutant(
+        "wrong episode offset in the video file",
+        f"{WORKER}/frames/timestamps.py",
+        "return from_timestamp_seconds + timestamps_seconds.astype(np.float64)",
+        "return 0.5 * from_timestamp_seconds + timestamps_seconds.astype(np.float64)",
+    ),
+    Mutant(
+        "subtask one frame late",
+        f"{WORKER}/annotate/plan.py",
+        'StagedRow(frame=s.frame, role="assistant", style="subtask"',
+        'StagedRow(frame=s.frame + 1, role="assistant", style="subtask"',
+    ),
+    Mutant(
+        "answer on the frame after the one asked about",
+        f"{WORKER}/annotate/vqa.py",
+        'StagedRow(frame=frame, role=role, style="vqa"',
+        'StagedRow(frame=frame + 1, role=role, style="vqa"',
+    ),
+    Mutant(
+        "interjection one frame late",
+        f"{WORKER}/annotate/interjections.py",
+        'StagedRow(frame=frame, role="user", style="interjection"',
+        'StagedRow(frame=frame + 1, role="user", style="interjection"',
+        SECOND_LOOKS,
+    ),
+    Mutant(
+        "interjection shown what comes after it",
+        f"{WORKER}/annotate/interjections.py",
+        "np.linspace(middle - reach, middle + reach, count)",
+        "np.linspace(middle, middle + 2 * reach, count)",
+        SECOND_LOOKS,
+    ),
+    Mutant(
+        "second look at the wrong neighbours",
+        f"{WORKER}/annotate/relabel.py",
+        "range(max(place - 1, 0), min(place + 2, len(starts)))",
+        "range(max(place, 0), min(place + 3, len(starts)))",
+        SECOND_LOOKS,
+    ),
+    Mutant(
+        "times told before single frames shifted by one",
+        f"{WORKER}/vlm/messages.py",
+        "pairs = zip(times_seconds, images, strict=True)",
+        "pairs = zip([*times_seconds[1:], times_seconds[-1]], images, strict=True)",
+        OTHER_INPUTS,
+    ),
+    Mutant(
+        "the video's pace taken for the frames' times",
+        f"{WORKER}/annotate/showing.py",
+        "inside = float(np.interp(seconds, self.told_seconds, self.true_seconds))",
+        "inside = seconds + 0.2",
+        OTHER_INPUTS,
+    ),
+    Mutant(
+        "events merged onto the next frame",
+        f"{WORKER}/merge/replacement.py",
+        "events.setdefault(row.frame, [])",
+        "events.setdefault(row.frame + 1, [])",
+    ),
+    Mutant(
+        "persistent rows at the time of the frame before",
+        f"{WORKER}/merge/replacement.py",
+        "float(timestamps_seconds[row.frame])",
+        "float(timestamps_seconds[max(row.frame - 1, 0)])",
+    ),
+    Mutant(
+        "an edited prompt asks nothing again",
+        f"{WORKER}/run/keys.py",
+        '"prompts": self.prompts,',
+        '"prompts": {},',
+        KEYS,
+    ),
+    Mutant(
+        "a result made for other subtasks taken for this one",
+        f"{WORKER}/run/keys.py",
+        '"builds_on": list(self.builds_on),',
+        '"builds_on": [],',
+        KEYS,
+    ),
+    Mutant(
+        "servers tried with the smallest prompt",
+        f"{WORKER}/run/needs.py",
+        "largest = max(prompts, key=lambda prompt: (_pixels",
+        "largest = min(prompts, key=lambda prompt: (_pixels",
+        (f"{UNIT}/run/test_needs.py",),
+    ),
+    Mutant(
+        "the default camera of the manifest not looked at",
+        f"{WORKER}/run/foreseen_episode.py",
+        "CameraKey(spec.frames.default_camera or features.cameras[0])",
+        "CameraKey(features.cameras[0])",
+        (f"{UNIT}/run/test_estimate.py",),
+    ),
+    Mutant(
+        "an episode tried once more than it may",
+        f"{WORKER}/run/result_maker.py",
+        "if len(failed) >= policy.attempts:",
+        "if len(failed) > policy.attempts:",
+        RESULT_MAKER,
+    ),
+    Mutant(
+        "a failed episode tried again with the same seed",
+        f"{WORKER}/run/result_maker.py",
+        "attempt=earlier",
+        "attempt=0",
+        RESULT_MAKER,
+    ),
+    Mutant(
+        "a result that was staged just before the claim made twice",
+        f"{WORKER}/run/result_maker.py",
+        "        if staged is not None:\n            return staged\n        # under",
+        "        # under",
+        RESULT_MAKER,
+    ),
+    Mutant(
+        "a run that lost too many episodes goes on to the merge",
+        f"{WORKER}/run/annotate.py",
+        "return len(self.report.failed_episodes) > self.limits.failures",
+        "return not self.report.episodes_done",
+        ENDING,
+    ),
+    Mutant(
+        "exit code 0 although episodes failed",
+        f"{WORKER}/commands/output.py",
+        "if report.fault is not None:",
+        "if report.fault is not None and file is None:",
+        ENDING,
+    ),
+    Mutant(
+        "a report file that tells exit code 0 of a run that failed",
+        f"{WORKER}/run/local.py",
+        "int(ExitCode.OK if self.fault is None else ExitCode.INCOMPLETE)",
+        "int(ExitCode.OK if self.merge is None else ExitCode.INCOMPLETE)",
+        ENDING,
+    ),
+    Mutant(
+        "a retry asks with the seed that failed",
+        f"{WORKER}/vlm/request.py",
+        "seed=(self.seed + attempt) % SEEDS",
+        "seed=self.seed % SEEDS",
+        ASKING,
+    ),
+    Mutant(
+        "an answer of another revision of the model taken",
+        f"{WORKER}/vlm/ask.py",
+        '{"body": digest, "model_revision": self.model_revision}',
+        '{"body": digest}',
+        ASKING,
+    ),
+    Mutant(
+        "equal questions at once asked one by one",
+        f"{WORKER}/vlm/ask.py",
+        "await self.in_flight.do(request.key, read_or_ask)",
+        "await read_or_ask()",
+        ASKING,
+    ),
+    Mutant(
+        "a retry asks again what was answered",
+        f"{WORKER}/vlm/ask.py",
+        "for attempt in range(self.attempt):",
+        "for attempt in range(self.attempt, 0):",
+        ASKING,
+    ),
+    Mutant(
+        "who gives up a question takes it from all others",
+        f"{WORKER}/vlm/single_flight.py",
+        "await asyncio.shield(flight.task)",
+        "await flight.task",
+        (f"{UNIT}/vlm/test_single_flight.py",),
+    ),
+    Mutant(
+        "the picture of another request deleted",
+        f"{WORKER}/vlm/media_files.py",
+        "self._uses[path] += 1",
+        "self._uses[path] = 1",
+        (f"{UNIT}/vlm/test_media_files.py",),
+    ),
+    Mutant(
+        "a JSON object taken out of the model's thinking",
+        f"{WORKER}/vlm/json_extraction.py",
+        "text.rpartition(THINKING_END)[2].partition(THINKING_START)[0]",
+        "text",
+        (f"{UNIT}/vlm/test_json_extraction.py",),
+    ),
+    Mutant(
+        "a claim stolen from a living worker",
+        f"{WORKER}/staging/claims.py",
+        "if before is not None and await self._liveness.is_alive(before):",
+        "if before is not None and not await self._liveness.is_alive(before):",
+        CLAIMS,
+    ),
+    Mutant(
+        "the claim of whoever took over released",
+        f"{WORKER}/staging/claims.py",
+        "if chain and chain[-1] > number:",
+        "if not chain:",
+        CLAIMS,
+    ),
+    Mutant(
+        "a worker that goes on beating taken for dead",
+        f"{WORKER}/staging/heartbeats.py",
+        "if seen is None or seen.content != content:",
+        "if seen is None:",
+        CLAIMS,
+    ),
+    Mutant(
+        "a new retry token gives up at once",
+        f"{WORKER}/staging/failures.py",
+        "digest_bytes(token.encode(errors='backslashreplace'))",
+        "digest_bytes(b'')",
+        FAILURES,
+    ),
+    Mutant(
+        "of two failures at once one lost",
+        f"{WORKER}/staging/failures.py",
+        "if await _read(store, path) == failed:",
+        "if await _read(store, path) is not None:",
+        FAILURES,
+    ),
+    Mutant(
+        "gc deletes results that went into a merge",
+        f"{WORKER}/staging/sweep.py",
+        "if self._is_unused(found) and key not in merged:",
+        "if self._is_unused(found):",
+        GC,
+    ),
+    Mutant(
+        "gc deletes the claims of a living worker",
+        f"{WORKER}/staging/sweep.py",
+        "if holder not in self._living:",
+        "if holder:",
+        GC,
+    ),
+    Mutant(
+        "a damaged journal of a merge believed",
+        f"{WORKER}/merge/journal.py",
+        'if value["sha256"] != digest_json(body):',
+        'if not value["sha256"]:',
+        JOURNAL,
+    ),
+    Mutant(
+        "a file that somebody changed overwritten by a killed merge",
+        f"{WORKER}/merge/journal.py",
+        "if found != rename.old or staged != rename.new:",
+        "if staged != rename.new:",
+        JOURNAL,
+    ),
+    Mutant(
+        "the merge of another source taken for this one",
+        f"{WORKER}/merge/record.py",
+        '"source": source_identity,',
+        '"source": "",',
+        RECORD,
+    ),
+    Mutant(
+        "a file put into the output lost with it",
+        f"{WORKER}/merge/record.py",
+        "others = sorted(present.keys() ^ record.files.keys())",
+        "others = sorted(record.files.keys() - present.keys())",
+        RECORD,
+    ),
+    Mutant(
+        "a publish in place deletes what it does not know",
+        f"{WORKER}/hub/commit_plan.py",
+        "() if is_in_place else tuple(surplus)",
+        "tuple(surplus)",
+        (f"{UNIT}/hub/test_commit_plan.py",),
+    ),
+    Mutant(
+        "the version tag at the branch's head",
+        f"{WORKER}/hub/tags.py",
+        "tag=tag, revision=commit, repo_type",
+        'tag=tag, revision="main", repo_type',
+        TAGS,
+    ),
+    Mutant(
+        "the version tag of a later publish pulled back",
+        f"{WORKER}/hub/tags.py",
+        "in {self.commit, *self.newer}",
+        "in {self.commit}",
+        TAGS,
+    ),
+    Mutant(
+        "the journal of another merge's publish believed",
+        f"{WORKER}/hub/publish_journal.py",
+        "[self.merge_digest, self.repo_id, self.branch]",
+        "[self.repo_id, self.branch]",
+        PUBLISH_JOURNAL,
+    ),
+    Mutant(
+        "publishes into other repositories finished here",
+        f"{WORKER}/hub/publish_journal.py",
+        "if intent is not None and intent.repo_id == repo_id:",
+        "if intent is not None:",
+        PUBLISH_JOURNAL,
+    ),
+    Mutant(
+        "a Job that somebody deleted counted as failed",
+        f"{OPERATOR}/steps.py",
+        "    if job is None:\n        return _create(run, step, pods)",
+        "    if job is None:\n        return _open_attempt(run, step, pods)",
+        DECIDE,
+    ),
+    Mutant(
+        "a run that failed keeps its pods",
+        f"{OPERATOR}/ending.py",
+        "    for job in draft.live_jobs():\n",
+        "    for job in ():\n",
+        PODS_THAT_GO,
+    ),
+    Mutant(
+        "a disrupted pod counted in every pass",
+        f"{OPERATOR}/accounting.py",
+        "new = sum(uid not in known for uid in listed)",
+        "new = len(listed)",
+        DECIDE,
+    ),
+    Mutant(
+        "an edited run begins anew beside a merge that still writes",
+        f"{OPERATOR}/decide.py",
+        "if live or any(not pod.has_ended and pod.step is Step.MERGE for pod in draft.seen.pods):",
+        "if live:",
+        PODS_THAT_GO,
+    ),
+    Mutant(
+        "the word of the oldest pod believed",
+        f"{OPERATOR}/outcomes.py",
+        "key=lambda pod: pod.created, reverse=True",
+        "key=lambda pod: pod.created",
+        OUTCOMES,
+    ),
+    Mutant(
+        "a refused manifest told as a crash",
+        f"{OPERATOR}/outcomes.py",
+        "for codes in (_HOPELESS, (ExitCode.STORAGE,)):",
+        "for codes in ((ExitCode.STORAGE,),):",
+        OUTCOMES,
+    ),
+    Mutant(
+        "an evicted pod costs a retry",
+        f"{OPERATOR}/jobs.py",
+        '{"action": "Ignore", "onPodConditions": [disrupted]}',
+        '{"action": "Count", "onPodConditions": [disrupted]}',
+        JOBS,
+    ),
+    Mutant(
+        "two runs of one name share a Job",
+        f"{OPERATOR}/jobs.py",
+        "digest_of([run.uid, step.value, plan_digest, attempt])",
+        "digest_of([step.value, plan_digest, attempt])",
+        JOBS,
+    ),
+    Mutant(
+        "our own commit taken for a new source",
+        f"{OPERATOR}/follow.py",
+        "if result.plan != plan.digest:",
+        "if result.source_commit != plan.source_commit:",
+        FOLLOW,
+    ),
+    Mutant(
+        "an edit of existingRows said to ask for nothing",
+        f"{API}/edits.py",
+        '"spec.output.existingRows": EditClass.PLAN,',
+        '"spec.output.existingRows": EditClass.MERGE,',
+        EDITS,
+    ),
+    Mutant(
+        "a condition that stays looks as if it had just changed",
+        f"{API}/conditions.py",
+        "elif condition.status == new.status:",
+        "elif condition.reason == new.reason and condition.message == new.message:",
+        STATUS,
+    ),
+)
