@@ -182,4 +182,5 @@ def test_the_times_can_be_set():
 def test_without_the_servers_metrics_there_is_no_alert_on_them():
     manifests = render({"metrics": {"prometheusRule": {"enabled": True}}})
     (group,) = the("PrometheusRule", manifests)["spec"]["groups"]
+    assert len(group["rules"]) == 4
     assert not any("vllm:" in rule["expr"] for rule in group["rules"])

@@ -168,6 +168,7 @@ def test_a_query_names_metrics_and_labels_that_are_exported(exported, queries, p
 def test_every_metric_of_a_worker_is_shown(exported, queries):
     shown = set().union(*(names_in(expression)[0] for expression in queries.values()))
     families = {name for name in exported if re.fullmatch(r"annotationrun_worker_\w+_total", name)}
+    assert families
     assert families <= shown
 
 
@@ -205,6 +206,7 @@ def test_the_service_monitor_finds_the_service():
     values = {"metrics": {"serviceMonitor": {"enabled": True, "additionalLabels": {"release": "prometheus"}}}}
     manifests = render(values)
     monitor, service = the("ServiceMonitor", manifests), the("Service", manifests)
+    assert monitor["spec"]["selector"]["matchLabels"]
     assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
     assert monitor["spec"]["namespaceSelector"]["matchNames"] == [service["metadata"]["namespace"]]
     assert monitor["spec"]["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]

@@ -102,7 +102,7 @@ def test_each_object_has_a_name_of_its_own_and_the_labels(values):
     names = [
         (found["kind"], found["metadata"].get("namespace"), found["metadata"]["name"]) for found in manifests
     ]
-    assert len(set(names)) == len(names)
+    assert len(set(names)) == len(names) > 0
     for found in manifests:
         assert found["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "Helm"
         assert found["metadata"]["labels"]["app.kubernetes.io/instance"] == RELEASE
@@ -122,6 +122,7 @@ def test_the_pod_fits_the_restricted_pod_security_standard(values):
         "capabilities": {"drop": ["ALL"]},
     }
     assert {key for volume in pod["volumes"] for key in volume} == {"name", "emptyDir"}
+    assert container["ports"]
     assert all("hostPort" not in port for port in container["ports"])
 
 

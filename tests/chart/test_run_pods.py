@@ -147,6 +147,7 @@ def test_only_the_operator_may_ask_the_pods_of_runs():
     (peer,) = rule["from"]
     assert peer["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": NAMESPACE}
     labels = the("Deployment", manifests)["spec"]["template"]["metadata"]["labels"]
+    assert peer["podSelector"]["matchLabels"]
     assert peer["podSelector"]["matchLabels"].items() <= labels.items()
 
 

@@ -40,6 +40,7 @@ def run_undisturbed(space: Workspace, images: Images) -> Undisturbed:
     space.wait_complete("pick")
     found = Undisturbed(space.hashes("out"), requests, space.hashes("edited"), len(asked(space)) - requests)
     assert found.hashes != found.edited_hashes
+    assert min(found.requests, found.edited_requests) > 0
     return found
 
 

@@ -10,6 +10,7 @@ def test_suspended_in_the_middle_it_holds_no_pod_and_goes_on_where_it_was(slow, 
     space, manifest = slow
     space.apply(manifest)
     wait_until_annotating(space)
+    assert live_pods(space)
     patch(space, {"suspend": True})
     wait_until(lambda: not live_pods(space), 45, lambda: space.describe("pick"))
     assert condition_holds(space.get("annotationrun", "pick"), "Suspended")
@@ -27,6 +28,7 @@ def test_a_run_that_is_deleted_leaves_no_child(slow, step):
     space.apply(manifest)
     selector = f"{RUN_PODS},annotationrun.dev/step={step}"
     wait_until(lambda: bool(space.list("pods", selector)), 240, lambda: space.describe("pick"))
+    assert space.list("jobs", RUN_PODS)
     space.kubectl("delete", "annotationrun", "pick", "--wait=true", "--timeout=30s")
     wait_until(
         lambda: not space.list("jobs", RUN_PODS) and not space.list("pods", RUN_PODS),
@@ -46,7 +48,8 @@ def test_an_edit_in_a_step_gives_the_dataset_that_the_edited_manifest_gives(slow
     patch(space, FEWER_QUESTIONS)
     space.wait_complete("pick")
     assert space.hashes("out") == undisturbed.edited_hashes
-    assert len(asked(space)) <= undisturbed.requests + undisturbed.edited_requests + IN_FLIGHT
+    needed, of_both = undisturbed.edited_requests, undisturbed.requests + undisturbed.edited_requests
+    assert needed < len(asked(space)) <= of_both + IN_FLIGHT
 
 
 def test_an_edit_of_one_module_after_the_end_asks_for_that_alone(slow):
@@ -57,6 +60,7 @@ def test_an_edit_of_one_module_after_the_end_asks_for_that_alone(slow):
     patch(space, {**FEWER_QUESTIONS, "output": {"path": "second"}})
     space.wait_complete("pick")
     kinds = {line["kind"] for line in asked(space)[before:]}
+    assert kinds
     assert all(kind.startswith("vqa") for kind in kinds)
     assert space.hashes("second") != space.hashes("out")
 
@@ -70,7 +74,7 @@ def test_a_run_applied_again_after_its_end_asks_nothing(slow):
     space.apply(manifest)
     second = space.wait_complete("pick")
     assert second["metadata"]["uid"] != first["metadata"]["uid"]
-    assert len(asked(space)) == before
+    assert len(asked(space)) == before > 0
     assert space.hashes("out") == hashes
 
 

@@ -11,6 +11,7 @@ def test_a_run_that_is_active_for_too_long_ends_and_can_go_on(slow, undisturbed)
     manifest["spec"]["activeDeadlineSeconds"] = ACTIVE_SECONDS
     manifest["spec"]["workers"] |= {"parallelism": 1, "requestConcurrency": 1}
     space.apply(manifest)
+    wait_until(lambda: bool(live_pods(space)), 120, lambda: space.describe("pick"))
     run = space.wait_for("pick", lambda run: condition_holds(run, "Failed"), ACTIVE_SECONDS + 60)
     failed = next(found for found in run["status"]["conditions"] if found["type"] == "Failed")
     assert failed["reason"] == "ActiveDeadlineExceeded"
@@ -27,6 +28,11 @@ def test_the_jobs_of_a_finished_run_are_removed_after_its_ttl(slow):
     space, manifest = slow
     manifest["spec"]["ttlSecondsAfterFinished"] = 5
     space.apply(manifest)
+    wait_until(
+        lambda: bool(space.list("jobs", RUN_PODS) and space.list("pods", RUN_PODS)),
+        240,
+        lambda: space.describe("pick"),
+    )
     space.wait_complete("pick")
     wait_until(
         lambda: not space.list("jobs", RUN_PODS) and not space.list("pods", RUN_PODS),

@@ -23,6 +23,7 @@ def rights_of(installation, account):
             continue
         assert words[1:3] == ["[]", "[]"], line
         found[words[0]] = set(line[line.rindex("[") + 1 : line.rindex("]")].split())
+    assert found.keys() >= EVERYBODY, told
     return {resource: verbs for resource, verbs in found.items() if resource not in EVERYBODY}
 
 

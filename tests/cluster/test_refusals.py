@@ -7,6 +7,7 @@ from tests.support.annotation import REFERENCE
 
 START_DEADLINE_SECONDS = 30
 TOLD_WITHIN_SECONDS = 60
+ANNOTATE_PODS = "annotationrun.dev/step=annotate"
 
 
 def find(run, kind):
@@ -56,6 +57,7 @@ def test_pods_that_do_not_start_end_the_run_at_its_deadline(space, images, break
     manifest = manifest_of("pick", images, startDeadlineSeconds=START_DEADLINE_SECONDS)
     breaks(manifest)
     space.apply(manifest)
+    space.wait_for("pick", lambda run: bool(space.list("pods", ANNOTATE_PODS)), 120)
     run = space.wait_for(
         "pick", lambda run: condition_holds(run, "Failed"), 120 + START_DEADLINE_SECONDS + TOLD_WITHIN_SECONDS
     )
@@ -64,7 +66,7 @@ def test_pods_that_do_not_start_end_the_run_at_its_deadline(space, images, break
     for words in said:
         assert words in failed["message"]
     assert find(run, "Stalled")["status"] == "True"
-    space.wait_for("pick", lambda run: not space.list("pods", "annotationrun.dev/step=annotate"), 60)
+    space.wait_for("pick", lambda run: not space.list("pods", ANNOTATE_PODS), 60)
 
 
 def test_a_server_that_never_gets_healthy_ends_the_run_and_is_quoted(space, images):
@@ -72,10 +74,11 @@ def test_a_server_that_never_gets_healthy_ends_the_run_and_is_quoted(space, imag
     manifest["spec"]["model"]["serving"] |= {"args": ["--demo-start-seconds=600"], "startTimeoutSeconds": 20}
     manifest["spec"]["workers"] = {**manifest["spec"]["workers"], "parallelism": 1}
     space.apply(manifest)
+    space.wait_for("pick", lambda run: bool(space.list("pods", ANNOTATE_PODS)), 120)
     run = space.wait_for("pick", lambda run: condition_holds(run, "Failed"), 240)
     assert find(run, "Failed")["reason"] == "ServerNotReady"
     assert "127.0.0.1:8000" in find(run, "Failed")["message"]
-    space.wait_for("pick", lambda run: not space.list("pods", "annotationrun.dev/step=annotate"), 60)
+    space.wait_for("pick", lambda run: not space.list("pods", ANNOTATE_PODS), 60)
 
 
 def test_a_quota_that_is_exceeded_is_told(space, images):

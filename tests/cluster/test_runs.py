@@ -40,4 +40,6 @@ def test_a_manifest_that_is_applied_gives_the_dataset_that_run_gives(workspace, 
     assert condition_holds(run, "Ready")
     assert run["status"]["progress"]["text"].startswith("100% ")
     run_in_a_pod(space, images, manifest, "other")
-    assert space.hashes("out") == space.hashes("out", "other") != ""
+    hashes = space.hashes("out")
+    assert "./meta/annotationrun.json\n" in hashes
+    assert hashes == space.hashes("out", "other")

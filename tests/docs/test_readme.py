@@ -119,11 +119,13 @@ def test_the_manifests_shown_are_such_that_run():
 
 
 def test_the_exit_codes_are_those_of_the_code():
-    members = ast.parse(inspect.getsource(ExitCode)).body[0].body
+    members, named = ast.parse(inspect.getsource(ExitCode)).body[0].body, []
     for assignment, text in pairwise(members):
         if isinstance(assignment, ast.Assign):
             name = assignment.targets[0].id
+            named.append(name)
             assert f"| {ExitCode[name].value} | {name} | {text.value.value} |" in README
+    assert named == list(ExitCode.__members__)
 
 
 def test_every_make_target_named_exists():

@@ -112,6 +112,7 @@ def world_of(server, tmp_path, name):
 def test_a_fault_at_any_request_changes_nothing(server, tmp_path, name, fault):
     world = world_of(server, tmp_path, name)
     kinds, expected = world.undisturbed()
+    assert kinds.count("POST commit") == 1
     gaps = [0.0]
     for place, kind in enumerate(kinds):
         publication, tags, number = world.begin()
@@ -129,6 +130,7 @@ def test_a_fault_at_any_request_changes_nothing(server, tmp_path, name, fault):
 def test_an_outage_from_any_request_on_is_made_good_by_the_next_attempt(server, tmp_path, name):
     world = world_of(server, tmp_path, name)
     kinds, expected = world.undisturbed()
+    assert kinds.count("POST commit") == 1
     for place, kind in enumerate(kinds):
         publication, tags, number = world.begin()
         before = loadable(server, "me/source")

@@ -1,5 +1,7 @@
 """Argo CD's view of a run: its Lua is run as Argo CD runs it, over statuses that the operator makes."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 from tests.gitops.written import (
@@ -84,6 +86,7 @@ def test_every_test_that_argo_cd_would_run_passes():
         assert run_lua(script("health.lua"), _read(CUSTOMIZATION, test["inputPath"])) == test["healthStatus"]
     folder = CUSTOMIZATION / "actions"
     actions = yaml.safe_load((folder / "action_test.yaml").read_text(encoding="utf-8"))
+    assert {Path(test["inputPath"]).stem for test in actions["discoveryTests"]} == OBJECTS.keys()
     for test in actions["discoveryTests"]:
         found = actions_of(_read(folder, test["inputPath"]))
         assert {tuple({"name": name, **more}.items()) for name, more in found.items()} == {

@@ -113,7 +113,9 @@ def test_every_frame_is_the_one_of_its_row(recording: Recording, outputs: dict[s
 
 @pytest.mark.parametrize("recording", RECORDINGS, ids=lambda recording: recording.name)
 def test_every_episode_has_rows_of_every_module(recording: Recording, outputs: dict[str, Path | str]) -> None:
-    for episode, rows in comparable_rows(output_of(outputs, recording.name)).items():
+    by_episode = comparable_rows(output_of(outputs, recording.name))
+    assert len(by_episode) == len(recording.lengths)
+    for episode, rows in by_episode.items():
         styles = {row.style for row in rows}
         assert {"task_aug", "subtask", "plan", "vqa", None} <= styles, f"episode {episode}"
 
@@ -135,7 +137,9 @@ def test_rows_of_lerobot_survive_but_for_the_chosen_modules_in_the_chosen_episod
     assert {row.style for rows in before.values() for row in rows} == all_styles
     chosen = {episode for episodes in parse_episodes(TASKS[name].episodes) for episode in episodes}
     assert len(chosen) == 2
+    assert set(before) > chosen
     for episode in set(before) - chosen:
+        assert before[episode]
         assert after[episode] == before[episode], f"episode {episode} was not chosen"
     for episode in chosen:
         kept = [row for row in before[episode] if row.style not in owned]
@@ -154,7 +158,9 @@ def test_interjections_alone_stand_where_lerobot_has_its_subtasks(
     after = comparable_rows(output_of(outputs, "interjections over two episodes of LeRobot"))
     for episode in (1, 2):
         starts = {row.frame for row in after[episode] if row.style == "subtask"}
-        assert {row.frame for row in after[episode] if row.style == "interjection"} <= starts
+        asked = {row.frame for row in after[episode] if row.style == "interjection"}
+        assert asked
+        assert asked <= starts
 
 
 def test_replacing_subtasks_under_interjections_of_lerobot_is_refused(

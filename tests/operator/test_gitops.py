@@ -10,7 +10,7 @@ from tests.support.manifests import CANONICAL
 from tests.support.operator_process import operator_process
 from tests.support.played_run import PlayedRun
 
-from annotationrun_api.labels import FIELD_MANAGER, Step
+from annotationrun_api.labels import FIELD_MANAGER, STEP_LABEL, Step
 from annotationrun_api.step_results import PlanResult, write_result
 
 SAMPLES = sorted((Path(__file__).parents[2] / "crds" / "samples").glob("*.yaml"))
@@ -80,6 +80,7 @@ def test_the_operator_writes_the_status_alone_and_children_bear_no_mark_of_their
     run.play_until("Suspended")
     server.api.patch(run.path, {"metadata": TRACKING, "spec": {"suspend": False}})
     before = run.get()
+    assert all(before["metadata"][kind].items() >= marks.items() for kind, marks in TRACKING.items())
     run.play_until("Complete")
     after = run.get()
     assert after["spec"] == before["spec"]
@@ -92,6 +93,7 @@ def test_the_operator_writes_the_status_alone_and_children_bear_no_mark_of_their
     for child in children:
         metadata = [child["metadata"], child["spec"].get("template", {}).get("metadata", {})]
         names = {name for one in metadata for kind in TRACKING for name in one.get(kind, {})}
+        assert STEP_LABEL in names
         assert not names & (TRACKING["labels"].keys() | TRACKING["annotations"].keys())
 
 

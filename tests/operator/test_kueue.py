@@ -73,7 +73,9 @@ def test_a_run_is_queued_until_the_one_before_is_done(queue):
     second.play_until("Complete")
     for run in (first, second):
         assert run.created_jobs() == STEPS
-        for template in (job["spec"]["template"] for job in run.player.jobs()):
+        templates = [job["spec"]["template"] for job in run.player.jobs()]
+        assert len(templates) == len(STEPS)
+        for template in templates:
             assert template["spec"]["nodeSelector"] == NODES
             assert template["spec"]["tolerations"] == [TOLERATION]
 
@@ -81,6 +83,7 @@ def test_a_run_is_queued_until_the_one_before_is_done(queue):
 def test_a_suspended_run_makes_room_for_another(queue):
     first, second = queue.new_run_at_work(), queue.new_run()
     second.play_until("Queued")
+    assert unfinished_workloads(queue, first)
     first.edit(suspend=True)
     first.play_until("Suspended")
     wait_for("the Workload's end", lambda: not unfinished_workloads(queue, first))
@@ -95,6 +98,8 @@ def test_a_suspended_run_makes_room_for_another(queue):
 def test_a_run_that_is_drained_is_queued_and_goes_on_with_the_same_job(queue):
     run = queue.new_run_at_work()
     (job,) = annotate_jobs(run)
+    assert job["spec"]["template"]["spec"]["nodeSelector"] == NODES
+    assert pods_of(run, job)
     queue.kueue.set_stop_policy(queue.name, "HoldAndDrain")
     run.play_until("Queued")
     wait_for("the pods' end", lambda: run.turn() or not pods_of(run, job))

@@ -50,6 +50,7 @@ def test_the_api_server_refuses_it_and_names_the_field(server, namespace, invali
 def test_what_the_schema_can_not_say_is_stalled_within_seconds(server, namespace, tmp_path):
     stalled = [invalid for invalid in INVALID if invalid.guard is Guard.OPERATOR]
     assert len(REFUSED) + len(stalled) >= 40
+    assert stalled
     runs = RUNS.format(namespace)
     with operator_process(tmp_path, server.kubeconfig, namespace) as operator:
         operator.wait_until_ready()

@@ -50,7 +50,9 @@ def test_a_run_goes_through_its_steps_to_complete(server, namespace, operator):
     assert found["status"]["observedGeneration"] == 1
     assert run.condition("Complete")["status"] == "True"
     # kopf leaves nothing of its own on the objects.
-    for item in (found, *run.player.jobs(), *server.api.items(PODS.format(namespace))):
+    children = [*run.player.jobs(), *server.api.items(PODS.format(namespace))]
+    assert len(children) == 6
+    for item in (found, *children):
         assert "finalizers" not in item["metadata"] or item["kind"] == "Job"
         assert not [name for name in item["metadata"].get("annotations", {}) if "kopf" in name]
     events = server.api.items(f"/api/v1/namespaces/{namespace}/events")
@@ -212,7 +214,9 @@ def test_an_operator_waits_for_the_crd(tmp_path):
         ) as operator:
             operator.wait_until_ready()
             operator.stop()
-            assert all(isinstance(json.loads(line), dict) for line in operator.log.splitlines())
+            lines = operator.log.splitlines()
+            assert lines
+            assert all(isinstance(json.loads(line), dict) for line in lines)
 
 
 @pytest.mark.parametrize(

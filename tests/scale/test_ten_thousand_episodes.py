@@ -127,14 +127,16 @@ def test_every_step_stays_in_bounds(few, many, capsys):
         for step, figures in many.figures.items()
         if figures.largest_process_mebibytes >= RSS_MEBIBYTES
     }
+    assert many.figures.keys() == {*STEPS, ONE_GROUP}
     assert not too_large
+    assert min(figures.largest_process_mebibytes for figures in many.figures.values()) > 0
     assert many.figures["plan"].wall_seconds < PLAN_SECONDS
 
 
 @pytest.mark.parametrize("step", [*STEPS, ONE_GROUP])
 def test_a_step_costs_no_more_an_episode_with_ten_times_the_episodes(few, many, step):
     ratio = many.figures[step].cpu_seconds / few.figures[step].cpu_seconds
-    assert ratio < DEARER_AN_EPISODE * MANY / FEW
+    assert 0 < ratio < DEARER_AN_EPISODE * MANY / FEW
 
 
 def test_what_is_staged_grows_as_the_number_of_episodes(few, many):

@@ -122,7 +122,7 @@ def test_a_pipe_does_not_break_a_row():
 
 def test_what_is_not_carried_out_yet_is_what_the_worker_refuses():
     """What a cluster adds to one machine: it holds a run, and brings a server."""
-    assert set(NOT_YET) == LIMITED - {"spec.suspend", "spec.model.serving.mode"}
+    assert {*NOT_YET, "spec.suspend", "spec.model.serving.mode"} == LIMITED
     assert {path for path, row in SHOWN.items() if "Not yet" in row[-1]} == set(NOT_YET)
 
 
@@ -280,7 +280,8 @@ def test_the_metrics_that_the_runbook_names_are_served():
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
     assert {name.removesuffix("_total") for name in METRICS} <= texts
-    assert METRICS.keys() <= rows(runbook()).keys()
+    named = {name for name in rows(runbook()) if name.startswith("annotationrun_")}
+    assert named == METRICS.keys() != set()
 
 
 @pytest.mark.parametrize("page", [REFERENCE, RUNBOOK], ids=lambda path: path.name)

@@ -127,7 +127,7 @@ def test_pictures_as_files_are_the_same_questions_and_leave_nothing_behind(pod: 
     as_files, asked_as_files = annotate(tmp_path / "files", pod, "--media-folder", pod.media)
     counts = as_files["usage"].values()
     assert sum(kind["answered"] for kind in counts) == pod.server.answered() - before > 0
-    assert asked_as_files == asked_within
+    assert asked_as_files == asked_within != set()
     assert list(pod.media.iterdir()) == []
     kinds = {name for name in as_files["usage"] if name.startswith("vqa")}
     assert kinds

@@ -220,6 +220,7 @@ def test_a_large_upload_goes_in_parts(hub: HubServer, api: HfApi) -> None:
 def test_what_has_not_changed_makes_no_commit(hub: HubServer, api: HfApi) -> None:
     made = commit(api, *(CommitOperationAdd(path, content) for path, content in CONTENTS.items()))
     assert made.oid == hub.commits(REPO)[0].sha
+    assert hub.counters.requests["preupload"] == 1
     assert "commit" not in hub.counters.requests
     assert not hub.counters.received
 
@@ -254,6 +255,7 @@ def test_a_copy_into_another_storage_region_is_refused(hub: HubServer, api: HfAp
     api.create_repo("me/target", repo_type="dataset", region="eu")
     with pytest.raises(FileDuplicationError, match="different storage regions"):
         commit(api, cross_copy(), repo="me/target")
+    assert hub.counters.requests["lfs_duplicate"] == 1
     assert "commit" not in hub.counters.requests
 
 
@@ -262,6 +264,7 @@ def test_the_client_copies_no_file_without_a_xet_hash(hub: HubServer, api: HfApi
     hub.repo(REPO).without_xet |= hub.repo(REPO).large.keys()
     with pytest.raises(ValueError, match="has no xet hash"):
         commit(api, cross_copy(), repo="me/target")
+    assert hub.counters.requests["paths_info"] > 0
     assert "lfs_duplicate" not in hub.counters.requests
 
 

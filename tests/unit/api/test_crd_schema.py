@@ -103,6 +103,7 @@ def test_a_cel_rule_names_fields_that_are_there_and_says_what_is_expected(schema
     assert len(rule["message"]) < 300
     assert "\n" not in rule["message"]
     if "properties" in schema:
+        assert named
         assert rule["fieldPath"].removeprefix(".") in schema["properties"]
 
 

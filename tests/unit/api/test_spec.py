@@ -1,4 +1,5 @@
 import json
+from typing import Literal, get_origin
 
 import pytest
 import yaml
@@ -106,6 +107,9 @@ def test_every_number_text_and_list_is_bounded(path, field_type):
         assert " up to " in describe_type(field_type)
     elif field_type.base is str or "[" in str(field_type.base).replace("typing.Literal[", ""):
         assert any(hasattr(item, "max_length") for item in field_type.constraints), path
+    else:
+        is_choice = get_origin(field_type.base) is Literal
+        assert is_choice or field_type.model is not None or field_type.base in {bool, int | str}, path
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def test_fields_and_words_of_a_newer_operator_do_no_harm():
 
     assert status.observed_generation == 3
     assert status.conditions[0].reason == "ByHand"
-    with pytest.raises(ValidationError):
+    with pytest.raises(ValidationError, match=r"conditions\.0\.status"):
         read_status({"conditions": [foreign | {"status": "Perhaps"}]})
 
 

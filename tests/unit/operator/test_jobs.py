@@ -54,7 +54,7 @@ def test_pods_keep_to_the_restricted_standard(step):
         assert security["readOnlyRootFilesystem"] is True
         assert security["capabilities"] == {"drop": ["ALL"]}
     kinds = {kind for volume in pod["volumes"] for kind in volume.keys() - {"name"}}
-    assert kinds <= {"downwardAPI", "emptyDir", "persistentVolumeClaim"}
+    assert {"downwardAPI", "emptyDir"} <= kinds <= {"downwardAPI", "emptyDir", "persistentVolumeClaim"}
 
 
 @pytest.mark.parametrize("step", Step)

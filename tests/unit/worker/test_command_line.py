@@ -39,6 +39,9 @@ def test_the_process_ends_without_taking_the_interpreter_apart():
     assert done.returncode == 0
     assert "Usage: " in done.stdout
     assert "taken apart" not in done.stdout
+    command = [sys.executable, "-c", program.removesuffix("main()")]
+    plain = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert "taken apart" in plain.stdout, "as the interpreter does where it is left to it"
 
 
 @pytest.mark.parametrize("step", Step)

@@ -131,7 +131,7 @@ def test_overrides_and_the_language_reach_the_model_and_change_what_they_touch_a
     assert {(kind_of(body), text_of(body)) for body in overridden} == {
         ("vqa_count", "How many squares on 320 pixels?")
     }
-    assert len(french) == first
+    assert len(french) == first > 0
     assert all("in French;" in text_of(body) for body in french)
 
 

@@ -215,6 +215,7 @@ def test_subtasks_speak_of_the_frames_shown_one_by_one_or_as_a_video(plan_input,
     with annotated(tmp_path, modules=plan, source={"episodes": "1,4"}) as annotation:
         join = join_rows(annotation)
     written = written_rows(annotation.output, ("subtask",))
+    assert {row[0] for row in written} == {1, 4}
     printed(f"{plan_input}: {len(join.rows)} rows joined, {len(join.mismatches)} mismatches")
     assert join.mismatches == []
     assert Counter(join.rows) == Counter(written)

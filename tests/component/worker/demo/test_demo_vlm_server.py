@@ -131,6 +131,8 @@ def test_what_can_not_be_answered_is_refused_in_openai_form_and_not_logged(
     assert response.code == error["code"] == status
     assert message in error["message"]
     assert lines(log) == []
+    ask(server, "speech", [{"type": "text", "text": "Task: Stack blocks"}])
+    assert [line["kind"] for line in lines(log)] == ["speech"]
 
 
 def test_it_tells_its_model_and_its_health(server):

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -176,6 +177,8 @@ def test_a_frame_that_is_not_there_is_looked_for_once(tmp_path, program):
     ):
         provider.frames_by_index(episode_in(path, ramp(25).tolist(), 0.0), [24])
     assert not (tmp_path / "was-run").exists()
+    subprocess.run(["ffmpeg"], check=False)
+    assert (tmp_path / "was-run").exists(), "the program would have left a mark"
 
 
 def test_a_closed_provider_asks_no_other_program(tmp_path, program):
@@ -185,6 +188,8 @@ def test_a_closed_provider_asks_no_other_program(tmp_path, program):
     with pytest.raises(FrameDecodeError, match="closed"):
         provider.frames_by_index(reference_episode(0), [0])
     assert not (tmp_path / "was-run").exists()
+    subprocess.run(["ffmpeg"], check=False)
+    assert (tmp_path / "was-run").exists(), "the program would have left a mark"
 
 
 def test_backend_ffmpeg_without_the_program_says_how_to_get_it(monkeypatch, tmp_path):
@@ -229,7 +234,9 @@ def test_a_program_that_fails_is_quoted_and_knows_no_secrets(monkeypatch, tmp_pa
         ),
     ):
         provider.frames_by_index(reference_episode(1), [3])
-    assert "HF_TOKEN" not in (tmp_path / "environment").read_text(encoding="utf-8")
+    environment = (tmp_path / "environment").read_text(encoding="utf-8")
+    assert "PATH=" in environment
+    assert "HF_TOKEN" not in environment
 
 
 def test_a_program_that_hangs_is_killed(program):

@@ -212,6 +212,7 @@ def test_a_child_that_gives_no_answer_is_killed_and_the_next_request_is_served()
         provider.frames_by_index(episode, [0])
         stopped = decoder.child_pid
         assert stopped is not None
+        assert _runs(stopped)
         os.kill(stopped, signal.SIGSTOP)
         with pytest.raises(FrameDecodeError, match="no answer from the decoder for 8 s; killed by SIGKILL"):
             provider.frames_by_index(episode, [1])
@@ -226,6 +227,7 @@ def test_closing_fails_who_waits_and_leaves_no_child():
     provider.frames_by_index(episode, [0])
     child = decoder.child_pid
     assert child is not None
+    assert _runs(child)
     os.kill(child, signal.SIGSTOP)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(provider.frames_by_index, episode, [5])
@@ -263,8 +265,11 @@ def test_the_child_knows_neither_torch_nor_the_parents_secrets(monkeypatch):
     with DecoderProcess() as decoder, VideoFrameProvider(reference_features(), UNCACHED, decoder) as provider:
         provider.frames_by_index(reference_episode(0), [0])
         process = Path(f"/proc/{decoder.child_pid}")
-        assert "libtorch" not in (process / "maps").read_text(encoding="utf-8")
-        assert b"HF_TOKEN" not in (process / "environ").read_bytes()
+        maps, environment = (process / "maps").read_text(encoding="utf-8"), (process / "environ").read_bytes()
+        assert "libavcodec" in maps
+        assert "libtorch" not in maps
+        assert b"PATH=" in environment
+        assert b"HF_TOKEN" not in environment
 
 
 def test_sixteen_threads_on_both_cameras_and_all_episodes_get_their_own_frames():

@@ -100,11 +100,14 @@ def test_decoders_killed_at_random_cost_no_answer(monkeypatch, decoder):
         expected = [episode.dataset_from_index + int(index) for index in chosen]
         return [shown_number(frame) for frame in frames.transpose(0, 3, 1, 2)] == expected
 
+    assert ask(0)
+    assert len(memory_files()) > before
     with ThreadPoolExecutor(CALLERS) as pool:
         right = list(pool.map(ask, range(REQUESTS)))
     assert (len(right), right.count(False)) == (REQUESTS, 0)
     assert killer.kills > 20
     pids = decoder.child_pids
+    assert pids
     decoder.close()
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
     assert len(memory_files()) == before

@@ -209,6 +209,8 @@ def complaints(findings: Sequence[Finding]) -> list[str]:
     """What must not be, a line each."""
     bad = [f"{finding.verdicts} {finding.what}" for finding in findings if finding.is_bad]
     verdicts = [verdict for finding in findings for verdict in finding.verdicts]
+    if not verdicts:
+        bad.append("nothing was asked for")
     unnoticed = verdicts.count("unnoticed")
     if unnoticed > UNNOTICED_AT_MOST * len(verdicts):
         bad.append(f"{unnoticed} of {len(verdicts)} frames are unnoticed")

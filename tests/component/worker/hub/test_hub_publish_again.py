@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-from contextlib import suppress
 
 import pytest
 from huggingface_hub import CommitOperationAdd
@@ -265,12 +264,13 @@ def test_an_incomplete_commit_that_was_reverted_is_made_again(world, monkeypatch
     set_up(world.server, IN_PLACE)
     publication = world.merge(IN_PLACE, "one")
     found = {path: file for path, file in publication.files.items() if path != DATA}
-    with monkeypatch.context() as patch, suppress(OutputError):
+    with monkeypatch.context() as patch:
         patch.setattr(
             "annotationrun_worker.hub.push.plan_commit",
             lambda desired, *rest, **options: plan_commit(found, *rest, **options),
         )
-        publish_to(world.server, publication, world.staging, IN_PLACE)
+        with pytest.raises(OutputError, match=rf"'{DATA}'.*run again"):
+            publish_to(world.server, publication, world.staging, IN_PLACE)
     world.server.append_commit("me/source", {**SOURCE_FILES, RECORD_NAME: None}, "Revert")
     published = world.publish(IN_PLACE, "one")
     assert world.labels(IN_PLACE) == "one"

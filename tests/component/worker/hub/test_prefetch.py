@@ -230,7 +230,7 @@ def test_a_claim_that_is_too_small_is_found_before_anything_is_fetched(
 ) -> None:
     fetched = fetching()
     assert fetched.done.returncode == ExitCode.STORAGE
-    assert "resolve" not in fetched.asked
+    assert fetched.asked == ["info"]
     for word in (MODEL, "bytes", f"{shutil.disk_usage(small_disk).free:,} free", "spec.model.serving.cache"):
         assert word in fetched.said
 

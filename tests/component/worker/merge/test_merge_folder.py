@@ -80,6 +80,7 @@ def test_other_columns_and_files_pass_through_untouched(results: Results, tmp_pa
         old, new = pq.read_table(before), pq.read_table(after)
         assert new.column_names == [*old.column_names, *LANGUAGE]
         assert new.drop_columns(LANGUAGE).equals(old)
+        assert b"huggingface" in pq.read_schema(before).metadata
         assert b"huggingface" not in (pq.read_schema(after).metadata or {})
     old_files, new_files = snapshot(REFERENCE), snapshot(tmp_path / "out")
     assert new_files.keys() - old_files.keys() == {"meta/annotationrun.json"}
@@ -128,6 +129,8 @@ def test_files_the_selection_never_touched_have_both_columns_too(results: Result
     assert validate_dataset(tmp_path / "out") == []
     first, *others = data_paths(tmp_path / "out")
     assert all(pq.read_schema(path).equals(pq.read_schema(first)) for path in others)
+    assert len(others) == 2
+    assert any(pq.read_table(first)["language_events"].to_pylist())
     assert all(rows == [] for path in others for rows in pq.read_table(path)["language_events"].to_pylist())
 
 

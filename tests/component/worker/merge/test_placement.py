@@ -14,6 +14,7 @@ def test_a_partial_folder_goes_when_its_work_fails(tmp_path: Path) -> None:
     def fail_half_way() -> None:
         with partial_folder(tmp_path / "out") as partial:
             (partial / "half").write_text("done")
+            assert [path.name for path in tmp_path.iterdir()] == [partial.name]
             raise RuntimeError
 
     with pytest.raises(RuntimeError):

@@ -182,13 +182,19 @@ def test_interjections_that_are_not_in_the_selection_do_not_matter(
     assert server.bodies
 
 
-@pytest.mark.parametrize("model", ["demo-vlm", "another"], ids=["no server", "the wrong model"])
+@pytest.mark.parametrize(
+    ("model", "error", "match"),
+    [
+        pytest.param("demo-vlm", ServerNotReadyError, "no model server at", id="no server"),
+        pytest.param("another", ConfigurationError, "serves 'demo-vlm', not 'another'", id="the wrong model"),
+    ],
+)
 def test_a_run_that_can_ask_nothing_leaves_its_plan_and_no_more(
-    model: str, server: ScriptedServer, tmp_path: Path
+    model: str, error: type[AnnotationRunError], match: str, server: ScriptedServer, tmp_path: Path
 ) -> None:
     endpoint = server.base_url if model == "another" else "http://127.0.0.1:9/v1"
     serving = {"mode": "External", "endpoints": [endpoint]}
-    with pytest.raises((ServerNotReadyError, ConfigurationError)):
+    with pytest.raises(error, match=match):
         run_here(tmp_path, endpoint, PLAN, model={"id": model, "serving": serving}, **THE_FIRST)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.yaml", "output.staging"]
     staged = [path for path in (tmp_path / "output.staging").rglob("*") if path.is_file()]

@@ -66,6 +66,7 @@ def test_every_anchored_frame_has_a_pair_for_each_camera(three_episodes):
 
 def test_the_source_is_untouched(three_episodes):
     digest = hashlib.sha256((REFERENCE / "meta" / "info.json").read_bytes()).hexdigest()
+    assert "language_persistent" in (three_episodes.output / "meta" / "info.json").read_text()
     assert "language_persistent" not in (REFERENCE / "meta" / "info.json").read_text()
     assert digest != hashlib.sha256((three_episodes.output / "meta" / "info.json").read_bytes()).hexdigest()
 

@@ -93,7 +93,7 @@ def test_the_output_is_that_of_the_same_dataset_in_a_folder(
     asked = len(model.bodies)
     manifest = write_manifest(tmp_path, REPO, model.base_url, MODULES, source=SOURCE)
     run(hub, "run", "-f", manifest, "--cache", tmp_path / "cache")
-    assert len(model.bodies) == 2 * asked
+    assert len(model.bodies) == 2 * asked > 0
     assert tree(tmp_path / "output") == tree(tmp_path / "folder" / "output")
     assert not [path for path in (tmp_path / "output").rglob("*") if path.is_symlink()]
     assert fetches(hub).keys() >= tree(REFERENCE).keys()
@@ -138,7 +138,7 @@ def test_a_fresh_cache_needs_no_video_for_what_is_staged(
     hub.counters.clear()
     hub.faults.add(Fault("status", 503), When(path=".mp4"), times=None)
     run(hub, "annotate", "-f", manifest, "--cache", tmp_path / "second")
-    assert len(model.bodies) == asked
+    assert len(model.bodies) == asked > 0
     assert fetches(hub, "videos") == {}
     assert fetches(hub, "data"), "timestamps are looked at"
     assert hub.faults.hit == []
@@ -267,7 +267,7 @@ def test_a_cache_smaller_than_the_videos_lets_them_come_and_go(
     assert fetches(hub, "videos").keys() == {path for path in tree(REFERENCE) if path.endswith(".mp4")}
     kept = sum(path.stat().st_size for path in (tmp_path / "cache" / "files").iterdir())
     print(f"{kept} bytes are kept, {sum(hub.counters.served.values())} came: {dict(fetches(hub))}")
-    assert kept <= source["cacheBytes"]
+    assert 0 < kept <= source["cacheBytes"] < sum(hub.counters.served.values())
 
 
 def test_a_worker_that_is_told_to_stop_waits_for_no_transfer(

@@ -65,8 +65,8 @@ def test_the_model_sees_the_same_and_the_answers_are_staged_under_the_same_diges
     saw, requests = seen(log)
     as_files = annotate(tmp_path / "as files", server, MODULES[kind], "--media-folder", media)
     saw_in_files, requests_with_files = seen(log)
-    assert as_files == within
-    assert saw_in_files == saw
+    assert as_files == within != set()
+    assert saw_in_files == saw != []
     assert requests.isdisjoint(requests_with_files), "no request was sent as it was before"
     assert list(media.iterdir()) == []
 

@@ -127,6 +127,7 @@ def test_a_response_that_breaks_off_is_asked_for_again(tmp_path):
 
     (colour, _), bodies, usage = ask_once(script, tmp_path)
     assert (colour, len(bodies), usage["colour"].retries) == ("red", 2, 1)
+    assert list(tmp_path.rglob("*.json")), "what can be used is staged"
 
 
 def ask_in_turn(script, folder, texts, **settings):

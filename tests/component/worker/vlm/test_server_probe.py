@@ -255,6 +255,7 @@ def test_a_server_that_answers_about_a_picture_it_never_got_is_sent_them_all(tmp
     with demo_model() as server:
         report = run_here(tmp_path, server.base_url, PLAN, **THE_FIRST)
         assert not report.annotated.server.takes_uuid
+        assert server.bodies
         assert all(part.keys() <= {"type", "text", "image_url"} for body in server.bodies
                    for part in body["messages"][0]["content"])  # fmt: skip
 
@@ -354,6 +355,7 @@ def test_of_several_servers_the_least_counts(tmp_path):
         )  # fmt: skip
         assert large.probes
         assert small.probes
+        assert large.bodies + small.bodies
         assert not any("response_format" in body for body in large.bodies + small.bodies)
     found = report.annotated.server
     assert (found.servers, found.max_model_len, found.structured_output) == (2, 8_192, "Ignored")

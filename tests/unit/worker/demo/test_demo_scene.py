@@ -55,6 +55,7 @@ def test_blocks_are_large_apart_inside_the_scene_and_clear_of_the_badge(script, 
                 assert x2 <= WIDTH
                 assert y2 <= SCENE_HEIGHT
                 assert y1 >= badge_height or x1 >= badge_width
+            assert len(blocks) == len(episode.blocks) > 0
             assert all(x2 - x1 >= 40 and y2 - y1 >= 40 for x1, y1, x2, y2 in blocks)
             # nothing solid lies over a block; the gripper's outline may hold one between its fingers
             solid = [box for label, box in boxes.items() if label != "gripper"]

@@ -103,6 +103,7 @@ def test_names_are_neither_markdown_nor_html_nor_marks():
     card = updated(CARD, provenance=provenance)
     section = card[card.index(BEGIN) : card.index(END)]
     assert card.count(END) == 1
+    assert "alert(1)" in section
     assert "<script>" not in card
     assert all(line.count("`") % 2 == 0 for line in section.splitlines())
     assert not [line for line in section.splitlines() if line.startswith("# ")]

@@ -187,6 +187,7 @@ def test_a_dataset_that_can_not_be_used_is_refused_before_anything_is_asked(
 ) -> None:
     bench.stage(staged_first)
     before = bench.staged()
+    assert before
     case.damage(bench.copy_dataset())
     bad = bench.run()
     tabulate("dataset", case.name, bad)
@@ -257,7 +258,9 @@ def test_what_is_odd_and_readable_is_annotated(
     assert done.asked == REQUESTS[0] + REQUESTS[5]
     info = json.loads((bench.output / "meta/info.json").read_text())
     assert "subtask_index" not in info["features"]
-    for path in bench.output.glob("data/*/*.parquet"):
+    paths = sorted(bench.output.glob("data/*/*.parquet"))
+    assert len(paths) == 3
+    for path in paths:
         assert "subtask_index" not in pq.read_schema(path).names
     assert (REFERENCE / "meta/info.json").is_file()
 

@@ -70,6 +70,7 @@ def test_a_bad_manifest_is_refused_before_anything_is_asked(
 ) -> None:
     bench.stage(staged_first)
     before = bench.staged()
+    assert before
     bad = bench.run(**case.spec)
     tabulate("manifest", case.name, bad)
     check_failure(case, bad, bench)

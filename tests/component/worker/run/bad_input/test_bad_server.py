@@ -180,6 +180,7 @@ def test_a_server_that_is_no_use_ends_the_run_and_what_was_staged_stays(
 ) -> None:
     bench.stage(staged_first)
     before = bench.staged()
+    assert before
     bad = bench.run(case.script, case.models, case.arguments)
     tabulate("model", case.name, bad)
     check_failure(case, bad, bench)
