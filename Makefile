@@ -5,6 +5,8 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+# Python keeps what it compiles, whatever the user's setting: each process of the tests would compile it anew.
+unexport PYTHONDONTWRITEBYTECODE
 UV_VERSION := 0.13.8
 # What torch brings along for GPUs, 4 GB: no test and no demo uses one (tests/support/cuda_stand_ins.py).
 NVIDIA := cuda-bindings cuda-pathfinder nvidia-cublas nvidia-cuda-cccl nvidia-cudnn-cu13 nvidia-cufft \
