@@ -13,14 +13,16 @@ help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/' | expand -t 20
 
 # The environment: Python packages by hash from tests/requirements.txt, the project itself editable.
+# All is compiled here: where PYTHONDONTWRITEBYTECODE is set, each process would compile what it imports.
 # A Python without the venv module (Debian splits it off) gets it through apt.
 $(READY): tests/requirements.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; set PYTHON=<a Python >= 3.11>" >&2; exit 1; }
 	$(PYTHON) -c 'import ensurepip' 2>/dev/null || { apt-get -q update && apt-get -q install -y python3-venv; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r tests/requirements.txt
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r tests/requirements.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m compileall -q crds operator worker tests
 	@touch $@
 
 .PHONY: environment
