@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from tests.faults.test_killed_runs import hashes, seen
 from tests.support.annotation import REFERENCE, run_command, write_manifest
+from tests.support.forked_command import ForkedCommand, forked_command
 from tests.support.openai_server import Reply, scripted_server
 
 from annotationrun_api.exit_codes import ExitCode
@@ -82,7 +83,7 @@ def test_workers_share_the_work_and_ask_nothing_twice(tmp_path, undisturbed):
     expected, requests = undisturbed
     with scripted_server(slowly(0.05), models=("demo-vlm",)) as server:
         manifest = write_manifest(tmp_path, REFERENCE, server.base_url, MODULES, **SPEC)
-        done = run_command("run", "-f", manifest, "--workers", 2)
+        done = forked_command("run", "-f", manifest, "--workers", 2)
     assert done.returncode == ExitCode.OK, done.stderr
     assert hashes(tmp_path / "output") == expected
     assert ", 18 results made, 0 reused, 0 made twice" in done.stdout
@@ -100,12 +101,12 @@ def test_two_runs_at_once_share_one_staging_store(tmp_path, undisturbed):
             folder = tmp_path / name
             folder.mkdir()
             manifest = write_manifest(folder, REFERENCE, server.base_url, MODULES, **SPEC)
-            runs.append(run_process("run", "-f", manifest, "--staging", tmp_path / "shared"))
-        said = [run.communicate(timeout=300) for run in runs]
-    assert [run.returncode for run in runs] == [ExitCode.OK, ExitCode.OK], said
+            runs.append(ForkedCommand("run", "-f", manifest, "--staging", tmp_path / "shared"))
+        done = [run.wait() for run in runs]
+    assert [run.returncode for run in done] == [ExitCode.OK, ExitCode.OK], done
     for name in ("one", "other"):
         assert hashes(tmp_path / name / "output") == undisturbed[0]
-    made = [int(re.search(r"(\d+) results made", stdout)[1]) for stdout, _ in said]
+    made = [int(re.search(r"(\d+) results made", run.stdout)[1]) for run in done]
     assert sum(made) == 18
     assert min(made) > 0
 
@@ -131,7 +132,7 @@ def test_a_result_that_two_workers_made_counts_once_and_is_told(tmp_path):
         first.send_signal(signal.SIGSTOP)
         (heartbeat,) = (tmp_path / "output.staging/workers").iterdir()
         heartbeat.unlink()
-        second = run_command("annotate", "-f", manifest)
+        second = forked_command("annotate", "-f", manifest)
         first.send_signal(signal.SIGCONT)
         go_on.set()
         stdout, stderr = first.communicate(timeout=120)
@@ -158,7 +159,7 @@ def test_workers_that_die_without_an_answer_end_the_run(tmp_path):
 def test_what_stops_every_worker_stops_the_run_with_its_words(tmp_path):
     with scripted_server(lambda n, b: Reply(status=401, error="no such key"), models=("demo-vlm",)) as server:
         manifest = write_manifest(tmp_path, REFERENCE, server.base_url, MODULES, **SPEC)
-        done = run_command("run", "-f", manifest, "--workers", 2)
+        done = forked_command("run", "-f", manifest, "--workers", 2)
     assert done.returncode == ExitCode.CONFIGURATION
     assert "refuses the request (HTTP 401)" in done.stderr
 
@@ -201,13 +202,13 @@ def test_the_report_of_a_run_is_a_file_for_programs(tmp_path):
             tmp_path, REFERENCE, server.base_url, {"vqa": {"emissionHz": 0.5, "questionTypes": ["count"]}},
             source={"episodes": "0-1"}, workers={"episodeAttempts": 2},
         )  # fmt: skip
-        done = run_command("run", "-f", manifest, "--report", report)
+        done = forked_command("run", "-f", manifest, "--report", report)
         asked = len(server.bodies)
-        again = run_command("run", "-f", manifest)
+        again = forked_command("run", "-f", manifest)
         assert len(server.bodies) == asked, "an episode that was given up is not tried again"
         seeds = {body["seed"] for body in server.bodies}
         server.script = seen
-        retried = run_command("run", "-f", manifest, "--retry-token", "mended")
+        retried = forked_command("run", "-f", manifest, "--retry-token", "mended")
     assert done.returncode == again.returncode == ExitCode.INCOMPLETE
     value = json.loads(report.read_text())
     assert (value["exitCode"], value["merge"]) == (ExitCode.INCOMPLETE, None)
