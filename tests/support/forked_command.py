@@ -19,7 +19,12 @@ from annotationrun_worker.fault_points import FaultPoint
 
 Place = tuple[FaultPoint, int]
 """A fault point, and the how manieth time that it is reached, from 1."""
-LOADED = (__name__, *(f"annotationrun_worker.commands.{name}" for name in ("annotate", "run")))
+LOADED = (
+    __name__,
+    "annotationrun_worker.commands.annotate",
+    "annotationrun_worker.commands.run",
+    "annotationrun_worker.vlm.client",
+)
 TIMEOUT_SECONDS = 300.0
 
 
