@@ -10,10 +10,13 @@ import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
-from tests.support.annotation import REFERENCE, run_command, write_manifest
+from tests.support.annotation import REFERENCE, run_command, run_fresh_command, write_manifest
+from tests.support.forked_command import forked_command
 from tests.support.hub_publication import FAULT_POINTS
 from tests.support.openai_server import Reply, scripted_server
 
@@ -90,16 +93,12 @@ def hashes(folder: Path) -> dict[str, str]:
 
 def killed_at(point: FaultPoint, hit: int, manifest: Path) -> None:
     """Run `manifest` until the process kills itself there."""
-    command = ["-m", "tests.support.killed_at", point.name, str(hit), "run", "-f", str(manifest)]
-    done = subprocess.run(
-        [sys.executable, *command],
-        start_new_session=True, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    done = forked_command("run", "-f", manifest, place=(point, hit))
     assert done.returncode == -9, f"{point.value} was not reached {hit} times: {done.stdout}{done.stderr}"
 
 
-def run_whole(manifest: Path) -> None:
-    done = run_command("run", "-f", manifest)
+def run_whole(manifest: Path, command: Callable[..., CompletedProcess[str]] = run_command) -> None:
+    done = command("run", "-f", manifest)
     assert done.returncode == 0, done.stderr
     left = [path.name for path in manifest.parent.iterdir() if path.name.startswith(".")]
     assert not left, "nothing of a killed merge stays beside the output"
@@ -110,7 +109,7 @@ def undisturbed(tmp_path_factory):
     """Hashes of the output, and the number of requests, of a run that was left alone."""
     folder = tmp_path_factory.mktemp("undisturbed")
     with scripted_server(seen, models=("demo-vlm",)) as server:
-        run_whole(write_manifest(folder, REFERENCE, server.base_url, MODULES, **SPEC))
+        run_whole(write_manifest(folder, REFERENCE, server.base_url, MODULES, **SPEC), run_fresh_command)
         return hashes(folder / "output"), len(server.bodies)
 
 
@@ -177,7 +176,7 @@ def undisturbed_in_place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed-in-place")
     with scripted_server(seen, models=("demo-vlm",)) as server:
         manifest = in_place(folder, server.base_url)
-        run_whole(manifest)
+        run_whole(manifest, run_fresh_command)
         changed = hashes(folder / "output")
         asked = len(server.bodies)
         run_whole(manifest)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from tests.faults.test_killed_runs import hashes, seen
-from tests.support.annotation import REFERENCE, run_command, write_manifest
+from tests.support.annotation import REFERENCE, run_command, run_fresh_command, write_manifest
+from tests.support.forked_command import ForkedCommand
 from tests.support.openai_server import Reply, scripted_server
 
 from annotationrun_api.exit_codes import ExitCode
@@ -46,12 +47,14 @@ def undisturbed(tmp_path_factory):
     """Hashes of the output, and the number of requests, of one worker that was left alone."""
     folder = tmp_path_factory.mktemp("undisturbed")
     with scripted_server(seen, models=("demo-vlm",)) as server:
-        done = run_command("run", "-f", write_manifest(folder, REFERENCE, server.base_url, MODULES, **SPEC))
+        done = run_fresh_command(
+            "run", "-f", write_manifest(folder, REFERENCE, server.base_url, MODULES, **SPEC)
+        )
         assert done.returncode == ExitCode.OK, done.stderr
         return hashes(folder / "output"), len(server.bodies)
 
 
-def test_workers_of_which_one_is_killed_every_few_seconds_make_the_same_tree(tmp_path, undisturbed, capsys):
+def test_workers_of_which_one_is_killed_every_few_seconds_make_the_same_tree(tmp_path, undisturbed, printed):
     expected, requests = undisturbed
     with scripted_server(slowly(0.35), models=("demo-vlm",)) as server:
         manifest = write_manifest(tmp_path, REFERENCE, server.base_url, MODULES, **SPEC)
@@ -71,11 +74,10 @@ def test_workers_of_which_one_is_killed_every_few_seconds_make_the_same_tree(tmp
     assert killed - 1 <= died <= killed  # the last may have been at its end
     assert hashes(tmp_path / "output") == expected
     twice = re.search(r"(\d+) made twice", stdout)
-    with capsys.disabled():
-        print(
-            f"\n{WORKERS} workers, {killed} killed: {len(server.bodies)} requests ({requests} undisturbed), "
-            f"{twice[1]} results made twice"
-        )
+    printed(
+        f"{WORKERS} workers, {killed} killed: {len(server.bodies)} requests ({requests} undisturbed), "
+        f"{twice[1]} results made twice"
+    )
 
 
 def test_workers_share_the_work_and_ask_nothing_twice(tmp_path, undisturbed):
@@ -100,12 +102,12 @@ def test_two_runs_at_once_share_one_staging_store(tmp_path, undisturbed):
             folder = tmp_path / name
             folder.mkdir()
             manifest = write_manifest(folder, REFERENCE, server.base_url, MODULES, **SPEC)
-            runs.append(run_process("run", "-f", manifest, "--staging", tmp_path / "shared"))
-        said = [run.communicate(timeout=300) for run in runs]
-    assert [run.returncode for run in runs] == [ExitCode.OK, ExitCode.OK], said
+            runs.append(ForkedCommand("run", "-f", manifest, "--staging", tmp_path / "shared"))
+        done = [run.wait() for run in runs]
+    assert [run.returncode for run in done] == [ExitCode.OK, ExitCode.OK], done
     for name in ("one", "other"):
         assert hashes(tmp_path / name / "output") == undisturbed[0]
-    made = [int(re.search(r"(\d+) results made", stdout)[1]) for stdout, _ in said]
+    made = [int(re.search(r"(\d+) results made", run.stdout)[1]) for run in done]
     assert sum(made) == 18
     assert min(made) > 0
 

@@ -1,8 +1,8 @@
 """Runs `annotationrun run` as a user does, against the demo model, and reads back what came of it."""
 
 import json
-import os
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import yaml
 from tests.support.checkout import REFERENCE
-from tests.support.warm_command import run_forked
+from tests.support.forked_command import forked_command
 
 from annotationrun_worker.demo.vlm_server import run_server
 
@@ -65,8 +65,14 @@ def write_manifest(
 def run_command(
     *arguments: str | Path, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """`annotationrun ARGUMENTS`, in a process of its own, with `environment` beside this one's."""
-    return run_forked([*map(str, arguments)], {**os.environ, **(environment or {})}, timeout_seconds=300)
+    """`annotationrun ARGUMENTS` in a process of its own, forked, with `environment` beside this one's."""
+    return forked_command(*arguments, environment=environment)
+
+
+def run_fresh_command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """`annotationrun ARGUMENTS` in a Python of its own, so with another seed of hashes."""
+    command = [sys.executable, "-m", "annotationrun_worker", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 @contextmanager

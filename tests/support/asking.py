@@ -10,10 +10,10 @@ from annotationrun_worker.annotate.answer_text import Text
 from annotationrun_worker.errors import AnswerError
 from annotationrun_worker.staging.store import StagingStore
 from annotationrun_worker.vlm.ask import Asker
-from annotationrun_worker.vlm.client import ServerSettings, VlmClient
+from annotationrun_worker.vlm.client import VlmClient
 from annotationrun_worker.vlm.messages import text_part
 from annotationrun_worker.vlm.request import Question, Sampling
-from annotationrun_worker.vlm.server_errors import NO_API_KEY
+from annotationrun_worker.vlm.server_settings import NO_API_KEY, ServerSettings
 
 SAMPLING = Sampling(
     model="m",

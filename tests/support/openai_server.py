@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from annotationrun_worker.vlm.server_probe import is_probe
+from annotationrun_worker.vlm.probe_request import is_probe
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,8 @@ class ScriptedServer(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: ScriptedServer
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else an answer waits up to 40 ms for the client's acknowledgement
+    wbufsize = -1
 
     def do_GET(self) -> None:
         self.server.keys.add(self.headers["Authorization"])
@@ -140,6 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content) + reply.missing_bytes))
         self.end_headers()
         self.wfile.write(content)
+        self.wfile.flush()
         self.close_connection = reply.missing_bytes > 0
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base class's name

@@ -1,6 +1,5 @@
 """The commands, put together; only the one that is called is imported, as that takes a while."""
 
-import gc
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
@@ -12,6 +11,7 @@ from annotationrun_api.errors import AnnotationRunError
 from annotationrun_api.exit_codes import ExitCode
 from annotationrun_worker.exit_status import exit_code_of
 from annotationrun_worker.interrupts import raise_when_stopped
+from annotationrun_worker.lasting_imports import lasting_imports
 
 COMMANDS: Final[Mapping[str, str]] = {
     "run": "Annotate the manifest's dataset and write the annotated one.",
@@ -46,10 +46,8 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
 
 def load_command(name: str) -> Callable[..., None]:
     """Import the command ``name``."""
-    gc.disable()  # what is imported stays: looking through it again and again costs a tenth of a run
-    module = importlib.import_module(f"annotationrun_worker.commands.{name}")
-    gc.freeze()
-    gc.enable()
+    with lasting_imports():
+        module = importlib.import_module(f"annotationrun_worker.commands.{name}")
     command: Callable[..., None] = getattr(module, name)
     return command
 

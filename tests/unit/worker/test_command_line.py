@@ -27,6 +27,17 @@ def test_without_a_command_nothing_heavy_is_imported(arguments):
     assert "run" in done.stdout + done.stderr
 
 
+def test_no_command_imports_openai_before_a_client_is_made():
+    """It takes as long as all the rest, and most commands ask nothing."""
+    program = (
+        "import sys; from annotationrun_worker.command_line import COMMANDS, load_command\n"
+        "for name in COMMANDS: load_command(name)\n"
+        "print('annotationrun_worker.run.local' in sys.modules, 'openai' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["True", "False"], done.stderr
+
+
 def test_the_process_ends_without_taking_the_interpreter_apart():
     """Python would end the threads of libraries that still run then, and that aborts the process."""
     program = (

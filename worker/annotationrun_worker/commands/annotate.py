@@ -24,8 +24,8 @@ from annotationrun_worker.commands.output import episode_progress, finish
 from annotationrun_worker.run.events import EpisodeSeen, encode_event
 from annotationrun_worker.run.local import Listener, annotate_run
 from annotationrun_worker.staging.digests import Digest
-from annotationrun_worker.vlm.client import Usage
 from annotationrun_worker.vlm.server_findings import ServerFindings
+from annotationrun_worker.vlm.usage import Usage
 
 
 def annotate(

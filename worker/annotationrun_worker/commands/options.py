@@ -14,7 +14,7 @@ from annotationrun_worker.run.hub_source import hub_access, pinned
 from annotationrun_worker.run.opening import LocalRun
 from annotationrun_worker.run.places import Overrides, named_claims, resolve_places
 from annotationrun_worker.support import check_supported
-from annotationrun_worker.vlm.server_errors import NO_API_KEY
+from annotationrun_worker.vlm.server_settings import NO_API_KEY
 
 Manifest = Annotated[Path, typer.Option("-f", "--file", help="The AnnotationRun manifest (YAML).")]
 EndpointOption = Annotated[

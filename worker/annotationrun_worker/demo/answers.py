@@ -20,7 +20,7 @@ from annotationrun_worker.demo.text_answers import (
     value_of,
 )
 from annotationrun_worker.demo.vision import Sight, Thing, look
-from annotationrun_worker.vlm.server_probe import PROBE_KIND
+from annotationrun_worker.vlm.probe_request import PROBE_KIND
 
 Answer = dict[str, Any]
 _SPAN = re.compile(r"lasts from (\d+\.\d+) to (\d+\.\d+) s")

@@ -29,13 +29,15 @@ from typing import Any, NoReturn
 from annotationrun_worker.demo.answers import answer
 from annotationrun_worker.demo.chat_request import BadRequestError, ChatRequest, SentImage, parse_request
 from annotationrun_worker.demo.frame_code import read as read_code
-from annotationrun_worker.vlm.server_probe import is_probe
+from annotationrun_worker.vlm.probe_request import is_probe
 
 MODEL = "demo-vlm"
 _MAX_BODY_BYTES = 256 * 1024**2
 _TILE_TOKENS = 64
 """What a tile is said to cost in ``usage``."""
 _CHARACTERS_PER_TOKEN = 4
+_POLL_SECONDS = 0.02
+"""Between two looks of a server in a thread whether it is to stop."""
 
 
 class DemoVlmServer(ThreadingHTTPServer):
@@ -94,7 +96,9 @@ def run_server(
 ) -> Iterator[DemoVlmServer]:
     """A server in a thread of this process for as long as the context lasts."""
     server = DemoVlmServer(log_path, port, latency_seconds, media_folder=media_folder)
-    thread = threading.Thread(target=server.serve_forever, name="demo-vlm", daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, args=(_POLL_SECONDS,), name="demo-vlm", daemon=True
+    )
     thread.start()
     try:
         yield server
@@ -107,6 +111,8 @@ def run_server(
 class _Handler(BaseHTTPRequestHandler):
     server: DemoVlmServer
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else an answer waits up to 40 ms for the client's acknowledgement
+    wbufsize = -1
 
     def do_GET(self) -> None:
         match self.path.split("?")[0]:
@@ -164,6 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(encoded)))
         self.end_headers()
         self.wfile.write(encoded)
+        self.wfile.flush()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, ANN401  http.server's signature
         """Say nothing on stderr; the log file has it all."""

@@ -24,7 +24,7 @@ from annotationrun_worker.run.report import AnnotateReport, LeftResult
 from annotationrun_worker.run.result_maker import Left, Worker
 from annotationrun_worker.staging.digests import Digest, digest_json
 from annotationrun_worker.staging.progress import EpisodeMarks
-from annotationrun_worker.vlm.server_probe import ServerNeeds
+from annotationrun_worker.vlm.probe_request import ServerNeeds
 
 LOOK_AGAIN_SECONDS: Final = 1.0
 """Between two looks at what other workers hold."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from annotationrun_api.spec import RunSpec
 from annotationrun_api.step_results import API_KEY_VARIABLE
 from annotationrun_worker.errors import ConfigurationError
-from annotationrun_worker.vlm.server_errors import NO_API_KEY
+from annotationrun_worker.vlm.server_settings import NO_API_KEY
 
 
 def read_api_key(spec: RunSpec, environment: Mapping[str, str]) -> str:

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from annotationrun_worker.dataset.records import EpisodeIndex
-from annotationrun_worker.vlm.client import Usage
 from annotationrun_worker.vlm.server_counts import ServerCounts
 from annotationrun_worker.vlm.server_findings import ServerFindings
+from annotationrun_worker.vlm.usage import Usage
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from annotationrun_worker.dataset.records import EpisodeIndex
-from annotationrun_worker.vlm.client import AT_HAND
+from annotationrun_worker.vlm.server_settings import AT_HAND
 
 
 @dataclass(slots=True)

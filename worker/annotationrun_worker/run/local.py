@@ -11,6 +11,7 @@ from annotationrun_api.run_usage import RunUsage
 from annotationrun_api.step_results import PROGRESS_PATH
 from annotationrun_worker.errors import IncompleteError, TooManyFailedError
 from annotationrun_worker.frames.provider import FrameCounts
+from annotationrun_worker.lasting_imports import lasting_imports
 from annotationrun_worker.merge.folder import MergeResult
 from annotationrun_worker.rows import ResultName
 from annotationrun_worker.run.annotate import AnnotateStep, Progress
@@ -36,8 +37,9 @@ from annotationrun_worker.staging.digests import Digest
 from annotationrun_worker.staging.heartbeats import Heartbeat, Liveness
 from annotationrun_worker.staging.usage import WorkerUsage, read_usage, usage_path, usage_staged
 from annotationrun_worker.vlm.ask import Asker
-from annotationrun_worker.vlm.client import ServerSettings, Usage, VlmClient, sum_usages
 from annotationrun_worker.vlm.server_findings import ServerFindings
+from annotationrun_worker.vlm.server_settings import ServerSettings
+from annotationrun_worker.vlm.usage import Usage, sum_usages
 
 REPORT_FORMAT: Final = 1
 USAGE_SECONDS: Final = 1.0
@@ -250,6 +252,8 @@ async def _annotate(
         step.report.server = findings
         listener.on_server(findings)
 
+    with lasting_imports():  # of openai, which takes as long as all else; only who asks needs it
+        from annotationrun_worker.vlm.client import VlmClient
     client = VlmClient(
         ServerSettings(
             base_urls=run.places.endpoints,
@@ -267,7 +271,7 @@ async def _annotate(
         found,
     )
     account.asked = client.usage
-    telling = asyncio.create_task(_tell_usage(client, listener))
+    telling = asyncio.create_task(_tell_usage(client.usage, listener))
     try:
         async with (
             Heartbeat(store) as heartbeat,
@@ -284,13 +288,13 @@ async def _annotate(
     return dict(client.usage)
 
 
-async def _tell_usage(client: VlmClient, listener: Listener) -> None:
+async def _tell_usage(counted: Mapping[str, Usage], listener: Listener) -> None:
     told = 0
     while True:
         await asyncio.sleep(USAGE_SECONDS)
-        requests = sum(usage.requests for usage in client.usage.values())
+        requests = sum(usage.requests for usage in counted.values())
         if requests != told:
-            listener.on_usage(client.usage)
+            listener.on_usage(counted)
             told = requests
 
 

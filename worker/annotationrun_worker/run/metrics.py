@@ -17,7 +17,7 @@ from annotationrun_api.run_usage import RunUsage
 from annotationrun_worker.frames.protocol import FrameCounts
 from annotationrun_worker.run.report import AnnotateReport
 from annotationrun_worker.staging.usage import WorkerUsage
-from annotationrun_worker.vlm.client import Usage
+from annotationrun_worker.vlm.usage import Usage
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 _PREFIX: Final = "annotationrun_worker"

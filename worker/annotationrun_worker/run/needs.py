@@ -21,8 +21,8 @@ from annotationrun_worker.dataset.episodes import EpisodeSummary
 from annotationrun_worker.dataset.records import Features
 from annotationrun_worker.run.foreseen_episode import USUAL_SUBTASK, ForeseenEpisode
 from annotationrun_worker.run.question_costs import ANSWER_TOKENS, CHARACTERS_PER_TOKEN, QuestionCosts
+from annotationrun_worker.vlm.probe_request import LargePrompt, ServerNeeds
 from annotationrun_worker.vlm.request import Sampling
-from annotationrun_worker.vlm.server_probe import LargePrompt, ServerNeeds
 
 _SHEETS = "spec.modules.plan.maxFramesPerPrompt or tileWidth (framesPerSheet says how many pictures they are)"
 _FRAMES = "spec.modules.plan.maxFramesPerPrompt"

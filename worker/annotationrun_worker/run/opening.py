@@ -41,9 +41,9 @@ from annotationrun_worker.run.result_maker import EpisodePolicy, ResultBasis
 from annotationrun_worker.staging.digests import Digest
 from annotationrun_worker.staging.progress import EpisodeMarks
 from annotationrun_worker.staging.store import StagingStore, open_store
+from annotationrun_worker.vlm.probe_request import ServerNeeds
 from annotationrun_worker.vlm.request import Sampling
-from annotationrun_worker.vlm.server_errors import NO_API_KEY
-from annotationrun_worker.vlm.server_probe import ServerNeeds
+from annotationrun_worker.vlm.server_settings import NO_API_KEY
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,8 @@ from annotationrun_worker.errors import (
 from annotationrun_worker.run.annotate import Progress, allowed_failures
 from annotationrun_worker.run.events import EpisodeSeen, decode_event
 from annotationrun_worker.staging.digests import Digest
-from annotationrun_worker.vlm.client import Usage, sum_usages
 from annotationrun_worker.vlm.server_findings import ServerFindings
+from annotationrun_worker.vlm.usage import Usage, sum_usages
 
 DEATHS_IN_A_ROW: Final = 3
 """Of any worker, without an answer between them, that end the run."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -11,10 +11,12 @@ from annotationrun_worker.errors import AnswerError
 from annotationrun_worker.staging.answers import StagedAnswer, read_answer, stage_answer
 from annotationrun_worker.staging.digests import Digest, digest_json
 from annotationrun_worker.staging.store import StagingStore
-from annotationrun_worker.vlm.client import VlmClient
 from annotationrun_worker.vlm.json_extraction import extract_object, quote
 from annotationrun_worker.vlm.request import Answer, Question, Sampling, build_body, with_correction
 from annotationrun_worker.vlm.single_flight import SingleFlight
+
+if TYPE_CHECKING:  # it imports openai, which takes a second
+    from annotationrun_worker.vlm.client import VlmClient
 
 Parsed = TypeVar("Parsed")
 
@@ -23,7 +25,7 @@ Parsed = TypeVar("Parsed")
 class Asker:
     """Everything that a question needs to be answered."""
 
-    client: VlmClient
+    client: "VlmClient"
     store: StagingStore
     sampling: Sampling
     model_revision: str

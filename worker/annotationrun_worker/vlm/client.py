@@ -18,11 +18,10 @@ import asyncio
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from typing import Any, Final, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import openai
 from openai import AsyncOpenAI
@@ -36,12 +35,12 @@ from annotationrun_worker.errors import (
 from annotationrun_worker.vlm.json_extraction import quote
 from annotationrun_worker.vlm.limits import limit_advice
 from annotationrun_worker.vlm.media_files import MediaFolder
+from annotationrun_worker.vlm.probe_request import PROBE_KIND, ServerNeeds
 from annotationrun_worker.vlm.readiness import Readiness
 from annotationrun_worker.vlm.request import without_schema
 from annotationrun_worker.vlm.responses import ChatResponse, read_response
 from annotationrun_worker.vlm.server_counts import ServerCounts
 from annotationrun_worker.vlm.server_errors import (
-    NO_API_KEY,
     is_refusal,
     refused,
     remote_words,
@@ -49,20 +48,18 @@ from annotationrun_worker.vlm.server_errors import (
 )
 from annotationrun_worker.vlm.server_findings import ServerFindings, in_common
 from annotationrun_worker.vlm.server_pages import read_server_counts
-from annotationrun_worker.vlm.server_probe import PROBE_KIND, ServerNeeds, ServerProbe
+from annotationrun_worker.vlm.server_probe import ServerProbe
+from annotationrun_worker.vlm.server_settings import AT_HAND, NO_API_KEY, ServerSettings
 from annotationrun_worker.vlm.transport import Transport
 from annotationrun_worker.vlm.turns import Turns
+from annotationrun_worker.vlm.usage import Usage
 
 TRANSPORT_RETRIES = 5
 """Tries after the first of one request; the client waits 0.5 s, doubling to 8 s, between them."""
 PROBE_RETRIES: Final = 2
 """The same, of requests that only try a server: the run goes on without their answer."""
 LENGTH_DOUBLINGS = 2
-AT_HAND: Final = 2
-"""Requests that a worker should have ready, as a multiple of its bound: once in flight, once to follow."""
 _SCHEMA_COMPLAINT = re.compile(r"response_format|json_schema|structured|guided|grammar", re.IGNORECASE)
-
-StructuredOutputs = Literal["Auto", "Required", "Never"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,60 +72,6 @@ class Completion:
     """Not empty, valid Unicode."""
     prompt_tokens: int
     completion_tokens: int
-
-
-@dataclass(slots=True)
-class Usage:
-    """Counts of one process."""
-
-    answered: int = 0
-    """Requests that got an answer, of use or not; sent again after a transport error one counts once."""
-    failed: int = 0
-    """Requests that were refused or given up."""
-    retries: int = 0
-    """Times that a request that was answered had to be sent again."""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-    """Of the prompts' tokens, those that the server says it had in its cache."""
-
-    @property
-    def requests(self) -> int:
-        """Answered or failed."""
-        return self.answered + self.failed
-
-    def add(self, other: "Usage") -> None:
-        """Count in what another process, or another kind of question, used."""
-        for counted in fields(self):
-            name = counted.name
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-
-
-def sum_usages(usages: Iterable[Mapping[str, Usage]]) -> dict[str, Usage]:
-    """The counts of several processes, by kind of question."""
-    total: dict[str, Usage] = {}
-    for found in usages:
-        for kind, usage in found.items():
-            total.setdefault(kind, Usage()).add(usage)
-    return total
-
-
-@dataclass(frozen=True, slots=True)
-class ServerSettings:
-    """How to reach the servers, and how hard to press them."""
-
-    base_urls: Sequence[str]
-    """At least one; all serve the same model."""
-    model: str
-    request_timeout_seconds: float
-    requests_in_flight: int
-    structured_outputs: StructuredOutputs
-    context_tokens: int
-    start_timeout_seconds: float = 0
-    """How long a server may take until it is there, first and when it has gone; 0: what is not there is an
-    error at once."""
-    media_folder: Path | None = None
-    """Pictures and clips go as files in it, which the servers read too; ``None``: within the requests."""
 
 
 class VlmClient:

@@ -1,6 +1,6 @@
 """What an error of a model server means, and its own words, fit to be shown."""
 
-from typing import Final, TypeGuard
+from typing import TypeGuard
 
 import openai
 from openai import AsyncOpenAI
@@ -8,9 +8,7 @@ from openai import AsyncOpenAI
 from annotationrun_worker.errors import ConfigurationError
 from annotationrun_worker.vlm.limits import limit_advice
 from annotationrun_worker.vlm.responses import cut_remote
-
-NO_API_KEY: Final = "none"
-"""Sent where there is no key: a server without keys takes any, and the client wants one."""
+from annotationrun_worker.vlm.server_settings import NO_API_KEY
 
 _FIRST_SERVER_ERROR = 500
 _PASSING = frozenset({408, 409, 429})

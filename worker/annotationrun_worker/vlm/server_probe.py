@@ -23,16 +23,12 @@ from annotationrun_worker.vlm.json_extraction import extract_object, quote
 from annotationrun_worker.vlm.known_images import KnownImages, picture_uuid
 from annotationrun_worker.vlm.limits import limit_advice
 from annotationrun_worker.vlm.messages import ContentPart, image_part, text_part, to_jpeg
-from annotationrun_worker.vlm.request import Sampling
+from annotationrun_worker.vlm.probe_request import PROBE_KIND, PROBE_TEXT, LargePrompt, ServerNeeds
 from annotationrun_worker.vlm.responses import ChatResponse
 from annotationrun_worker.vlm.server_errors import is_refusal, refused, remote_words, shown_url
 from annotationrun_worker.vlm.server_findings import ServerFindings, StructuredOutput
 from annotationrun_worker.vlm.server_pages import read_version
 
-PROBE_KIND: Final = "server_probe"
-"""Name of the schema, and of the kind of request in the counts."""
-PROBE_TEXT: Final = "All of the above only tries whether the server takes it. Greet me in one word."
-"""The last text part of each request that only tries the server."""
 PROBE_CODE: Final = "quartz-7-heron"
 """The one answer that the schema allows."""
 _SCHEMA: Final = {
@@ -49,28 +45,6 @@ Ask = Callable[[AsyncOpenAI, Mapping[str, Any]], Awaitable[ChatResponse]]
 """Sends a request; raises ``openai.APIError``, or RequestFailedError for what is no answer."""
 _MAY_KNOW_LESS: Final = frozenset({400, 422})
 """HTTP statuses of a server that does not know a part of the request."""
-
-
-@dataclass(frozen=True, slots=True)
-class LargePrompt:
-    """One of the largest prompts that a run will send."""
-
-    image_sizes: Sequence[tuple[int, int]]
-    """(width, height) in pixels of its pictures, in order."""
-    text: str
-    settings: str
-    """Those that decide how large it is, for an error message."""
-
-
-@dataclass(frozen=True, slots=True)
-class ServerNeeds:
-    """What a run needs of its servers."""
-
-    sampling: Sampling
-    prompts: Sequence[LargePrompt]
-    """At least one; the first has the most pixels."""
-    coordinate_scale: str | None = None
-    """In which boxes and points are read, if any are asked for."""
 
 
 class _Features(NamedTuple):
@@ -214,12 +188,6 @@ class ServerProbe:
             f"{said}; serve the model with structured output, or set spec.model.structuredOutputs to Auto: "
             "then the schema is asked for as text"
         )
-
-
-def is_probe(body: Mapping[str, Any]) -> bool:
-    """Whether a request only tries the server."""
-    contents = [message["content"] for message in body["messages"]]
-    return any(isinstance(content, list) and text_part(PROBE_TEXT) in content for content in contents)
 
 
 def _fewer(features: _Features) -> Iterator[_Features]:

@@ -10,7 +10,7 @@ from tests.support.module_runs import demo_model, look, run_here
 from tests.support.openai_server import Reply
 
 from annotationrun_worker.frames.provider import VideoFrameProvider
-from annotationrun_worker.vlm.client import AT_HAND
+from annotationrun_worker.vlm.server_settings import AT_HAND
 
 LONGEST_SECONDS = 120.0
 QUIET_SECONDS = 1.0

@@ -5,7 +5,7 @@ from annotationrun_worker.errors import ConfigurationError
 from annotationrun_worker.run.api_key import read_api_key
 from annotationrun_worker.run.opening import LocalRun
 from annotationrun_worker.run.places import Overrides, resolve_places
-from annotationrun_worker.vlm.server_errors import NO_API_KEY
+from annotationrun_worker.vlm.server_settings import NO_API_KEY
 
 KEYLESS = local_run().spec
 WITH_KEY = local_run("mode: External", "mode: External\n      apiKeySecretRef: {name: a, key: b}").spec

@@ -11,7 +11,7 @@ from annotationrun_worker.frames.protocol import FrameCounts
 from annotationrun_worker.run.metrics import Account, WorkerMetrics, cost_of
 from annotationrun_worker.run.report import AnnotateReport
 from annotationrun_worker.staging.usage import WorkerUsage
-from annotationrun_worker.vlm.client import Usage
+from annotationrun_worker.vlm.usage import Usage
 
 ASKED = {
     "vqa": Usage(answered=3, failed=1, retries=2, prompt_tokens=300, completion_tokens=30, cached_tokens=100),
