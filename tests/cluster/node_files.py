@@ -31,21 +31,26 @@ class NodeFiles:
     def pod(self) -> str:
         return f"node-files-{self.session}"
 
+    @property
+    def _folder(self) -> str:
+        """Of the session, in the pod."""
+        return f"{MOUNT}/{self.session}"
+
     def folder_of(self, volume: str) -> str:
         """Where the node has the files of a volume."""
         return f"{NODE_FOLDER}/{self.session}/{volume}"
 
     def make_volume(self, volume: str) -> None:
         """Make the folder of a volume, which everybody may write."""
-        self._exec("root", f"mkdir -p {MOUNT}/{volume} && chmod 0777 {MOUNT}/{volume}")
+        self._exec("root", f"mkdir -p {self._folder}/{volume} && chmod 0777 {self._folder}/{volume}")
 
     def shell(self, volume: str, script: str) -> str:
         """What a script prints that runs in a volume's root, as the user of all pods."""
-        return self._exec("user", f"cd {MOUNT}/{volume} && {script}")
+        return self._exec("user", f"cd {self._folder}/{volume} && {script}")
 
     def put_folder(self, folder: Path, volume: str, place: str) -> None:
         """Copy a folder, or a file, onto a volume."""
-        target = f"{_NAMESPACE}/{self.pod}:{MOUNT}/{volume}/{place}"
+        target = f"{_NAMESPACE}/{self.pod}:{self._folder}/{volume}/{place}"
         self.client.kubectl("cp", "--container=user", folder, target)
 
     def _exec(self, container: str, script: str) -> str:
@@ -53,8 +58,6 @@ class NodeFiles:
         return self.client.kubectl(*where, "--", "sh", "-c", script)
 
     def _manifest(self, image: str) -> dict[str, Any]:
-        place = f"{NODE_FOLDER}/{self.session}"
-
         def container(name: str, user: int) -> dict[str, Any]:
             return {
                 "name": name,
@@ -71,7 +74,7 @@ class NodeFiles:
             "spec": {
                 "restartPolicy": "Never",
                 "terminationGracePeriodSeconds": 0,
-                "volumes": [{"name": "node", "hostPath": {"path": place, "type": "DirectoryOrCreate"}}],
+                "volumes": [{"name": "node", "hostPath": {"path": NODE_FOLDER, "type": "DirectoryOrCreate"}}],
                 "containers": [container("root", 0), container("user", USER)],
             },
         }
@@ -84,6 +87,6 @@ class NodeFiles:
         try:
             wait_until_ready(self.client, _NAMESPACE, self.pod)
             yield
-            self._exec("root", f"rm -rf {MOUNT}/*")
+            self._exec("root", f"rm -rf {self._folder}")
         finally:
             self.client.api.delete(f"{pods}/{self.pod}")

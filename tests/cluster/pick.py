@@ -1,6 +1,5 @@
 """The run `pick` of the cluster's tests: what is done to it, and what it comes to undisturbed."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -62,7 +61,7 @@ def wait_until_at_work(space: Workspace, selector: str) -> list[dict[str, Any]]:
 
 def patch(space: Workspace, spec: Mapping[str, Any]) -> None:
     """Edit fields of its spec."""
-    space.kubectl("patch", "annotationrun", "pick", "--type=merge", f"--patch={json.dumps({'spec': spec})}")
+    space.patch("annotationruns", "pick", {"spec": spec})
 
 
 def live_pods(space: Workspace, selector: str = RUN_PODS) -> list[dict[str, Any]]:

@@ -102,6 +102,10 @@ class Workspace:
         found: dict[str, Any] = self.client.api.get(f"{self._path(resource)}/{name}")
         return found
 
+    def patch(self, resource: str, name: str, change: Mapping[str, Any]) -> None:
+        """Merge a change into an object."""
+        self.client.api.patch(f"{self._path(resource)}/{name}", change)
+
     def list(self, resource: str, selector: str = "") -> list[dict[str, Any]]:
         """Objects of a resource, as in ``pods``."""
         return self.client.api.items(f"{self._path(resource)}?labelSelector={quote(selector)}")
