@@ -22,7 +22,16 @@ from tests.cluster.workspace import SESSION_LABEL, Workspace
 from tests.support.annotation import REFERENCE
 
 MakeWorkspace = Callable[..., Workspace]
+TEST_SECONDS = 1800
+"""More than the waits of a test may take, and the boot of the cluster, which is part of the first one."""
 IMAGE_VARIABLES = ("OPERATOR_IMAGE", "WORKER_IMAGE", "DEMO_VLM_IMAGE")
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Give the tests of this folder that have no time-out of their own a longer one than others have."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TEST_SECONDS))
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,8 @@ STORIES_END_WITHIN_SECONDS = 300
 AT_ONCE = 4
 """Stories played side by side, each in a namespace of its own with its own operator."""
 
+pytestmark = pytest.mark.timeout(4 * STORIES_END_WITHIN_SECONDS)
+
 
 class Story:
     """A run that is suspended in the middle of its annotate step, and goes on, played turn by turn."""
