@@ -1,8 +1,8 @@
 """kubectl, aimed at one cluster, and a way to its API server for what is asked often."""
 
+import contextlib
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +38,7 @@ class ConnectedClient(Client):
     api: KubeApi
 
 
-@contextmanager
+@contextlib.contextmanager
 def connected(client: Client) -> Iterator[ConnectedClient]:
     """Connect by `kubectl proxy`, which knows every way of a kubeconfig to prove who one is."""
     command = [client.kubectl_program, f"--kubeconfig={client.kubeconfig}", "proxy", "--port=0"]
@@ -48,8 +48,8 @@ def connected(client: Client) -> Iterator[ConnectedClient]:
             said = proxy.stdout.readline()  # Starting to serve on 127.0.0.1:PORT
             assert said.startswith("Starting to serve on "), said
             api = KubeApi(f"http://{said.split()[-1]}")
-            yield ConnectedClient(client.kubeconfig, client.kubectl_program, api)
-            api.close()
+            with contextlib.closing(api):
+                yield ConnectedClient(client.kubeconfig, client.kubectl_program, api)
         finally:
             proxy.terminate()
 
