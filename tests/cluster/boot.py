@@ -27,7 +27,7 @@ FOLDERS: Final = NodeFolders(cluster=CACHE / "cluster", images=CACHE / "containe
 KUBECONFIG: Final = FOLDERS.cluster / "certificates" / "admin.kubeconfig"
 IMAGES_NOTE: Final = FOLDERS.cluster / "images.json"
 BUILD_PROGRAMS: Final = Path(__file__).parent / "programs" / "build.sh"
-READY_WITHIN_SECONDS: Final = 180.0
+READY_WITHIN_SECONDS: Final = 300.0
 
 
 def build_programs() -> Path:

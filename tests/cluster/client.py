@@ -1,10 +1,14 @@
-"""kubectl and helm, aimed at one cluster."""
+"""kubectl, aimed at one cluster, and a way to its API server for what is asked often."""
 
+import contextlib
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-CALL_TIMEOUT_SECONDS = 300.0
+from tests.support.kube_api import KubeApi
+
+CALL_TIMEOUT_SECONDS = 600.0
 
 
 class CommandError(RuntimeError):
@@ -25,6 +29,29 @@ class Client:
             CommandError: it failed; with its stderr.
         """
         return run_client([self.kubectl_program, f"--kubeconfig={self.kubeconfig}", *arguments], stdin)
+
+
+@dataclass(frozen=True)
+class ConnectedClient(Client):
+    """Asks the API server itself too: a call takes milliseconds, kubectl a tenth of a second."""
+
+    api: KubeApi
+
+
+@contextlib.contextmanager
+def connected(client: Client) -> Iterator[ConnectedClient]:
+    """Connect by `kubectl proxy`, which knows every way of a kubeconfig to prove who one is."""
+    command = [client.kubectl_program, f"--kubeconfig={client.kubeconfig}", "proxy", "--port=0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as proxy:
+        assert proxy.stdout is not None
+        try:
+            said = proxy.stdout.readline()  # Starting to serve on 127.0.0.1:PORT
+            assert said.startswith("Starting to serve on "), said
+            api = KubeApi(f"http://{said.split()[-1]}")
+            with contextlib.closing(api):
+                yield ConnectedClient(client.kubeconfig, client.kubectl_program, api)
+        finally:
+            proxy.terminate()
 
 
 def run_client(command: list[str | Path], stdin: str | None = None) -> str:

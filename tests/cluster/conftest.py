@@ -2,41 +2,58 @@
 
 import itertools
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.cluster import boot
-from tests.cluster.client import Client
+from tests.cluster.client import Client, ConnectedClient, connected
 from tests.cluster.images import Images
 from tests.cluster.installation import Installation
 from tests.cluster.manifests import external, start_server
+from tests.cluster.node_files import NodeFiles
 from tests.cluster.pick import LATENCY_SECONDS, Undisturbed, run_undisturbed
-from tests.cluster.workspace import Workspace
+from tests.cluster.waiting import wait_until
+from tests.cluster.workspace import SESSION_LABEL, Workspace
 from tests.support.annotation import REFERENCE
 
+MakeWorkspace = Callable[..., Workspace]
+TEST_SECONDS = 1800
+"""More than the waits of a test may take, and the boot of the cluster, which is part of the first one."""
 IMAGE_VARIABLES = ("OPERATOR_IMAGE", "WORKER_IMAGE", "DEMO_VLM_IMAGE")
 
 
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Give the tests of this folder that have no time-out of their own a longer one than others have."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TEST_SECONDS))
+
+
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Client]:
-    """kubectl with all rights on a cluster of one node, or on that of KUBECONFIG."""
+def cluster() -> Iterator[ConnectedClient]:
+    """All rights on a cluster of one node, or on that of KUBECONFIG."""
     kubeconfig = os.environ.get("KUBECONFIG")
     if kubeconfig:
-        yield Client(Path(kubeconfig), shutil.which("kubectl") or boot.build_programs() / "kubectl")
+        program = shutil.which("kubectl") or boot.build_programs() / "kubectl"
+        with connected(Client(Path(kubeconfig), program)) as client:
+            yield client
         return
     with boot.the_only_cluster():
-        client = boot.boot()
+        booted = boot.boot()
         try:
-            yield client
+            with connected(booted) as client:
+                yield client
         finally:
             boot.shut_down()
 
 
 @pytest.fixture(scope="session")
-def images(cluster: Client) -> Images:
+def images(cluster: ConnectedClient) -> Images:
     """Names of the project's images on the cluster; on a foreign one the environment has to tell them."""
     if not os.environ.get("KUBECONFIG"):
         return boot.noted_images()
@@ -48,54 +65,74 @@ def images(cluster: Client) -> Images:
 
 
 @pytest.fixture(scope="session")
-def vllm_cpu(cluster: Client) -> str:
+def vllm_cpu(cluster: ConnectedClient) -> str:
     """Name of the image of a real vLLM for CPUs; on a foreign cluster the environment tells it."""
     return os.environ["VLLM_CPU_IMAGE"] if os.environ.get("KUBECONFIG") else boot.load_vllm_image()
 
 
 @pytest.fixture(scope="session")
-def installation(cluster: Client, images: Images) -> Iterator[Installation]:
+def node_files(cluster: ConnectedClient, images: Images) -> Iterator[NodeFiles]:
+    """The volumes' files of this session, which are removed when its namespaces are gone."""
+    files = NodeFiles(cluster, secrets.token_hex(2))
+    with files.running(images.worker):
+        yield files
+        path = f"/api/v1/namespaces?labelSelector={SESSION_LABEL}={files.session}"
+        wait_until(lambda: not cluster.api.items(path), 300, lambda: f"left: {cluster.api.items(path)}")
+
+
+@pytest.fixture(scope="session")
+def installation(cluster: ConnectedClient, images: Images) -> Iterator[Installation]:
     """The chart, installed for the session."""
     installed = Installation(cluster, images)
     installed.install()
     yield installed
     installed.uninstall()
-    Workspace(cluster, "all", images.worker).remove_files()
 
 
 @pytest.fixture
-def workspace(installation: Installation) -> Iterator[Callable[..., Workspace]]:
+def namespaces(cluster: ConnectedClient, images: Images, node_files: NodeFiles) -> Iterator[MakeWorkspace]:
+    """Makes namespaces for a test, by a name, whether an operator serves them or not."""
+    with made_workspaces(cluster, images, node_files) as make:
+        yield make
+
+
+@pytest.fixture
+def workspace(installation: Installation, namespaces: MakeWorkspace) -> MakeWorkspace:
     """Makes namespaces for a test, by a name; the operator serves them."""
-    yield from _workspaces(installation)
+    return namespaces
 
 
 @pytest.fixture(scope="session")
-def undisturbed(installation: Installation) -> Iterator[Undisturbed]:
+def undisturbed(installation: Installation, node_files: NodeFiles) -> Undisturbed:
     """What the run `pick` comes to if it is left alone."""
-    for make in _workspaces(installation):
-        yield run_undisturbed(make("undisturbed"), installation.images)
+    with made_workspaces(installation.client, installation.images, node_files) as make:
+        return run_undisturbed(make("undisturbed"), installation.images)
 
 
 @pytest.fixture
-def slow(workspace: Callable[..., Workspace], images: Images) -> tuple[Workspace, dict[str, Any]]:
+def slow(workspace: MakeWorkspace, images: Images) -> tuple[Workspace, dict[str, Any]]:
     """A workspace with the dataset and a server that takes its time; the manifest of the run `pick` there."""
     space = workspace("slow")
     space.put_folder(REFERENCE, "in")
     return space, external("pick", start_server(space, images, LATENCY_SECONDS))
 
 
-def _workspaces(installation: Installation) -> Iterator[Callable[..., Workspace]]:
+@contextmanager
+def made_workspaces(client: ConnectedClient, images: Images, files: NodeFiles) -> Iterator[MakeWorkspace]:
+    """Makes namespaces, and has them removed in the end; their names are of this session alone."""
     made: list[Workspace] = []
 
     def make(name: str, claims: Sequence[str] = ("data",)) -> Workspace:
-        space = Workspace(installation.client, f"{name}-{next(_numbers)}", installation.images.worker)
+        space = Workspace(client, f"{name}-{files.session}-{next(_numbers)}", files, images.worker)
         made.append(space)
         space.make(claims)
         return space
 
-    yield make
-    for space in made:
-        space.remove()
+    try:
+        yield make
+    finally:
+        for space in made:
+            space.remove()
 
 
 _numbers = itertools.count()

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Final
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "annotationrun"
+APT_LOCK_SECONDS: Final = 600
+"""So long another installation is waited for."""
 DISK_NEEDED_BYTES: Final = 16 * 1024**3
 """While everything is built: about 9 GB of it stay."""
 API_SERVER_PACKAGES: Final[Mapping[str, str]] = {"etcd": "etcd-server", "openssl": "openssl"}
@@ -84,7 +86,7 @@ def install(packages: Mapping[str, str]) -> None:
     say(f"installing {names}")
     for arguments in (["update"], ["install", "-y", "--no-install-recommends", *missing]):
         done = subprocess.run(
-            ["apt-get", "-q", *arguments],
+            ["apt-get", "-q", "-o", f"DPkg::Lock::Timeout={APT_LOCK_SECONDS}", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

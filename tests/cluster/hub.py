@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tests.cluster.workspace import MOUNT, Workspace, restricted_pod
+from tests.cluster.waiting import POD_STARTS_WITHIN_SECONDS
+from tests.cluster.workspace import MOUNT, Workspace, readiness_probe, restricted_pod
 from tests.support.hub_server.server import DEFAULT_TOKEN
 from tests.support.s3_server import ACCESS_KEY, BUCKET, BUILD, SECRET_KEY
 
@@ -79,9 +80,9 @@ def start_hub(space: Workspace, repos: Mapping[str, Path]) -> Hub:
         space.put_folder(folder, f"hub/{key}")
     built = subprocess.run([BUILD], stdout=subprocess.PIPE, text=True, check=True)
     space.put_folder(Path(built.stdout.strip()), "versitygw")
-    space.apply(restricted_pod("hub", space.worker_image, [_hub_container(), _s3_container()]))
-    space.kubectl("wait", "pod/hub", "--for=condition=Ready", "--timeout=120s")
-    hub = Hub(space, space.get("pod", "hub")["status"]["podIP"])
+    space.create("pods", restricted_pod("hub", space.worker_image, [_hub_container(), _s3_container()]))
+    pod = space.wait_until_ready("hub", POD_STARTS_WITHIN_SECONDS)
+    hub = Hub(space, pod["status"]["podIP"])
     keys = {
         "AWS_ACCESS_KEY_ID": ACCESS_KEY,
         "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
@@ -98,7 +99,7 @@ def _hub_container() -> dict[str, Any]:
         "name": "hub",
         "command": ["python", "-m", "tests.support.hub_server", *words, "--user=me"],
         "workingDir": f"{MOUNT}/program",
-        "readinessProbe": {"httpGet": {"path": "/__health", "port": PORT}, "periodSeconds": 1},
+        "readinessProbe": readiness_probe("/__health", PORT),
     }
 
 
@@ -111,7 +112,7 @@ def _s3_container() -> dict[str, Any]:
             {"name": "ROOT_ACCESS_KEY", "value": ACCESS_KEY},
             {"name": "ROOT_SECRET_KEY", "value": SECRET_KEY},
         ],
-        "readinessProbe": {"httpGet": {"path": "/health", "port": S3_PORT}, "periodSeconds": 1},
+        "readinessProbe": readiness_probe("/health", S3_PORT),
     }
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from tests.cluster.client import Client
+from tests.cluster.client import ConnectedClient
 from tests.cluster.images import Images
 from tests.support.helm import CHART, helm_program
+from tests.support.kube_api import PODS
 
 RELEASE, NAMESPACE = "annotationrun", "annotation-system"
 SMALL: Final = {"requests": {"cpu": "50m", "memory": "128Mi"}}
@@ -28,7 +29,7 @@ def image_values(image: str) -> dict[str, Any]:
 class Installation:
     """A release of the chart."""
 
-    client: Client
+    client: ConnectedClient
     images: Images
 
     def install(self, **values: Any) -> None:
@@ -42,13 +43,13 @@ class Installation:
             **values,
         }
         self._helm(
-            "upgrade", "--install", RELEASE, CHART, "--create-namespace", "--wait", "--timeout=180s",
+            "upgrade", "--install", RELEASE, CHART, "--create-namespace", "--wait", "--timeout=400s",
             "--values=-", stdin=yaml.safe_dump(given),
         )  # fmt: skip
 
     def uninstall(self) -> None:
         """Remove the release."""
-        self._helm("uninstall", RELEASE, "--wait", "--timeout=120s")
+        self._helm("uninstall", RELEASE, "--wait", "--timeout=300s")
 
     def operator_log(self) -> str:
         """The whole log of the operator's pod."""
@@ -61,16 +62,16 @@ class Installation:
 
     def pods(self) -> list[dict[str, Any]]:
         """The operator's pods."""
-        items: list[dict[str, Any]] = json.loads(self.kubectl("get", "pods", "--output=json"))["items"]
-        return items
+        return self.client.api.items(PODS.format(NAMESPACE))
 
     def delete_operator_pod(self) -> None:
         """Delete the operator's pod; the Deployment makes another."""
-        self.kubectl("delete", "pods", "--all", "--wait=true", "--timeout=60s")
+        self.kubectl("delete", "pods", "--all", "--wait=true", "--timeout=300s")
 
     def operator_restarts(self) -> int:
-        """How often the operator's containers were started again."""
-        statuses = [status for pod in self.pods() for status in pod["status"].get("containerStatuses", [])]
+        """How often the operator's containers were started again; a pod that is being deleted is no more."""
+        pods = [pod for pod in self.pods() if "deletionTimestamp" not in pod["metadata"]]
+        statuses = [status for pod in pods for status in pod["status"].get("containerStatuses", [])]
         return sum(int(status["restartCount"]) for status in statuses)
 
     def patch_operator(self, command: Sequence[str]) -> None:
@@ -78,7 +79,7 @@ class Installation:
         containers = [{"name": "operator", "command": list(command)}]
         change = {"spec": {"template": {"spec": {"containers": containers}}}}
         self.kubectl("patch", "deployment", self.deployment, f"--patch={json.dumps(change)}")
-        self.kubectl("rollout", "status", f"deployment/{self.deployment}", "--timeout=120s")
+        self.kubectl("rollout", "status", f"deployment/{self.deployment}", "--timeout=300s")
 
     def kubectl(self, *arguments: str | Path) -> str:
         """kubectl in the namespace of the release."""
@@ -88,7 +89,7 @@ class Installation:
         command = [
             helm_program(), f"--kubeconfig={self.client.kubeconfig}", f"--namespace={NAMESPACE}", *arguments
         ]  # fmt: skip
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=300)
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=500)
         if done.returncode:
             pods = self.kubectl("get", "pods", "--output=wide")
             raise AssertionError(f"helm {arguments[0]} failed: {done.stderr}\n{pods}{self._said()}")

@@ -3,10 +3,14 @@
 import copy
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from tests.cluster import held_server
 from tests.cluster.images import Images
-from tests.cluster.workspace import MOUNT, USER, Workspace, restricted_pod, wait_until
+from tests.cluster.node_files import USER
+from tests.cluster.waiting import POD_STARTS_WITHIN_SECONDS
+from tests.cluster.workspace import MOUNT, Workspace, readiness_probe, restricted_pod
 
 SPEC = {
     "source": {"path": "in", "volume": {"claimName": "data"}},
@@ -59,23 +63,34 @@ def run_in_a_pod(space: Workspace, images: Images, manifest: Mapping[str, Any], 
         f" --volume data={MOUNT} --staging /tmp/staging"
     )
     worker = {"name": "worker", "command": ["sh", "-c", script], "env": [{"name": "MANIFEST", "value": text}]}
-    space.apply(restricted_pod("by-hand", images.worker, [worker], claim, initContainers=[server]))
-    wait_until(
-        lambda: space.get("pod", "by-hand")["status"]["phase"] in ("Succeeded", "Failed"),
-        300,
-        lambda: space.kubectl("logs", "by-hand", "--all-containers"),
-    )
-    assert space.get("pod", "by-hand")["status"]["phase"] == "Succeeded", space.kubectl("logs", "by-hand")
+    pod = restricted_pod("by-hand", images.worker, [worker], claim, initContainers=[server])
+    space.create("pods", pod)
+    space.wait_for_end("by-hand")
 
 
 def start_server(space: Workspace, images: Images, latency_seconds: float = 0.0) -> str:
     """Start the demo's server apart from the runs' pods: its log tells all that was asked; its base URL."""
     args = ["demo-vlm", "--host=0.0.0.0", "--port=8000", f"--demo-latency-seconds={latency_seconds}"]
-    return serve(space, images.demo_vlm, args)
+    program = Path(held_server.__file__).read_text(encoding="utf-8")
+    return serve(space, images.demo_vlm, args, command=["python", "-c", program, "serve"])
+
+
+def hold_answers(space: Workspace) -> None:
+    """Have the server of `start_server` give no more than `held_server.ANSWERS`, until `release_answers`."""
+    space.kubectl("exec", "vlm", "--", "touch", str(held_server.HOLD))
+
+
+def release_answers(space: Workspace) -> None:
+    """Have it answer all that is asked."""
+    space.kubectl("exec", "vlm", "--", "rm", str(held_server.HOLD))
 
 
 def serve(
-    space: Workspace, image: str, args: Sequence[str], within_seconds: int = 120, **container: Any
+    space: Workspace,
+    image: str,
+    args: Sequence[str],
+    within_seconds: float = POD_STARTS_WITHIN_SECONDS,
+    **container: Any,
 ) -> str:
     """Start the pod `vlm` with a model server; its base URL once it is ready."""
     security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
@@ -96,6 +111,7 @@ def serve(
                     "image": image,
                     "args": args,
                     "securityContext": security,
+                    "readinessProbe": readiness_probe("/health", 8000),
                     "volumeMounts": [{"name": "shared-memory", "mountPath": "/dev/shm"}],
                     **container,
                 }
@@ -103,9 +119,8 @@ def serve(
             "volumes": [{"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}}],
         },
     }
-    space.apply(pod)
-    space.kubectl("wait", "pod/vlm", "--for=condition=Ready", f"--timeout={within_seconds}s")
-    return f"http://{space.get('pod', 'vlm')['status']['podIP']}:8000/v1"
+    space.create("pods", pod)
+    return f"http://{space.wait_until_ready('vlm', within_seconds)['status']['podIP']}:8000/v1"
 
 
 def asked(space: Workspace) -> list[dict[str, Any]]:

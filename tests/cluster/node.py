@@ -213,4 +213,4 @@ def remove_cgroups() -> None:
 def start_containerd(processes: Processes, folders: NodeFolders, inside: tuple[str, ...]) -> None:
     """Start containerd, and wait until it answers."""
     processes.start("containerd", [*inside, "containerd", "--config", folders.cluster / "containerd.toml"])
-    processes.wait_until("containerd", lambda: containerd_answers(folders), within_seconds=120)
+    processes.wait_until("containerd", lambda: containerd_answers(folders), within_seconds=300)

@@ -1,13 +1,13 @@
 """The run `pick` of the cluster's tests: what is done to it, and what it comes to undisturbed."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from tests.cluster.images import Images
 from tests.cluster.manifests import SPEC, asked, external, start_server
-from tests.cluster.workspace import Workspace, wait_until
+from tests.cluster.waiting import wait_until
+from tests.cluster.workspace import RUN_SECONDS, Workspace
 from tests.support.annotation import REFERENCE
 
 RUN_PODS: Final = "annotationrun.dev/run-name=pick"
@@ -44,15 +44,25 @@ def run_undisturbed(space: Workspace, images: Images) -> Undisturbed:
     return found
 
 
-def wait_until_annotating(space: Workspace, answers: int = 20) -> None:
+def wait_until_annotating(space: Workspace, answers: int = 20, within_seconds: float = RUN_SECONDS) -> None:
     """Wait until the run is in the middle of its annotate step."""
-    found = "find staging/answers -name '*.json' 2>/dev/null | wc -l"
-    wait_until(lambda: int(space.shell(found)) >= answers, 240, lambda: space.describe("pick"))
+    wait_until(lambda: staged_answers(space) >= answers, within_seconds, lambda: space.describe("pick"))
+
+
+def staged_answers(space: Workspace) -> int:
+    """How many answers are kept."""
+    return int(space.shell("find staging/answers -name '*.json' 2>/dev/null | wc -l"))
+
+
+def wait_until_at_work(space: Workspace, selector: str) -> list[dict[str, Any]]:
+    """Wait until the run has pods of a step, ended or not; the pods."""
+    wait_until(lambda: bool(space.list("pods", selector)), RUN_SECONDS, lambda: space.describe("pick"))
+    return space.list("pods", selector)
 
 
 def patch(space: Workspace, spec: Mapping[str, Any]) -> None:
     """Edit fields of its spec."""
-    space.kubectl("patch", "annotationrun", "pick", "--type=merge", f"--patch={json.dumps({'spec': spec})}")
+    space.patch("annotationruns", "pick", {"spec": spec})
 
 
 def live_pods(space: Workspace, selector: str = RUN_PODS) -> list[dict[str, Any]]:

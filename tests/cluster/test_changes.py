@@ -1,21 +1,33 @@
 """Runs that are suspended, edited, deleted or tried again: nothing is lost, nothing is asked twice."""
 
 import pytest
-from tests.cluster.manifests import asked
-from tests.cluster.pick import FEWER_QUESTIONS, IN_FLIGHT, RUN_PODS, live_pods, patch, wait_until_annotating
-from tests.cluster.workspace import condition_holds, wait_until
+from tests.cluster.manifests import asked, hold_answers, release_answers
+from tests.cluster.pick import (
+    FEWER_QUESTIONS,
+    IN_FLIGHT,
+    RUN_PODS,
+    live_pods,
+    patch,
+    staged_answers,
+    wait_until_annotating,
+    wait_until_at_work,
+)
+from tests.cluster.waiting import wait_until
+from tests.cluster.workspace import RUN_SECONDS, condition_holds
 
 
 def test_suspended_in_the_middle_it_holds_no_pod_and_goes_on_where_it_was(slow, undisturbed):
     space, manifest = slow
+    hold_answers(space)
     space.apply(manifest)
     wait_until_annotating(space)
     assert live_pods(space)
     patch(space, {"suspend": True})
     wait_until(lambda: not live_pods(space), 45, lambda: space.describe("pick"))
-    assert condition_holds(space.get("annotationrun", "pick"), "Suspended")
+    space.wait_for("pick", lambda run: condition_holds(run, "Suspended"), RUN_SECONDS)
     before = len(asked(space))
-    assert int(space.shell("find staging/answers -name '*.json' | wc -l")) > 0
+    assert staged_answers(space) > 0
+    release_answers(space)
     patch(space, {"suspend": False})
     space.wait_complete("pick")
     assert space.hashes("out") == undisturbed.hashes
@@ -26,13 +38,12 @@ def test_suspended_in_the_middle_it_holds_no_pod_and_goes_on_where_it_was(slow, 
 def test_a_run_that_is_deleted_leaves_no_child(slow, step):
     space, manifest = slow
     space.apply(manifest)
-    selector = f"{RUN_PODS},annotationrun.dev/step={step}"
-    wait_until(lambda: bool(space.list("pods", selector)), 240, lambda: space.describe("pick"))
+    wait_until_at_work(space, f"{RUN_PODS},annotationrun.dev/step={step}")
     assert space.list("jobs", RUN_PODS)
     space.kubectl("delete", "annotationrun", "pick", "--wait=true", "--timeout=30s")
     wait_until(
         lambda: not space.list("jobs", RUN_PODS) and not space.list("pods", RUN_PODS),
-        60,
+        180,
         lambda: space.kubectl("get", "jobs,pods", "--output=wide"),
     )
 
@@ -40,12 +51,15 @@ def test_a_run_that_is_deleted_leaves_no_child(slow, step):
 @pytest.mark.parametrize("step", ["plan", "annotate", "merge"])
 def test_an_edit_in_a_step_gives_the_dataset_that_the_edited_manifest_gives(slow, undisturbed, step):
     space, manifest = slow
+    if step == "annotate":
+        hold_answers(space)
     space.apply(manifest)
-    selector = f"{RUN_PODS},annotationrun.dev/step={step}"
-    wait_until(lambda: bool(space.list("pods", selector)), 240, lambda: space.describe("pick"))
+    wait_until_at_work(space, f"{RUN_PODS},annotationrun.dev/step={step}")
     if step == "annotate":
         wait_until_annotating(space)
     patch(space, FEWER_QUESTIONS)
+    if step == "annotate":
+        release_answers(space)
     space.wait_complete("pick")
     assert space.hashes("out") == undisturbed.edited_hashes
     needed, of_both = undisturbed.edited_requests, undisturbed.requests + undisturbed.edited_requests
@@ -88,7 +102,7 @@ def test_after_a_failure_a_retry_token_asks_for_the_failed_episodes_alone(slow, 
     space.apply(manifest)
     space.wait_complete("pick")
     patch(space, {"source": {"episodes": None}, "output": output})
-    run = space.wait_for("pick", lambda run: condition_holds(run, "Failed"), 300)
+    run = space.wait_for("pick", lambda run: condition_holds(run, "Failed"), RUN_SECONDS)
     failed = next(found for found in run["status"]["conditions"] if found["type"] == "Failed")
     assert failed["reason"] == "TooManyFailedEpisodes"
     assert {failure["episodeIndex"] for failure in run["status"]["failures"]} == {4, 5}

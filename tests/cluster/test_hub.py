@@ -8,7 +8,8 @@ from tests.cluster.hub import LOCATION, S3_SECRET, TOKEN_SECRET, start_hub
 from tests.cluster.installation import JOBS
 from tests.cluster.manifests import SPEC, manifest_of
 from tests.cluster.pick import WORKERS
-from tests.cluster.workspace import Workspace, wait_until
+from tests.cluster.waiting import wait_until
+from tests.cluster.workspace import Workspace
 from tests.support.annotation import REFERENCE
 
 SOURCE, OUTPUT, MODEL = "me/source", "me/annotated", "me/tiny-vl"
@@ -31,12 +32,13 @@ pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.fixture(scope="module")
-def hub(installation, tmp_path_factory):
+def hub(installation, node_files, tmp_path_factory):
     """A Hub with the reference dataset and a model; the runs of all namespaces use it."""
     model = tmp_path_factory.mktemp("model")
     for name, content in MODEL_FILES.items():
         (model / name).write_bytes(content)
-    space = Workspace(installation.client, "hub", installation.images.worker)
+    name, image = f"hub-{node_files.session}", installation.images.worker
+    space = Workspace(installation.client, name, node_files, image)
     space.make()
     try:
         found = start_hub(space, {f"datasets/{SOURCE}": REFERENCE, f"models/{MODEL}": model})
@@ -152,7 +154,7 @@ def test_faults_of_a_publish_leave_the_same_repository_and_one_commit(hub, publi
         hub.space.apply(to_hub(manifest_of(name, images), f"me/{name}"))
     wait_until(
         lambda: f"me/{HANGS}" in " ".join(one["path"] for one in hub.ask("GET", "/__faults")),
-        300,
+        600,
         lambda: hub.space.describe(HANGS),
     )
     merge = f"annotationrun.dev/run-name={HANGS},annotationrun.dev/step=merge"

@@ -36,7 +36,7 @@ def test_the_operator_may_do_what_the_file_says(installation):
 
 
 def test_the_account_of_the_runs_pods_may_do_nothing(installation, workspace):
-    space = workspace("rights")
+    space = workspace("rights", claims=())
     assert rights_of(installation, f"{space.namespace}:default") == {}
 
 

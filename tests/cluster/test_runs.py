@@ -18,7 +18,7 @@ def test_progress_rises_and_is_seen_while_it_runs(workspace, images):
         seen.append((progress.get("percent", 0), progress.get("eta", "")))
         return condition_holds(run, "Complete")
 
-    space.wait_for("pick", is_complete, 400)
+    space.wait_for("pick", is_complete, 600)
     percents = [percent for percent, _ in seen]
     assert len(seen) >= 5
     assert len(set(percents)) >= 3, seen
@@ -35,8 +35,8 @@ def test_a_manifest_that_is_applied_gives_the_dataset_that_run_gives(workspace, 
     for claim in ("data", "other"):
         space.put_folder(REFERENCE, "in", claim)
     space.apply(manifest)
-    run = space.wait_complete("pick", 240)
-    space.kubectl("wait", "annotationrun/pick", "--for=condition=Complete", "--timeout=10s")
+    run = space.wait_complete("pick")
+    space.kubectl("wait", "annotationrun/pick", "--for=condition=Complete", "--timeout=60s")
     assert condition_holds(run, "Ready")
     assert run["status"]["progress"]["text"].startswith("100% ")
     run_in_a_pod(space, images, manifest, "other")

@@ -1,27 +1,38 @@
-"""A namespace of a cluster with a volume and a dataset on it, and the runs that are applied there.
-
-It works on any cluster: files go in and out through a pod, not through this machine's file system.
-"""
+"""A namespace of a cluster with a volume and a dataset on it, and the runs that are applied there."""
 
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+from urllib.parse import quote
 
-from tests.cluster.client import Client, CommandError
+from tests.cluster.client import CommandError, ConnectedClient
+from tests.cluster.node_files import USER, NodeFiles
+from tests.cluster.waiting import wait_until, wait_until_ready
+from tests.support.kube_api import JOBS, PODS, RUNS
 
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
-NODE_FOLDER = "/var/lib/annotationrun-tests"
+SESSION_LABEL: Final = "annotationrun-tests-session"
 MOUNT = "/volumes/data"
-FILES_POD = "files"
-USER = 65532
-POLL_SECONDS = 1.0
+BOUND_WITHIN_SECONDS: Final = 120.0
+RUN_SECONDS: Final = 600.0
+_CORE = "/api/v1/namespaces/{}/"
+_PATHS: Final[Mapping[str, str]] = {
+    "annotationruns": RUNS,
+    "events": f"{_CORE}events",
+    "jobs": JOBS,
+    "persistentvolumeclaims": f"{_CORE}persistentvolumeclaims",
+    "pods": PODS,
+    "resourcequotas": f"{_CORE}resourcequotas",
+    "serviceaccounts": f"{_CORE}serviceaccounts",
+}
+_VOLUMES = "/api/v1/persistentvolumes"
 
 
-class TimeoutExceededError(AssertionError):
-    """What was waited for did not come; the text tells how the run and its children stand."""
+def readiness_probe(path: str, port: int) -> dict[str, Any]:
+    """Of a container that serves HTTP; a busy machine's answer may take its time."""
+    return {"httpGet": {"path": path, "port": port}, "periodSeconds": 1, "timeoutSeconds": 10}
 
 
 def restricted_pod(
@@ -66,122 +77,108 @@ def restricted_pod(
 class Workspace:
     """A namespace, made for one test."""
 
-    client: Client
+    client: ConnectedClient
     namespace: str
+    files: NodeFiles
     worker_image: str
+    volumes: list[str] = field(default_factory=list)
+    """Names of its PersistentVolumes, which are of no namespace."""
 
     def kubectl(self, *arguments: str | Path, stdin: str | None = None) -> str:
         """kubectl in this namespace."""
         return self.client.kubectl(f"--namespace={self.namespace}", *arguments, stdin=stdin)
 
     def apply(self, *objects: Mapping[str, Any]) -> None:
-        """Apply objects, as JSON."""
+        """Apply objects with kubectl, as users do."""
         items = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
         self.kubectl("apply", "-f", "-", stdin=json.dumps(items))
 
-    def get(self, kind: str, name: str) -> dict[str, Any]:
-        """An object."""
-        found: dict[str, Any] = json.loads(self.kubectl("get", kind, name, "--output=json"))
+    def create(self, resource: str, manifest: Mapping[str, Any]) -> None:
+        """Create an object of a resource, as in ``pods``."""
+        self.client.api.create(self._path(resource), manifest)
+
+    def get(self, resource: str, name: str) -> dict[str, Any]:
+        """An object of a resource, as in ``pods``."""
+        found: dict[str, Any] = self.client.api.get(f"{self._path(resource)}/{name}")
         return found
 
-    def list(self, kind: str, selector: str = "") -> list[dict[str, Any]]:
-        """Objects of a kind."""
-        words = [f"--selector={selector}"] if selector else []
-        items: list[dict[str, Any]] = json.loads(self.kubectl("get", kind, "--output=json", *words))["items"]
-        return items
+    def patch(self, resource: str, name: str, change: Mapping[str, Any]) -> None:
+        """Merge a change into an object."""
+        self.client.api.patch(f"{self._path(resource)}/{name}", change)
+
+    def list(self, resource: str, selector: str = "") -> list[dict[str, Any]]:
+        """Objects of a resource, as in ``pods``."""
+        return self.client.api.items(f"{self._path(resource)}?labelSelector={quote(selector)}")
+
+    def _path(self, resource: str) -> str:
+        return _PATHS[resource].format(self.namespace)
 
     def make(self, claims: Sequence[str] = ("data",)) -> None:
-        """Make the namespace, which enforces the restricted standard, and volumes that its pods can write."""
+        """Make the namespace, which enforces the restricted standard, and volumes that its pods can write.
+
+        Pods can be made in it at once: what they refer to is there, and bound.
+        """
+        labels = {**RESTRICTED, SESSION_LABEL: self.files.session}
         namespace = {
             "apiVersion": "v1",
             "kind": "Namespace",
-            "metadata": {"name": self.namespace, "labels": RESTRICTED},
+            "metadata": {"name": self.namespace, "labels": labels},
         }
-        self.client.kubectl("apply", "-f", "-", stdin=json.dumps(namespace))
+        self.client.api.create("/api/v1/namespaces", namespace)
         for claim in claims:
             self.make_volume(claim)
+        wait_until(self._has_account, BOUND_WITHIN_SECONDS, lambda: "there is no service account `default`")
+
+    def _has_account(self) -> bool:
+        return any(found["metadata"]["name"] == "default" for found in self.list("serviceaccounts"))
 
     def make_volume(self, claim: str, mode: str = "ReadWriteMany") -> None:
-        """A folder of the node as a volume, and a claim that is bound to it."""
-        folder, name = f"{NODE_FOLDER}/{self.namespace}/{claim}", f"{self.namespace}-{claim}"
-        self._as_root(
-            f"make-{claim}",
-            f"mkdir -p /node/{self.namespace}/{claim} && chmod 0777 /node/{self.namespace}/{claim}",
-        )
+        """A folder of the node as a volume, and a claim that is bound to it.
+
+        A scheduler that meets a pod before its claim is bound may leave it aside for minutes.
+        """
+        name = f"{self.namespace}-{claim}"
+        self.files.make_volume(name)
         common = {"accessModes": [mode], "storageClassName": ""}
-        self.apply(
-            {
-                "apiVersion": "v1",
-                "kind": "PersistentVolume",
-                "metadata": {"name": name},
-                "spec": {
-                    **common,
-                    "capacity": {"storage": "1Gi"},
-                    "persistentVolumeReclaimPolicy": "Retain",
-                    "claimRef": {"namespace": self.namespace, "name": claim},
-                    "hostPath": {"path": folder},
-                },
+        volume = {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": name},
+            "spec": {
+                **common,
+                "capacity": {"storage": "1Gi"},
+                "persistentVolumeReclaimPolicy": "Retain",
+                "claimRef": {"namespace": self.namespace, "name": claim},
+                "hostPath": {"path": self.files.folder_of(name)},
             },
-            {
-                "apiVersion": "v1",
-                "kind": "PersistentVolumeClaim",
-                "metadata": {"name": claim},
-                "spec": {**common, "volumeName": name, "resources": {"requests": {"storage": "1Gi"}}},
-            },
+        }
+        wanted = {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": claim},
+            "spec": {**common, "volumeName": name, "resources": {"requests": {"storage": "1Gi"}}},
+        }
+        self.client.api.create(_VOLUMES, volume)
+        self.volumes.append(name)
+        self.create("persistentvolumeclaims", wanted)
+        wait_until(
+            lambda: self._phase("persistentvolumeclaims", claim) == "Bound",
+            BOUND_WITHIN_SECONDS,
+            lambda: self.kubectl("describe", "pvc", claim),
         )
+
+    def _phase(self, resource: str, name: str) -> str:
+        return str(self.get(resource, name)["status"].get("phase"))
 
     def remove(self) -> None:
         """Have the namespace and its volumes removed, without waiting for it."""
-        volumes = [
-            found["metadata"]["name"]
-            for found in json.loads(self.client.kubectl("get", "pv", "--output=json"))["items"]
-            if found["metadata"]["name"].startswith(f"{self.namespace}-")
-        ]
-        self.client.kubectl("delete", "namespace", self.namespace, "--wait=false")
-        if volumes:
-            self.client.kubectl("delete", "pv", *volumes, "--wait=false")
-
-    def remove_files(self) -> None:
-        """Remove the files of all namespaces from the node, when their pods are gone."""
-        self._as_root("remove", "rm -rf /node/*")
-
-    def _as_root(self, name: str, script: str) -> None:
-        """Run a script as root on the node's folder; pods of the namespace itself may not."""
-        pod = {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": f"{self.namespace}-{name}"},
-            "spec": {
-                "restartPolicy": "Never",
-                "volumes": [{"name": "node", "hostPath": {"path": NODE_FOLDER, "type": "DirectoryOrCreate"}}],
-                "containers": [
-                    {
-                        "name": "root",
-                        "image": self.worker_image,
-                        "command": ["sh", "-c", script],
-                        "securityContext": {"runAsUser": 0},
-                        "volumeMounts": [{"name": "node", "mountPath": "/node"}],
-                    }
-                ],
-            },
-        }
-        path = pod["metadata"]["name"]
-        self.client.kubectl("--namespace=default", "apply", "-f", "-", stdin=json.dumps(pod))
-        phase = "jsonpath={.status.phase}"
-        wait_until(
-            lambda: (
-                self.client.kubectl("--namespace=default", "get", "pod", path, "--output", phase)
-                == "Succeeded"
-            ),
-            120,
-            lambda: f"pod {path} does not end well",
-        )
-        self.client.kubectl("--namespace=default", "delete", "pod", path, "--wait=true")
+        self.client.api.delete(f"/api/v1/namespaces/{self.namespace}")
+        for volume in self.volumes:
+            self.client.api.delete(f"{_VOLUMES}/{volume}")
 
     def put_folder(self, folder: Path, place: str, claim: str = "data") -> None:
         """Copy a folder onto a volume."""
-        pod = self._files_pod(claim)
-        self.kubectl("cp", folder, f"{pod}:{MOUNT}/{place}")
+        self.files.put_folder(folder, f"{self.namespace}-{claim}", place)
 
     def hashes(self, place: str, claim: str = "data") -> str:
         """SHA-256 of every file of a folder on a volume, by path, as lines."""
@@ -189,17 +186,22 @@ class Workspace:
 
     def shell(self, script: str, claim: str = "data") -> str:
         """What a script prints that runs in the volume's root."""
-        return self.kubectl("exec", self._files_pod(claim), "--", "sh", "-c", f"cd {MOUNT} && {script}")
+        return self.files.shell(f"{self.namespace}-{claim}", script)
 
-    def _files_pod(self, claim: str) -> str:
-        name = f"{FILES_POD}-{claim}"
-        try:
-            self.get("pod", name)
-        except CommandError:
-            container = {"name": "files", "command": ["sleep", "infinity"]}
-            self.apply(restricted_pod(name, self.worker_image, [container], claim))
-            self.kubectl("wait", f"pod/{name}", "--for=condition=Ready", "--timeout=280s")
-        return name
+    def wait_until_ready(self, pod: str, within_seconds: float) -> dict[str, Any]:
+        """Wait until a pod is ready; the pod."""
+        return wait_until_ready(self.client, self.namespace, pod, within_seconds)
+
+    def wait_for_end(self, pod: str, within_seconds: float = RUN_SECONDS) -> str:
+        """Wait until a pod has ended well; its log."""
+        wait_until(
+            lambda: self._phase("pods", pod) in {"Succeeded", "Failed"},
+            within_seconds,
+            lambda: self.kubectl("describe", "pod", pod),
+        )
+        log = self.kubectl("logs", pod, "--all-containers")
+        assert self._phase("pods", pod) == "Succeeded", log
+        return log
 
     def wait_for(
         self, run: str, holds: Callable[[Mapping[str, Any]], bool], within_seconds: float
@@ -208,13 +210,13 @@ class Workspace:
         last: dict[str, Any] = {}
 
         def look() -> bool:
-            last.update(self.get("annotationrun", run))
+            last.update(self.get("annotationruns", run))
             return holds(last)
 
         wait_until(look, within_seconds, lambda: self.describe(run))
         return last
 
-    def wait_complete(self, run: str, within_seconds: float = 300) -> dict[str, Any]:
+    def wait_complete(self, run: str, within_seconds: float = RUN_SECONDS) -> dict[str, Any]:
         """Wait until a run is complete; fails at once if it fails."""
 
         def is_over(found: Mapping[str, Any]) -> bool:
@@ -249,16 +251,3 @@ def condition_holds(run: Mapping[str, Any], kind: str) -> bool:
         and found["observedGeneration"] == run["metadata"]["generation"]
         for found in run.get("status", {}).get("conditions", [])
     )
-
-
-def wait_until(holds: Callable[[], bool], within_seconds: float, tell: Callable[[], str]) -> None:
-    """Wait until something holds.
-
-    Raises:
-        TimeoutExceededError: it did not; with what ``tell`` says.
-    """
-    deadline = time.monotonic() + within_seconds
-    while not holds():
-        if time.monotonic() > deadline:
-            raise TimeoutExceededError(f"not within {within_seconds:.0f} s\n{tell()}")
-        time.sleep(POLL_SECONDS)

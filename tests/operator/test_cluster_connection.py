@@ -35,7 +35,7 @@ async def version(context, url):
 
 
 def test_the_authority_is_one_that_strict_checks_refuse(server, kubeconfig):
-    context = ssl.create_default_context(cafile=str(server.api.authority))
+    context = ssl.create_default_context(cafile=str(server.certificates.authority))
     with pytest.raises(aiohttp.ClientConnectorCertificateError):
         asyncio.run(version(context, f"{server.api.server}/version"))
 

@@ -1,14 +1,16 @@
 """An operator that is killed before or after any write to the API server: the next one makes no Job twice."""
 
 import signal
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.api_server import ApiServer
-from tests.support.kube_api import wait_for
+from tests.support.kube_api import ALL_JOBS, wait_for
 from tests.support.operator_killed_at import Place, forked_operator
 from tests.support.played_run import PlayedRun
 
@@ -16,8 +18,11 @@ from annotationrun_api.labels import Step
 from annotationrun_operator.fault_points import FaultPoint
 
 JOBS = ["plan 1", "annotate 1", "annotate 2", "merge 1"]
+STORIES_END_WITHIN_SECONDS = 300
 AT_ONCE = 4
 """Stories played side by side, each in a namespace of its own with its own operator."""
+
+pytestmark = pytest.mark.timeout(4 * STORIES_END_WITHIN_SECONDS)
 
 
 class Story:
@@ -38,14 +43,17 @@ class Story:
             run.edit(suspend=False)
         return state == "Complete"
 
-    @property
-    def outcome(self) -> object:
-        """What two runs of the story have in common: all but names, times and UIDs."""
+    def outcome(self, events: Sequence[Mapping[str, Any]]) -> object:
+        """What two runs of the story have in common: all but names, times and UIDs.
+
+        Args:
+            events: all about Jobs since the story began.
+        """
         status = self.run.get()["status"]
         conditions = [(one["type"], one["status"], one["reason"]) for one in status["conditions"]]
         attempts = {step: status[step]["attempt"] for step in ("plan", "annotate", "merge")}
         told = (status["episodes"], status["progress"]["text"], status["published"]["place"])
-        return self.run.created_jobs(), conditions, attempts, told
+        return self.run.created_jobs(events), conditions, attempts, told
 
 
 class KilledStory(Story):
@@ -75,8 +83,9 @@ def undisturbed(server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> 
     log = tmp_path_factory.mktemp("undisturbed") / "operator.log"
     with forked_operator(log, server.kubeconfig, story.run.namespace, None):
         wait_for("the run's end", story.turn)
-    assert story.run.created_jobs() == JOBS
-    return story.outcome
+    events = server.api.events_since(ALL_JOBS, story.run.began)
+    assert story.run.created_jobs(events) == JOBS
+    return story.outcome(events)
 
 
 @pytest.mark.parametrize("point", list(FaultPoint), ids=lambda point: point.value)
@@ -87,9 +96,14 @@ def test_no_job_is_made_twice_and_the_run_ends_alike(server, tmp_path, undisturb
         with ExitStack() as stack:
             stories = [KilledStory(server, tmp_path, stack, (point, hit)) for hit in hits]
             # Each has its turn, whatever the others say.
-            wait_for("the runs' ends", lambda told=stories: sum(one.turn() for one in told) == AT_ONCE)
+            wait_for(
+                "the runs' ends",
+                lambda told=stories: sum(one.turn() for one in told) == AT_ONCE,
+                STORIES_END_WITHIN_SECONDS,
+            )
+            events = server.api.events_since(ALL_JOBS, stories[0].run.began)
             for hit, story in zip(hits, stories, strict=True):
-                assert story.outcome == undisturbed, f"{point}, hit {hit}"
+                assert story.outcome(events) == undisturbed, f"{point}, hit {hit}"
         kills += sum(story.was_killed for story in stories)
         if not all(story.was_killed for story in stories):
             break

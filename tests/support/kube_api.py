@@ -1,4 +1,4 @@
-"""Calls to a real API server, for tests: one connection, JSON in and out."""
+"""Calls to a real API server, for tests: one connection at a time, JSON in and out."""
 
 import http.client
 import json
@@ -12,9 +12,13 @@ from urllib.parse import urlsplit
 
 PATIENCE_SECONDS = 120.0
 POLL_SECONDS = 0.05
+CALL_SECONDS = 120.0
+IDLE_SECONDS = 30.0
+"""After so long without a call the next one gets a connection of its own: API servers close idle ones."""
 
 RUNS = "/apis/annotationrun.dev/v1alpha1/namespaces/{}/annotationruns"
 JOBS = "/apis/batch/v1/namespaces/{}/jobs"
+ALL_JOBS = "/apis/batch/v1/jobs"
 PODS = "/api/v1/namespaces/{}/pods"
 
 _PATCH = "application/merge-patch+json"
@@ -29,15 +33,28 @@ class ApiError(RuntimeError):
         self.code = code
 
 
-@dataclass
-class KubeApi:
-    """An API server at a URL, called with a client's certificate."""
+@dataclass(frozen=True)
+class ClientCertificate:
+    """What a client of an API server shows, and the authority that it trusts."""
 
-    server: str
     authority: Path
     certificate: Path
     key: Path
-    _connection: http.client.HTTPSConnection | None = field(default=None, repr=False)
+
+    def ssl_context(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=str(self.authority))
+        context.load_cert_chain(self.certificate, self.key)
+        return context
+
+
+@dataclass
+class KubeApi:
+    """An API server at a URL, called with a client's certificate; without one a proxy's, by plain HTTP."""
+
+    server: str
+    client_certificate: ClientCertificate | None = None
+    _connection: http.client.HTTPConnection | None = field(default=None, repr=False)
+    _last_call: float = field(default=0.0, repr=False)
 
     def call(self, method: str, path: str, body: object = None) -> Any:
         """ApiError for an answer from 400 on."""
@@ -65,7 +82,9 @@ class KubeApi:
         """All that a watch tells that begins at a version, until now."""
         query = f"?watch=1&resourceVersion={version}&timeoutSeconds=1"
         _, content = self._exchange("GET", path + query, None)
-        return [json.loads(line) for line in content.splitlines()]
+        events = [json.loads(line) for line in content.splitlines()]
+        assert all(event["type"] != "ERROR" for event in events), events
+        return events
 
     def close(self) -> None:
         if self._connection is not None:
@@ -73,16 +92,27 @@ class KubeApi:
             self._connection = None
 
     def _exchange(self, method: str, path: str, body: str | None) -> tuple[int, str]:
+        if time.monotonic() - self._last_call > IDLE_SECONDS:
+            self.close()
         if self._connection is None:
-            context = ssl.create_default_context(cafile=str(self.authority))
-            context.load_cert_chain(self.certificate, self.key)
-            self._connection = http.client.HTTPSConnection(
-                urlsplit(self.server).netloc, context=context, timeout=60
-            )
+            self._connection = self._connect()
         kind = _PATCH if method == "PATCH" else "application/json"
-        self._connection.request(method, path, body, {"Content-Type": kind, "Accept": "application/json"})
-        response = self._connection.getresponse()
-        return response.status, response.read().decode()
+        try:
+            self._connection.request(method, path, body, {"Content-Type": kind, "Accept": "application/json"})
+            response = self._connection.getresponse()
+            content = response.read().decode()
+        except BaseException:
+            self.close()  # what is left of the answer must not be taken for the next one's
+            raise
+        self._last_call = time.monotonic()
+        return response.status, content
+
+    def _connect(self) -> http.client.HTTPConnection:
+        address = urlsplit(self.server).netloc
+        if self.client_certificate is None:
+            return http.client.HTTPConnection(address, timeout=CALL_SECONDS)
+        context = self.client_certificate.ssl_context()
+        return http.client.HTTPSConnection(address, context=context, timeout=CALL_SECONDS)
 
 
 def wait_for(

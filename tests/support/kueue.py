@@ -4,7 +4,6 @@ The Job controller and the garbage collector, which Kueue builds upon, are real 
 """
 
 import json
-import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -20,6 +19,7 @@ from tests.cluster.boot import build_programs
 from tests.cluster.control_plane import controller_manager_command
 from tests.cluster.processes import Processes
 from tests.support.api_server import ApiServer, api_server
+from tests.support.held_ports import held_ports
 
 BUILD: Final = Path(__file__).with_name("kueue.sh")
 GROUP: Final = "/apis/kueue.x-k8s.io/v1beta2"
@@ -40,7 +40,7 @@ _INSTALLED = frozenset(
     }
 )
 """Of Kueue's manifests; the rest is about its Deployment, whose part is taken by a process."""
-_STARTS_WITHIN_SECONDS = 180.0
+_STARTS_WITHIN_SECONDS = 300.0
 
 Manifest = dict[str, Any]
 
@@ -101,10 +101,10 @@ def kueue_manager(folder: Path) -> Iterator[Kueue]:
     built = subprocess.run([BUILD], stdout=subprocess.PIPE, text=True, check=True)
     program, programs = Path(built.stdout.strip()), build_programs()
     (folder / "server").mkdir()
-    with api_server(folder / "server") as server:
+    with api_server(folder / "server") as server, held_ports(2) as ports:
         processes = Processes(folder)
         try:
-            _start_manager(processes, server, program, programs)
+            _start_manager(processes, server, program, programs, ports)
             manager = controller_manager_command(
                 programs / "kube-controller-manager", server.certificates, server.kubeconfig
             )
@@ -115,8 +115,10 @@ def kueue_manager(folder: Path) -> Iterator[Kueue]:
             processes.stop_all()
 
 
-def _start_manager(processes: Processes, server: ApiServer, program: Path, programs: Path) -> None:
-    folder, (health_port, webhook_port) = processes.folder, _two_free_ports()
+def _start_manager(
+    processes: Processes, server: ApiServer, program: Path, programs: Path, ports: tuple[int, ...]
+) -> None:
+    folder, (health_port, webhook_port) = processes.folder, ports
     kubectl = [programs / "kubectl", f"--kubeconfig={server.kubeconfig}"]
     installed = _manifests(program / "config", programs / "kubectl", webhook_port)
     subprocess.run(
@@ -190,14 +192,6 @@ def _mount_secret(secret: Manifest, folder: Path) -> bool:
     for name in sorted(data, key=lambda name: name == "tls.crt"):  # the manager waits for this one
         (folder / name).write_bytes(b64decode(data[name]))
     return True
-
-
-def _two_free_ports() -> tuple[int, int]:
-    with (
-        socket.create_server(("127.0.0.1", 0)) as first,
-        socket.create_server(("127.0.0.1", 0)) as second,
-    ):
-        return first.getsockname()[1], second.getsockname()[1]
 
 
 def _is_up(url: str) -> bool:

@@ -1,6 +1,7 @@
 """A run in a namespace of an API server, its claim, and what became of it."""
 
 import copy
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tests.support.job_player import JobPlayer
@@ -63,10 +64,16 @@ class PlayedRun:
             if error.code not in {404, 409}:
                 raise
 
-    def created_jobs(self) -> list[str]:
-        """Step and attempt of every Job that was ever created here, in order, the deleted ones too."""
-        events = self.api.events_since(JOBS.format(self.namespace), self.began)
-        labels = [event["object"]["metadata"]["labels"] for event in events if event["type"] == "ADDED"]
+    def created_jobs(self, events: Iterable[Mapping[str, Any]] | None = None) -> list[str]:
+        """Step and attempt of every Job that was ever created here, in order, the deleted ones too.
+
+        Args:
+            events: all about Jobs since the run was made, of other namespaces too; asked for if not given.
+        """
+        if events is None:
+            events = self.api.events_since(JOBS.format(self.namespace), self.began)
+        created = [event["object"]["metadata"] for event in events if event["type"] == "ADDED"]
+        labels = [one["labels"] for one in created if one["namespace"] == self.namespace]
         return [f"{one['annotationrun.dev/step']} {one['annotationrun.dev/attempt']}" for one in labels]
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -48,9 +47,8 @@ current-context: x
 async def watch_proxy(api: KubeApi) -> AsyncIterator[WatchProxy]:
     """Serve plain HTTP on the loopback interface; upstream with the rights of `api`."""
     proxy = WatchProxy()
-    context = ssl.create_default_context(cafile=str(api.authority))
-    context.load_cert_chain(api.certificate, api.key)
-    connector = aiohttp.TCPConnector(ssl=context, limit=0)
+    assert api.client_certificate is not None
+    connector = aiohttp.TCPConnector(ssl=api.client_certificate.ssl_context(), limit=0)
     async with aiohttp.ClientSession(api.server, connector=connector, auto_decompress=True) as session:
 
         async def forward(request: web.Request) -> web.StreamResponse:
