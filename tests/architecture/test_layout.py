@@ -39,6 +39,16 @@ def test_a_module_fits_on_few_screens(paths, most_lines):
     assert max(lines.values()) > 100, "they were read"
 
 
+@pytest.mark.parametrize("kind", ["unit", "component"])
+def test_tests_lie_in_folders_like_those_of_the_source(kind):
+    folders = {
+        path.name for path in (ROOT / "tests" / kind / "worker").iterdir() if list(path.glob("test_*.py"))
+    }
+    assert len(folders) >= 8
+    source = {path.name for path in (ROOT / "worker" / "annotationrun_worker").iterdir() if path.is_dir()}
+    assert folders <= source
+
+
 def test_no_module_is_a_drawer_for_everything():
     assert not {path.stem for path in [*MODULES, *TESTS]} & {"utils", "util", "helpers", "common", "misc"}
 

@@ -32,8 +32,10 @@ class Suite:
     name: str
     level: str
     """The make target that runs it beside others."""
+    go_programs: Sequence[str] = ()
+    """What the tests need that Go builds; for all suites at once, as they share modules and packages."""
     builds: Sequence[Sequence[str]] = ()
-    """What the tests need; they find it built the next time."""
+    """What else the tests need; they find it built the next time."""
     programs: Sequence[Sequence[str]] = ()
     """With their own output; one that ends well is one test passed."""
     pytest: Sequence[str] = ()
@@ -96,6 +98,8 @@ class Runner:
     """Whether there is but one suite: its output is printed as it comes, not in one piece at its end."""
     for_pytest: Sequence[str] = ()
     """Arguments of pytest beside the suite's own; with any, the tests run in one process."""
+    go_build: Sequence[str] = ()
+    """The command that builds what any of the suites needs of Go."""
     _builds: dict[tuple[str, ...], Future[bool]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -113,7 +117,7 @@ class Runner:
     def _run(self, suite: Suite, log: IO[str] | None) -> Outcome:
         outcome = Outcome()
         before, start = suite.built(), time.monotonic()
-        for command in suite.builds:
+        for command in [*([self.go_build] if suite.go_programs else []), *suite.builds]:
             outcome.counts.update({"passed" if self._is_built(tuple(command), log) else "failed": 1})
         outcome.build_seconds = time.monotonic() - start
         outcome.is_cold = bool(suite.built() - before)

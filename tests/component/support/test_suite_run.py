@@ -110,6 +110,17 @@ def test_what_two_suites_need_is_built_once(tmp_path):
     assert [outcome.counts for outcome in outcomes] == [{"passed": 1}] * 2
 
 
+def test_what_go_builds_is_built_once_for_all_suites_that_need_it(tmp_path):
+    built = tmp_path / "built"
+    build = (sys.executable, "-c", f"open({str(built)!r}, 'a').write('x')")
+    runner = Runner(is_alone=False, go_build=build)
+    assert runner.run(Suite("plain", "test", programs=(OK,))).counts == {"passed": 1}
+    assert not built.exists()
+    for name in "ab":
+        assert runner.run(Suite(name, "test", go_programs=("helm",))).counts == {"passed": 1}
+    assert built.read_text() == "x"
+
+
 def test_a_build_that_failed_fails_each_suite_that_needs_it():
     runner = Runner(is_alone=False)
     outcomes = [runner.run(Suite(name, "test", builds=(BROKEN,), programs=(OK,))) for name in "ab"]
