@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -23,7 +23,8 @@ Place = tuple[FaultPoint, int]
 COMMANDS = ("run", "plan", "annotate", "merge", "validate", "show", "drop", "gc")
 """None of them loads torch or the Hub's client."""
 LOADED = (
-    __name__,
+    "tests.support.forked_command",
+    "tests.support.killed_merge",
     "annotationrun_worker.vlm.client",
     *(f"annotationrun_worker.commands.{name}" for name in COMMANDS),
 )
@@ -37,16 +38,12 @@ class ForkedCommand:
         self, *arguments: object, place: Place | None = None, environment: Mapping[str, str] | None = None
     ) -> None:
         """Start it here, with `environment` beside this one's; at `place` it kills its process group."""
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(list(LOADED))
         self._arguments = list(map(str, arguments))
         self._folder = tempfile.TemporaryDirectory()
         self._printed = [Path(self._folder.name, name) for name in ("stdout", "stderr")]
-        self._process: ForkServerProcess = context.Process(
-            target=_run,
-            args=(Path.cwd(), {**os.environ, **(environment or {})}, self._arguments, self._printed, place),
+        self._process = start_forked(
+            _run, Path.cwd(), {**os.environ, **(environment or {})}, self._arguments, self._printed, place
         )
-        self._process.start()
 
     def wait(self) -> subprocess.CompletedProcess[str]:
         """What came of it."""
@@ -59,6 +56,15 @@ class ForkedCommand:
         self._folder.cleanup()
         assert code is not None, f"{self._arguments} goes on and on: {stdout}{stderr}"
         return subprocess.CompletedProcess(self._arguments, code, stdout, stderr)
+
+
+def start_forked(target: Callable[..., None], *arguments: object) -> ForkServerProcess:
+    """A process that calls `target`, forked from the one that has loaded all; under way."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(LOADED))
+    process: ForkServerProcess = context.Process(target=target, args=arguments)
+    process.start()
+    return process
 
 
 def forked_command(
