@@ -107,6 +107,7 @@ SUITES: Final = (
         disk_bytes=2 * GIGABYTE,
     ),
 )
+NAMES: Final = tuple(suite.name for suite in SUITES)
 LEVELS: Final = tuple(dict.fromkeys(suite.level for suite in SUITES))
 SLOTS: Final = 2
 """Suites that run side by side: where one waits the other computes."""
@@ -115,11 +116,13 @@ SLOTS: Final = 2
 def main(arguments: Sequence[str]) -> int:
     """Run the suites that are named, or all of a level; 0 if all passed and nothing was left out."""
     parser = argparse.ArgumentParser(prog="python -m tests.suites", description=__doc__)
-    parser.add_argument("suites", nargs="*", choices=[suite.name for suite in SUITES], metavar="SUITE")
+    parser.add_argument("suites", nargs="*", metavar="SUITE", help=", ".join(NAMES))
     parser.add_argument("--level", choices=LEVELS, help="all suites of this make target")
     own, _, for_pytest = (list(part) for part in _split(arguments))
     options = parser.parse_args(own)
     chosen = [suite for suite in SUITES if suite.name in options.suites or suite.level == options.level]
+    if unknown := [name for name in options.suites if name not in NAMES]:
+        parser.error(f"unknown suites {unknown}; there are {', '.join(NAMES)}")
     if not chosen:
         parser.error("name a suite, or a --level")
     if missing := missing_disk_bytes(chosen):

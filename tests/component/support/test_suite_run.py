@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from tests import durations
-from tests.suites import SUITES, report
+from tests.suites import LEVELS, SUITES, main, report
 from tests.support import suite_run, suite_table
 from tests.support.checkout import ROOT
 from tests.support.suite_record import Record
@@ -199,3 +199,29 @@ def test_every_folder_of_tests_is_in_a_suite():
     assert folders == {
         part.split("/")[1] for suite in SUITES for part in suite.pytest if part.startswith("tests/")
     }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        pytest.param(
+            ["unti"], "unknown suites ['unti']; there are component, docs, types, unit, lint, ", id="a typo"
+        ),
+        pytest.param([], "name a suite, or a --level", id="nothing"),
+        pytest.param(["--", "-k", "spans"], "name a suite, or a --level", id="arguments for pytest alone"),
+    ],
+)
+def test_what_names_no_suite_is_refused(arguments, said, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_level_runs_its_suites_and_no_others(level, monkeypatch, capsys):
+    monkeypatch.setattr(Runner, "run", lambda self, suite: Outcome(counts=Counter(passed=1)))
+    assert main(["--level", level]) == 0
+    shown = capsys.readouterr().out
+    names = [suite.name for suite in SUITES if suite.level == level]
+    assert len(names) >= 5
+    assert [line.split()[0] for line in shown.splitlines() if line.endswith("0.0")] == names
