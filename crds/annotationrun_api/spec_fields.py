@@ -1,8 +1,9 @@
 """What the models say about themselves: the type of a field in words, and every field by its path."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import NoneType, UnionType
+from functools import cache
+from types import MappingProxyType, NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
@@ -28,9 +29,10 @@ class FieldType:
         return self.base if isinstance(self.base, type) and issubclass(self.base, SpecModel) else None
 
 
-def field_types(model: type[SpecModel]) -> dict[str, FieldType]:
+@cache
+def field_types(model: type[SpecModel]) -> Mapping[str, FieldType]:
     """The fields of a model by YAML name, in their order."""
-    return {yaml_name(name): _of_field(field) for name, field in model.model_fields.items()}
+    return MappingProxyType({yaml_name(name): _of_field(field) for name, field in model.model_fields.items()})
 
 
 def walk_fields(model: type[SpecModel], prefix: str) -> Iterator[tuple[str, FieldType]]:

@@ -6,6 +6,7 @@ is what a person reads when the value is refused.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, ClassVar, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -20,6 +21,7 @@ BROKEN_RULE = "broken_rule"
 _IRREGULAR_NAMES = {"repo_id": "repoID"}
 
 
+@cache
 def yaml_name(attribute: str) -> str:
     """The name in YAML of an attribute: ``frames_per_second`` is ``framesPerSecond``."""
     return _IRREGULAR_NAMES.get(attribute) or to_camel(attribute)
@@ -122,7 +124,7 @@ class SpecModel(BaseModel):
 
     @model_validator(mode="after")
     def _keep_rules(self) -> Self:
-        values = self.by_yaml_name()
+        values = self.by_yaml_name() if type(self).rules else {}
         for rule in type(self).rules:
             if (got := rule.check(values)) is not None:
                 raise PydanticCustomError(
