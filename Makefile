@@ -81,7 +81,8 @@ chart:  ## The Helm chart, linted and rendered by helm itself
 gitops:  ## What Argo CD and Flux make of a run: their Lua, CEL and kstatus
 operator:  ## The operator against a real API server; the tests play the Jobs
 cluster:  ## Runs on a real Kubernetes, some with a real vLLM: booted here, or the one that KUBECONFIG names
-$(SUITES): packages $(READY)
+$(filter-out lint types unit,$(SUITES)): packages
+$(SUITES): $(READY)
 	$(BIN)/python -m tests.suites $@ -- $(ARGS)
 
 .PHONY: bench-pipeline

@@ -118,8 +118,8 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.suites", description=__doc__)
     parser.add_argument("suites", nargs="*", metavar="SUITE", help=", ".join(NAMES))
     parser.add_argument("--level", choices=LEVELS, help="all suites of this make target")
-    own, _, for_pytest = (list(part) for part in _split(arguments))
-    options = parser.parse_args(own)
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    options, for_pytest = parser.parse_args(arguments[:end]), arguments[end + 1 :]
     chosen = [suite for suite in SUITES if suite.name in options.suites or suite.level == options.level]
     if unknown := [name for name in options.suites if name not in NAMES]:
         parser.error(f"unknown suites {unknown}; there are {', '.join(NAMES)}")
@@ -132,12 +132,6 @@ def main(arguments: Sequence[str]) -> int:
         )
         return 1
     return report(chosen, run_all(chosen, for_pytest), is_part=bool(for_pytest))
-
-
-def _split(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str], Sequence[str]]:
-    """What stands before `--`, that itself, and what stands behind it."""
-    place = list(arguments).index("--") if "--" in arguments else len(arguments)
-    return arguments[:place], arguments[place : place + 1], arguments[place + 1 :]
 
 
 def run_all(suites: Sequence[Suite], for_pytest: Sequence[str] = ()) -> list[Outcome]:

@@ -124,7 +124,7 @@ class SpecModel(BaseModel):
 
     @model_validator(mode="after")
     def _keep_rules(self) -> Self:
-        values = self.by_yaml_name() if type(self).rules else {}
+        values = self.by_yaml_name()
         for rule in type(self).rules:
             if (got := rule.check(values)) is not None:
                 raise PydanticCustomError(

@@ -106,6 +106,7 @@ def test_a_suite_s_target_takes_arguments_for_pytest():
     command = ["make", "--dry-run", "unit", "ARGS=-k 'spans or tiles'"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert printed.splitlines()[-1].endswith("-m tests.suites unit -- -k 'spans or tiles'")
+    assert " ffmpeg" not in printed, "nothing is decoded"
 
 
 def test_the_manifests_shown_are_such_that_run():

@@ -136,7 +136,10 @@ class Runner:
             is_first = command not in self._builds
             build = self._builds.setdefault(command, Future())
         if is_first:
-            build.set_result(_call(command, log) == 0)
+            try:
+                build.set_result(_call(command, log) == 0)
+            except OSError as error:  # no such program; others must not wait for it for ever
+                build.set_exception(error)
         return build.result()
 
     def _pytest(self, suite: Suite, log: IO[str] | None) -> dict[str, int]:
