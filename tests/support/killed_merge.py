@@ -5,9 +5,9 @@ import signal
 from pathlib import Path
 
 from tests.support.forked_command import TIMEOUT_SECONDS, start_forked
+from tests.support.killed_at import kill_at
 from tests.support.staged_results import merge_plan, staged_results
 
-from annotationrun_worker import fault_points
 from annotationrun_worker.fault_points import FaultPoint
 from annotationrun_worker.merge.folder import merge_to_folder
 from annotationrun_worker.merge.output_place import check_output
@@ -19,19 +19,13 @@ def merge_killed_at(point: FaultPoint, hit: int, source: Path, output: Path, ann
     process.join(TIMEOUT_SECONDS)
     code = process.exitcode
     process.kill()
+    process.join()
     assert code == -signal.SIGKILL, f"never killed at {point.name} {hit}, exit code {code}"
 
 
 def _merge(point: FaultPoint, hit: int, source: Path, output: Path, annotated: Path) -> None:
-    left = hit
-
-    def kill(reached: FaultPoint) -> None:
-        nonlocal left
-        left -= reached is point
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
     results = staged_results(annotated)
-    fault_points.listener = kill
+    os.setsid()  # its group is killed
+    kill_at(point, hit)
     check_output(source, output, overwrite=True)
     merge_to_folder(merge_plan(source, output, results, overwrite=True))

@@ -6,7 +6,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from tests.support.annotated_dataset import (
-    annotate_by_hand,
     copy_dataset,
     data_paths,
     persistent_row,
@@ -16,7 +15,7 @@ from tests.support.annotated_dataset import (
 from tests.support.annotation import run_command
 from tests.support.checkout import REFERENCE
 from tests.support.file_trees import tree
-from tests.support.staged_results import Results, merge_plan, staged_results
+from tests.support.staged_results import Results, merge_plan
 
 from annotationrun_api.exit_codes import ExitCode
 from annotationrun_worker.dataset.episodes import list_episodes
@@ -30,16 +29,6 @@ from annotationrun_worker.validate.dataset import validate_dataset
 
 RECORD = "meta/annotationrun.json"
 ALL: tuple[ModuleName, ...] = ("plan", "interjections", "vqa")
-
-
-@pytest.fixture(scope="module")
-def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return annotate_by_hand(REFERENCE, tmp_path_factory.mktemp("hand") / "annotated")
-
-
-@pytest.fixture(scope="module")
-def results(by_hand: Path) -> Results:
-    return staged_results(by_hand)
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.support.annotated_dataset import (
-    annotate_by_hand,
     copy_dataset,
     data_paths,
     persistent_row,
@@ -21,7 +20,7 @@ from tests.support.annotated_dataset import (
     write_table,
 )
 from tests.support.checkout import REFERENCE
-from tests.support.staged_results import Results, merge_plan, staged_results
+from tests.support.staged_results import Results, merge_plan
 
 from annotationrun_worker.errors import DatasetError, OutputError, StagingError, StorageError
 from annotationrun_worker.merge.folder import merge_to_folder
@@ -31,16 +30,6 @@ from annotationrun_worker.validate.dataset import validate_dataset
 
 LANGUAGE = ["language_persistent", "language_events"]
 CAMERA = "observation.images.front"
-
-
-@pytest.fixture(scope="module")
-def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return annotate_by_hand(REFERENCE, tmp_path_factory.mktemp("hand") / "annotated")
-
-
-@pytest.fixture(scope="module")
-def results(by_hand: Path) -> Results:
-    return staged_results(by_hand)
 
 
 @pytest.fixture

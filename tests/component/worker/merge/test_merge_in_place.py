@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.support.annotated_dataset import annotate_by_hand, copy_dataset, data_paths, edit_json
+from tests.support.annotated_dataset import copy_dataset, data_paths, edit_json
 from tests.support.checkout import REFERENCE
 from tests.support.file_trees import tree, written_at
 from tests.support.image_dataset import FRONT, write_image_dataset
-from tests.support.staged_results import Results, merge_plan, staged_results
+from tests.support.staged_results import Results, merge_plan
 
 from annotationrun_worker import fault_points
 from annotationrun_worker.errors import DatasetError, OutputError, StorageError
@@ -26,11 +26,6 @@ from annotationrun_worker.rows import StagedRow
 from annotationrun_worker.validate.dataset import validate_dataset
 
 RECORD = "meta/annotationrun.json"
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    return staged_results(annotate_by_hand(REFERENCE, tmp_path_factory.mktemp("hand") / "annotated"))
 
 
 @pytest.fixture

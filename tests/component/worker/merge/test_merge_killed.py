@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from tests.support.annotated_dataset import annotate_by_hand, copy_dataset
+from tests.support.annotated_dataset import copy_dataset
 from tests.support.checkout import REFERENCE
 from tests.support.file_trees import tree
 from tests.support.killed_merge import merge_killed_at
-from tests.support.staged_results import Results, merge_plan, staged_results
+from tests.support.staged_results import Results, merge_plan
 
 from annotationrun_worker.errors import DatasetError, OutputError
 from annotationrun_worker.fault_points import FaultPoint
@@ -43,16 +43,6 @@ def cases(points: list[tuple[FaultPoint, int]]) -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def annotated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return annotate_by_hand(REFERENCE, tmp_path_factory.mktemp("hand") / "annotated")
-
-
-@pytest.fixture(scope="module")
-def results(annotated: Path) -> Results:
-    return staged_results(annotated)
-
-
-@pytest.fixture(scope="module")
 def undisturbed(results: Results, tmp_path_factory: pytest.TempPathFactory) -> Tree:
     output = tmp_path_factory.mktemp("undisturbed") / "out"
     merge_to_folder(merge_plan(REFERENCE, output, results))
@@ -80,10 +70,10 @@ def test_the_tables_hold_every_fault_point_of_a_merge() -> None:
 
 @pytest.mark.parametrize(("point", "hit"), cases([*BUILDING, *PLACING]))
 def test_a_new_folder_is_whole_or_not_there(
-    point: FaultPoint, hit: int, annotated: Path, results: Results, undisturbed: Tree, tmp_path: Path
+    point: FaultPoint, hit: int, by_hand: Path, results: Results, undisturbed: Tree, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    merge_killed_at(point, hit, REFERENCE, output, annotated)
+    merge_killed_at(point, hit, REFERENCE, output, by_hand)
     assert tree(output) == (undisturbed if point == FaultPoint.AFTER_OUTPUT_RENAME else {})
 
     merge_again(REFERENCE, output, results)
@@ -94,12 +84,12 @@ def test_a_new_folder_is_whole_or_not_there(
 
 @pytest.mark.parametrize(("point", "hit"), cases([*BUILDING, *ASIDE, *PLACING]))
 def test_a_folder_that_is_replaced_is_always_whole(
-    point: FaultPoint, hit: int, annotated: Path, results: Results, undisturbed: Tree, tmp_path: Path
+    point: FaultPoint, hit: int, by_hand: Path, results: Results, undisturbed: Tree, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
     merge_to_folder(merge_plan(REFERENCE, output, {"0/vqa": results["0/vqa"]}))
     before = tree(output)
-    merge_killed_at(point, hit, REFERENCE, output, annotated)
+    merge_killed_at(point, hit, REFERENCE, output, by_hand)
     if point == FaultPoint.BEFORE_OUTPUT_RENAME:
         assert not output.exists()
         (aside,) = tmp_path.glob(".out.replaced-*")
@@ -115,11 +105,11 @@ def test_a_folder_that_is_replaced_is_always_whole(
 
 @pytest.mark.parametrize(("point", "hit"), cases([*BUILDING, (FaultPoint.MID_JOURNAL, 1), *RENAMING]))
 def test_in_place_each_file_is_old_or_new_and_all_are_old_until_the_journal_is_whole(
-    point: FaultPoint, hit: int, annotated: Path, results: Results, undisturbed_in_place: Tree, tmp_path: Path
+    point: FaultPoint, hit: int, by_hand: Path, results: Results, undisturbed_in_place: Tree, tmp_path: Path
 ) -> None:
     dataset = copy_dataset(REFERENCE, tmp_path / "dataset")
     before = tree(dataset)
-    merge_killed_at(point, hit, dataset, dataset, annotated)
+    merge_killed_at(point, hit, dataset, dataset, by_hand)
     found = {name: mark for name, mark in tree(dataset).items() if not name.startswith(".annotationrun/")}
     old = sum(found.get(name) == before.get(name) for name in undisturbed_in_place)
     new = sum(found.get(name) == mark for name, mark in undisturbed_in_place.items())
@@ -136,10 +126,10 @@ def test_in_place_each_file_is_old_or_new_and_all_are_old_until_the_journal_is_w
 
 
 @pytest.fixture
-def half_renamed(annotated: Path, tmp_path: Path) -> Path:
+def half_renamed(by_hand: Path, tmp_path: Path) -> Path:
     """Killed when two of three data files had their places."""
     dataset = copy_dataset(REFERENCE, tmp_path / "dataset")
-    merge_killed_at(FaultPoint.BEFORE_FILE_RENAME, 3, dataset, dataset, annotated)
+    merge_killed_at(FaultPoint.BEFORE_FILE_RENAME, 3, dataset, dataset, by_hand)
     return dataset
 
 

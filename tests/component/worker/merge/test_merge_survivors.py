@@ -7,7 +7,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.support.annotated_dataset import (
-    annotate_by_hand,
     copy_dataset,
     data_paths,
     edit_json,
@@ -17,7 +16,7 @@ from tests.support.annotated_dataset import (
     write_table,
 )
 from tests.support.checkout import REFERENCE
-from tests.support.staged_results import Results, merge_plan, staged_results
+from tests.support.staged_results import Results, merge_plan
 
 from annotationrun_worker.errors import ConfigurationError, OutputError
 from annotationrun_worker.merge.folder import merge_to_folder
@@ -26,16 +25,6 @@ from annotationrun_worker.validate.dataset import validate_dataset
 
 LANGUAGE = ["language_persistent", "language_events"]
 CAMERA = "observation.images.front"
-
-
-@pytest.fixture(scope="module")
-def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return annotate_by_hand(REFERENCE, tmp_path_factory.mktemp("hand") / "annotated")
-
-
-@pytest.fixture(scope="module")
-def results(by_hand: Path) -> Results:
-    return staged_results(by_hand)
 
 
 @pytest.fixture
