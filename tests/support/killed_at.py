@@ -1,11 +1,9 @@
-"""Runs the command line, and kills its own process group at a fault point: POINT, HIT (from 1), arguments."""
+"""Has a process of the worker kill its own process group at a fault point."""
 
 import os
 import signal
-import sys
 
 from annotationrun_worker import fault_points
-from annotationrun_worker.command_line import build_app
 from annotationrun_worker.fault_points import FaultPoint
 
 
@@ -20,8 +18,3 @@ def kill_at(point: FaultPoint, hit: int) -> None:
             os.killpg(0, signal.SIGKILL)
 
     fault_points.listener = listen
-
-
-if __name__ == "__main__":
-    kill_at(FaultPoint[sys.argv[1]], int(sys.argv[2]))
-    build_app(sys.argv[3:])(sys.argv[3:])

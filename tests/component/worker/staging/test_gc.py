@@ -3,8 +3,6 @@
 import asyncio
 import json
 import os
-import subprocess
-import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.support.annotation import REFERENCE, annotated, run_command, write_manifest
 from tests.support.file_trees import tree
+from tests.support.forked_command import forked_command
 from tests.support.module_runs import demo_model
 
 from annotationrun_api.exit_codes import ExitCode
@@ -204,11 +203,11 @@ def test_a_dry_run_says_what_would_go_and_deletes_nothing(tmp_path):
 def test_after_a_kill_gc_takes_what_was_left_and_the_run_goes_on(tmp_path):
     """The killed run's own heartbeat and claim, made older; a rerun asks only for what was not answered."""
     with demo_model() as server:
-        manifest = write_manifest(tmp_path, REFERENCE, server.base_url, MODULES, source=ONE_EPISODE)
-        command = ["-m", "tests.support.killed_at", FaultPoint.AFTER_ANSWER.name, "2", "run", "-f", manifest]
-        killed = subprocess.run(
-            [sys.executable, *command], start_new_session=True, capture_output=True, timeout=300, check=False
+        one_at_a_time = {"requestConcurrency": 1}  # no other answer is being written when it is killed
+        manifest = write_manifest(
+            tmp_path, REFERENCE, server.base_url, MODULES, source=ONE_EPISODE, workers=one_at_a_time
         )
+        killed = forked_command("run", "-f", manifest, place=(FaultPoint.AFTER_ANSWER, 2))
         assert killed.returncode == -9, killed.stderr
         staging, answered = (
             tmp_path / "output.staging",
