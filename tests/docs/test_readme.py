@@ -103,7 +103,7 @@ def test_pre_commit_formats_and_lints_with_the_tools_of_the_environment(checkout
 
 
 def test_a_suite_s_target_takes_arguments_for_pytest():
-    command = ["make", "--dry-run", "unit", "ARGS=-k 'spans or tiles'"]
+    command = ["make", "--no-print-directory", "--dry-run", "unit", "ARGS=-k 'spans or tiles'"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert printed.splitlines()[-1].endswith("-m tests.suites unit -- -k 'spans or tiles'")
     assert " ffmpeg" not in printed, "nothing is decoded"
