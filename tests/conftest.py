@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +32,9 @@ def _needs(names: str) -> list[str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell's background job ignores Ctrl-C, and so would all that the tests start and stop with it.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for name, text in NEEDS.items():
         config.addinivalue_line("markers", f"needs_{name}: {text}")
 
