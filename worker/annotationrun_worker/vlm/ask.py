@@ -5,13 +5,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import ValidationError
-
 from annotationrun_worker.errors import AnswerError
 from annotationrun_worker.staging.answers import StagedAnswer, read_answer, stage_answer
 from annotationrun_worker.staging.digests import Digest, digest_json
 from annotationrun_worker.staging.store import StagingStore
-from annotationrun_worker.vlm.json_extraction import extract_object, quote
+from annotationrun_worker.vlm.json_extraction import last_fitting, quote
 from annotationrun_worker.vlm.request import Answer, Question, Sampling, build_body, with_correction
 from annotationrun_worker.vlm.single_flight import SingleFlight
 
@@ -124,12 +122,4 @@ class _Request:
 
 
 def _read(question: Question[Answer], content: str, parse: Callable[[Answer], Parsed]) -> Parsed:
-    try:
-        answer = question.answer_type.model_validate(extract_object(content))
-    except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc'])) or 'the object'}: {fault['msg']}"
-            for fault in error.errors()[:5]
-        )
-        raise AnswerError(f"the answer does not fit its schema: {faults}") from error
-    return parse(answer)
+    return parse(last_fitting(content, question.answer_type))

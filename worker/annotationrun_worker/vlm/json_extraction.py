@@ -2,19 +2,38 @@
 
 import json
 import re
-from typing import Any, Final, NoReturn
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NoReturn, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from annotationrun_worker.errors import AnswerError
 from annotationrun_worker.staging.digests import canonical_json
 
-THINKING_START: Final = "<think>"
-THINKING_END: Final = "</think>"
-"""Stands alone where the model's chat template opens the thinking in the prompt."""
+Answer = TypeVar("Answer", bound=BaseModel)
+
+THINKING: Final = (
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<seed:think>", "</seed:think>"),
+    ("[THINK]", "[/THINK]"),
+    ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|channel|>analysis", "<|channel|>final"),
+)
+"""The marks that models put around what they think: Qwen and DeepSeek, Seed-OSS, Magistral, Kimi-VL, gpt-oss.
+
+The end stands alone where the model's chat template opens the thinking in the prompt.
+"""
 QUOTE_LENGTH = 200
 """Characters of an answer that are quoted in an error."""
 
 _CONTROL: Final = re.compile(r"(?<!\\)(?:\\\\)*(\\u00[01][0-9a-f]|\\b|\\f)")
 """Of JSON text: a character below U+0020 as ``json.dumps`` escapes it, but for \\t, \\n and \\r."""
+_BEGIN: Final = re.compile(r"""\{(?=\s*["'}/#])|\[(?=\s*\{)""")
+"""Where an object may begin, or a list of objects; other brackets are prose."""
+_STRUCTURE: Final = re.compile(r"""\\.|["{}\[\]]""", re.DOTALL)
 
 
 def quote(text: str) -> str:
@@ -22,41 +41,157 @@ def quote(text: str) -> str:
     return repr(text[:QUOTE_LENGTH]) + ("..." if len(text) > QUOTE_LENGTH else "")
 
 
-def extract_object(text: str) -> dict[str, Any]:
-    """The first JSON object in ``text``, thinking and prose around it left out.
+def last_fitting(text: str, answer_type: type[Answer]) -> Answer:
+    """The last JSON object in ``text`` that fits the schema: see ``answer_objects`` and ``check_storable``.
 
-    Everything in it can be stored: text is valid Unicode, without control characters but for tabs and ends of
-    lines, numbers are finite.
+    Raises:
+        AnswerError: none does, or it can't be stored; says what is wrong.
+    """
+    refused: ValidationError | None = None
+    for value in reversed(answer_objects(text)):
+        try:
+            answer = answer_type.model_validate(value)
+        except ValidationError as error:
+            refused = refused or error
+            continue
+        check_storable(value, text)
+        return answer
+    assert refused is not None, "there is an object"  # noqa: S101
+    faults = "; ".join(
+        f"{'.'.join(map(str, fault['loc'])) or 'the object'}: {fault['msg']}"
+        for fault in refused.errors()[:5]
+    )
+    raise AnswerError(f"the answer does not fit its schema: {faults}") from refused
+
+
+def extract_object(text: str) -> dict[str, Any]:
+    """The last JSON object in ``text``: see ``answer_objects``; it can be stored, see ``check_storable``.
 
     Raises:
         AnswerError: there is none, or it can't be stored; quotes what the model said.
     """
-    said = text.rpartition(THINKING_END)[2].partition(THINKING_START)[0]
-    try:
-        value = _first_object(said)
-        # what the decoder takes and no file does: lone surrogates, 1e999
-        if control := _CONTROL.search(canonical_json(value).decode()):
-            raise AnswerError(f"the answer's text holds the character {control[1]}: {quote(said.strip())}")
-    except (ValueError, RecursionError) as error:
-        raise AnswerError(f"the answer's JSON can't be used ({error}): {quote(said.strip())}") from error
-    if value is None:
-        raise AnswerError(f"the answer holds no JSON object: {quote(said.strip())}")
+    value = answer_objects(text)[-1]
+    check_storable(value, text)
     return value
 
 
-def _first_object(said: str) -> dict[str, Any] | None:
-    """The first object that the decoder takes whole; ValueError and RecursionError where it must give up."""
+def answer_objects(text: str) -> list[dict[str, Any]]:
+    """The JSON objects in ``text``, first to last; thinking and prose around them is left out.
+
+    Objects within others, or within one that is broken, are not among them. A model may draft before it
+    answers: so a broken object counts as the answer if no whole one follows.
+
+    Raises:
+        AnswerError: there is none, or the last one is broken; quotes what the model said.
+    """
+    said = without_thinking(text)
+    found: list[dict[str, Any]] = []
+    fault: str | None = None
+    try:
+        for value, broken in _objects_in(said):
+            fault = broken
+            if value is not None:
+                found.append(value)
+    except RecursionError as error:
+        raise AnswerError(f"the answer's JSON can't be used ({error}): {quote(said.strip())}") from error
+    if fault is not None:
+        raise AnswerError(f"{fault}: {quote(said.strip())}")
+    if not found:
+        raise AnswerError(f"the answer holds no JSON object: {quote(said.strip())}")
+    return found
+
+
+def without_thinking(text: str) -> str:
+    """What was said after the last mark that ends thinking, and before one that begins it."""
+    for start, end in THINKING:
+        text = text.rpartition(end)[2].partition(start)[0]
+    return text
+
+
+def check_storable(value: Mapping[str, Any], text: str) -> None:
+    """See that the object can be stored: valid Unicode, no control characters but tabs and ends of lines.
+
+    Numbers have to be finite. ``text`` is what it stood in, for the error.
+
+    Raises:
+        AnswerError: it can't be.
+    """
+    try:
+        # what the decoder takes and no file does: lone surrogates, 1e999
+        control = _CONTROL.search(canonical_json(value).decode())
+    except (ValueError, RecursionError) as error:
+        raise AnswerError(f"the answer's JSON can't be used ({error}): {quote(text.strip())}") from error
+    if control:
+        raise AnswerError(f"the answer's text holds the character {control[1]}: {quote(text.strip())}")
+
+
+def _objects_in(said: str) -> Iterator[tuple[dict[str, Any] | None, str | None]]:
+    """Each outermost object, or what is wrong with it."""
     # Not strict: the grammars of structured output let models write tabs and ends of lines as they are.
-    decoder = json.JSONDecoder(strict=False, parse_constant=_refuse_constant)
-    start = said.find("{")
-    while start != -1:
+    decoder = json.JSONDecoder(strict=False, parse_constant=_refuse_constant, object_pairs_hook=_refuse_twice)
+    start = 0
+    while begin := _BEGIN.search(said, start):
+        place = begin.start()
         try:
-            found: tuple[dict[str, Any], int] = decoder.raw_decode(said, start)
-        except json.JSONDecodeError:
-            start = said.find("{", start + 1)
-        else:
-            return found[0]
-    return None
+            value, start = decoder.raw_decode(said, place)
+        except ValueError as error:
+            start, is_closed = _end_of_broken(said, place)
+            if begin[0][0] == "{":
+                yield None, _fault(said, error, is_cut_off=not is_closed)
+            continue
+        if isinstance(value, dict):
+            yield value, None
+        elif any(isinstance(item, dict) for item in value):
+            alone = len(value) == 1
+            yield (
+                (value[0], None)
+                if alone
+                else (
+                    None,
+                    f"the answer is a list of {len(value)} objects, expected one object",
+                )
+            )
+
+
+def _end_of_broken(said: str, place: int) -> tuple[int, bool]:
+    """Where the brackets that open at ``place`` are closed again, and whether they are; else the end."""
+    depth, is_text = 0, False
+    for token in _STRUCTURE.finditer(said, place):
+        mark = token[0]
+        if mark == '"':
+            is_text = not is_text
+        elif not is_text and len(mark) == 1:
+            depth += 1 if mark in "{[" else -1
+            if depth == 0:
+                return token.end(), True
+    return len(said), False
+
+
+def _fault(said: str, error: ValueError, *, is_cut_off: bool) -> str:
+    """What is wrong with a broken object, in the words of who wrote it."""
+    if is_cut_off:
+        return "the answer holds no JSON object that is complete"
+    if not isinstance(error, json.JSONDecodeError):
+        return f"the answer's JSON can't be used ({error})"
+    before, after = said[: error.pos].rstrip(), said[error.pos :].lstrip()
+    if before.endswith(",") and after[:1] in {"}", "]"}:
+        reason = "a comma stands before a closing bracket"
+    elif after.startswith(("//", "/*", "#")):
+        reason = "JSON has no comments"
+    elif after.startswith("'"):
+        reason = "keys and texts have to stand in double quotes"
+    else:
+        reason = f"{error.msg} at {quote(said[error.pos : error.pos + 20])}"
+    return f"the answer's JSON can't be used ({reason})"
+
+
+def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} is there twice")
+    return value
 
 
 def _refuse_constant(name: str) -> NoReturn:

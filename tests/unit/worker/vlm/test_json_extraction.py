@@ -1,7 +1,71 @@
+import json
+
 import pytest
+from pydantic import BaseModel, ConfigDict
 
 from annotationrun_worker.errors import AnswerError
-from annotationrun_worker.vlm.json_extraction import extract_object
+from annotationrun_worker.vlm.json_extraction import THINKING, extract_object, last_fitting
+
+
+class Count(BaseModel):
+    """What the model is asked for."""
+
+    model_config = ConfigDict(extra="forbid")
+    count: int
+
+
+def count(number: int) -> str:
+    return json.dumps({"count": number})
+
+
+@pytest.mark.parametrize(("start", "end"), THINKING, ids=[start for start, _ in THINKING])
+def test_what_is_thought_is_left_out_whatever_marks_it(start, end):
+    said = f"{start}{count(5)}? Two are shadows.{end}{count(3)}{start}or {count(4)}?"
+    assert last_fitting(said, Count).count == 3
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param(f"At first {count(5)}, but two are shadows:\n```json\n{count(3)}\n```", id="a draft"),
+        pytest.param(f'{count(3)}\nconfidence: {{"sure": true}}', id="another object after it"),
+        pytest.param(f'{{"count": 5,}} was wrong: {count(3)}', id="a broken draft"),
+        pytest.param(f"{{count}} {{}} {count(3)} {{done}}", id="braces that are prose"),
+        pytest.param(f"[{count(3)}]", id="a list of one"),
+        pytest.param('{"count": 3.0}', id="a whole number as float"),
+        pytest.param(f"I see [1] a cup, [2] a plate. {count(3)}", id="brackets that are prose"),
+    ],
+)
+def test_the_answer_is_the_last_object_that_fits(said):
+    assert last_fitting(said, Count).count == 3
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        pytest.param(f'{{"answer": {count(3)},}}', "a comma stands before a closing bracket", id="comma"),
+        pytest.param(f'{{"answer": {count(3)} // sure\n}}', "JSON has no comments", id="comment"),
+        pytest.param(f'{{// sure\n"answer": {count(3)}}}', "JSON has no comments", id="comment first"),
+        pytest.param("{'count': 3}", "have to stand in double quotes", id="python"),
+        pytest.param('{"count": 5, "count": 3}', "the key 'count' is there twice", id="duplicate key"),
+        pytest.param('{"a": {"count": 5, "count": 3}}', "'count' is there twice", id="one inside"),
+        pytest.param(f'{{"answer": {count(3)}', "no JSON object that is complete", id="cut off"),
+        pytest.param(f'{count(3)} {{"count": 4', "no JSON object that is complete", id="the last cut off"),
+        pytest.param(f'{count(3)} {{"count": 4,}}', "a comma stands before", id="the last broken"),
+        pytest.param(f"[{count(3)}, {count(4)}]", "a list of 2 objects, expected one", id="a list of two"),
+        pytest.param(json.dumps(count(3)), "holds no JSON object", id="within a string"),
+        pytest.param(f'{{"answer": {count(3)}}}', "does not fit its schema: count", id="one level down"),
+    ],
+)
+def test_what_is_no_answer_is_told_as_what_it_is(said, named):
+    with pytest.raises(AnswerError, match=named):
+        last_fitting(said, Count)
+
+
+def test_text_that_can_not_be_stored_is_refused_in_the_answer_alone():
+    assert last_fitting(r'{"count": 5, "a": "\ud800"} ' + count(3), Count).count == 3
+    with pytest.raises(AnswerError, match="does not fit its schema"):
+        last_fitting(r'{"count": 5, "a": "\ud800"}', Count)
 
 
 @pytest.mark.parametrize(
