@@ -28,7 +28,7 @@ TOLERANCE_SECONDS = 0.01
 
 def video_of(path: Path) -> EpisodeVideo:
     """The file as one episode."""
-    return EpisodeVideo(EpisodeIndex(0), CameraKey("camera"), VideoSpan(path, 0.0, float("inf")))
+    return EpisodeVideo(EpisodeIndex(0), CameraKey("camera"), VideoSpan(path, 0.0, float("inf")), 1)
 
 
 def decode(decoder: Decoder, path: Path, targets_seconds: Sequence[float]) -> NDArray[np.uint8]:

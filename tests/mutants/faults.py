@@ -23,6 +23,7 @@ EDITS = ("tests/unit/test_reference.py", "-k", "an_edit_asks_for")
 STATUS = ("tests/unit/api/test_status.py",)
 KEYS = (f"{UNIT}/run/test_result_keys.py",)
 ASKING = (f"{COMPONENT}/vlm/test_asking_again.py",)
+READING = (f"{COMPONENT}/dataset/test_dataset_reading.py", "-k", "tasks")
 CLAIMS = (f"{UNIT}/staging/test_claims.py",)
 FAILURES = (f"{UNIT}/staging/test_failures.py",)
 GC = (
@@ -55,8 +56,50 @@ MUTANTS = (
     Mutant(
         "decode shifted by one frame",
         f"{WORKER}/frames/provider.py",
-        "targets[batch], tolerances[batch]",
-        "targets[np.minimum(batch + 1, len(targets) - 1)], tolerances[batch]",
+        "wanted = targets[batch]",
+        "wanted = targets[np.minimum(batch + 1, len(targets) - 1)]",
+    ),
+    Mutant(
+        "a frame outside of the episode's span",
+        f"{WORKER}/frames/timestamps.py",
+        "return np.minimum(tolerances_seconds, np.minimum(after, before))",
+        "return tolerances_seconds",
+        (f"{UNIT}/frames/test_timestamps.py",),
+    ),
+    Mutant(
+        "an episode with more rows than its video has frames",
+        f"{WORKER}/frames/decoder.py",
+        "if packets != video.frame_count:",
+        "if packets > video.frame_count:",
+        (f"{COMPONENT}/frames/test_fingerprint.py",),
+    ),
+    Mutant(
+        "the task of meta/episodes, which nobody corrected",
+        f"{WORKER}/dataset/episodes.py",
+        "return summary.tasks if sorted(set(summary.tasks)) == sorted(tasks) else tasks",
+        "return summary.tasks or tasks",
+        READING,
+    ),
+    Mutant(
+        "timestamps that run on over episodes",
+        f"{WORKER}/dataset/consistency.py",
+        "expected = np.arange(len(timestamps_seconds)) / fps",
+        "expected = timestamps_seconds[0] + np.arange(len(timestamps_seconds)) / fps",
+        (f"{UNIT}/dataset/test_consistency.py",),
+    ),
+    Mutant(
+        "an episode whose span is another one's",
+        f"{WORKER}/dataset/consistency.py",
+        "if first[:2] == second[:2] or first[1] - second[0] <= half_frame_seconds(fps):",
+        "if first[:2] != second[:2]:",
+        (f"{UNIT}/dataset/test_consistency.py",),
+    ),
+    Mutant(
+        "a row of another tool dropped",
+        f"{WORKER}/merge/replacement.py",
+        "return tuple(row for row in rows if module_of(row.style) not in modules)",
+        "return tuple(row for row in rows if module_of(row.style) not in {None, *modules})",
+        (f"{UNIT}/merge/test_replacement.py",),
     ),
     Mutant(
         "cameras swapped",
@@ -262,8 +305,15 @@ MUTANTS = (
     Mutant(
         "a JSON object taken out of the model's thinking",
         f"{WORKER}/vlm/json_extraction.py",
-        "text.rpartition(THINKING_END)[2].partition(THINKING_START)[0]",
-        "text",
+        "text = text.rpartition(end)[2].partition(start)[0]",
+        "text = text.strip()",
+        (f"{UNIT}/vlm/test_json_extraction.py",),
+    ),
+    Mutant(
+        "the first JSON object taken instead of the last",
+        f"{WORKER}/vlm/json_extraction.py",
+        "for value in reversed(answer_objects(text)):",
+        "for value in answer_objects(text):",
         (f"{UNIT}/vlm/test_json_extraction.py",),
     ),
     Mutant(

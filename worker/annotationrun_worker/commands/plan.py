@@ -43,6 +43,8 @@ def plan(
     """
     options = RunOptions(manifest, None, tuple(volume or ()), staging, limit, revision=revision, cache=cache)
     report = plan_run(options.load(asks=False))
+    for warning in report.warnings:
+        typer.echo(f"annotationrun: warning: {warning}", err=True)
     tell_result(plan_result(report), result)
     if as_json:
         typer.echo(json.dumps(_value(report), indent=2))
@@ -66,6 +68,7 @@ def _value(report: PlanReport) -> dict[str, object]:
         "frames": _frames(report),
         "modules": {name: asdict(estimate) for name, estimate in report.estimates.items()},
         "total": asdict(_total(report)),
+        "warnings": list(report.warnings),
     }
 
 

@@ -24,13 +24,15 @@ from annotationrun_worker.errors import DatasetError
 Block = tuple[int, int]
 """Rows of a file: [first, end)."""
 
-ROW_COLUMNS: Final = ("timestamp", "frame_index", "episode_index")
+ROW_COLUMNS: Final = ("timestamp", "frame_index", "episode_index", "task_index")
 
 CACHE_BYTES: Final = 128 * 1024**2
 """Of files read: 32 million frames, 300 hours at 30 frames a second."""
 
 _BLOCK_BYTES: Final = 300
 """About what a block of rows takes in ``DataFileRows.blocks``."""
+_TASKS_BYTES: Final = 150
+"""About what an episode takes in ``DataFileRows.tasks``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +42,7 @@ class DataFileRows:
     path: Path
     schema: pa.Schema
     timestamps_seconds: NDArray[np.float32]
-    """Shape (rows,), float32: the column ``timestamp``; a null is NaN here."""
+    """Shape (rows,), float32: the column ``timestamp``, cast as LeRobot does; a null is NaN here."""
     blocks: Mapping[int, Sequence[Block]]
     """By episode, [first row, end): one block in a sound file."""
     null_rows: NDArray[np.int64]
@@ -49,11 +51,14 @@ class DataFileRows:
     """Rows whose frame_index is not the number of the frame in its episode, rising."""
     wrong_numbers: NDArray[np.int64]
     """The frame_index of each of them."""
+    tasks: Mapping[int, tuple[int, ...]]
+    """By episode, the task_index of its rows, each once, in the order of the rows; a null is -1 here."""
 
     @property
     def size_bytes(self) -> int:
         """About what it takes in memory."""
-        return self.timestamps_seconds.nbytes + _BLOCK_BYTES * sum(map(len, self.blocks.values()))
+        blocks = sum(map(len, self.blocks.values()))
+        return self.timestamps_seconds.nbytes + _BLOCK_BYTES * blocks + _TASKS_BYTES * len(self.tasks)
 
     def timestamps_of(self, episode: EpisodeIndex, length: int) -> NDArray[np.float32]:
         """The timestamps of the ``length`` frames of ``episode``, which can't be written to.
@@ -75,6 +80,21 @@ class DataFileRows:
         _check_timestamps(timestamps, where)
         timestamps.flags.writeable = False
         return timestamps
+
+    def tasks_of(self, episode: EpisodeIndex, texts: Mapping[int, str]) -> tuple[str, ...]:
+        """The tasks of ``episode``, in the order of its rows; ``texts`` are those of ``meta/tasks.parquet``.
+
+        Raises:
+            DatasetError: a row names a task that is not there.
+        """
+        indices = self.tasks.get(int(episode), ())
+        unknown = [index for index in indices if index not in texts]
+        if unknown:
+            raise DatasetError(
+                f"episode {episode} in {str(self.path)!r}: rows with task_index "
+                f"{'null' if unknown[0] < 0 else unknown[0]}, which meta/tasks.parquet does not have"
+            )
+        return tuple(texts[index] for index in indices)
 
     def block_of(self, episode: EpisodeIndex) -> Block:
         """[First row, end) of ``episode``.
@@ -138,11 +158,11 @@ class DataFileCache:
 
 
 def read_data_rows(path: Path) -> DataFileRows:
-    """Read three columns of the data file ``path``.
+    """Read four columns of the data file ``path``.
 
     Raises:
-        DatasetError: the file can't be read, lacks one of the columns, a row has no episode_index, or
-            ``timestamp`` is not float32.
+        DatasetError: the file can't be read, lacks one of the columns, a row has no episode_index, or a
+            column holds no numbers of its kind.
     """
     schema, columns = _read_columns(path)
     return_freed_memory()
@@ -156,6 +176,7 @@ def read_data_rows(path: Path) -> DataFileRows:
         null_rows=np.flatnonzero(columns.nulls),
         misnumbered_rows=misnumbered_rows,
         wrong_numbers=columns.frames[misnumbered_rows],
+        tasks={episode: _in_order(columns.tasks, places) for episode, places in blocks.items()},
     )
 
 
@@ -172,18 +193,33 @@ def _check_schema(schema: pa.Schema, path: Path) -> None:
     missing = [name for name in ROW_COLUMNS if name not in schema.names]
     if missing:
         raise DatasetError(f"{path}: the columns {missing} are missing; expected a file of LeRobot v3.0")
-    kind = schema.field("timestamp").type
-    if kind != pa.float32():
-        raise DatasetError(f"{path}: the column 'timestamp' is of type {kind}, expected float")
+    for name in ROW_COLUMNS:
+        kind = schema.field(name).type
+        if not (pa.types.is_floating(kind) or (name != "timestamp" and pa.types.is_integer(kind))):
+            expected = "float" if name == "timestamp" else "int64"
+            raise DatasetError(f"{path}: the column {name!r} is of type {kind}, expected {expected}")
+
+
+def _whole_numbers(column: pa.Array, name: str, path: Path) -> pa.Array:
+    """The column as int64; pandas makes float64 of whole numbers where another row has none.
+
+    Raises:
+        DatasetError: a value is no whole number.
+    """
+    try:
+        return column.cast(pa.int64())
+    except pa.ArrowInvalid as error:
+        raise DatasetError(f"{path}: the column {name!r} holds more than whole numbers: {error}") from error
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Columns:
-    """Three columns of a file, each of shape (rows,)."""
+    """Four columns of a file, each of shape (rows,)."""
 
     timestamps: NDArray[np.float32]
     frames: NDArray[np.int64]
     episodes: NDArray[np.int64]
+    tasks: NDArray[np.int64]
     nulls: NDArray[np.bool_]
 
     @classmethod
@@ -193,17 +229,23 @@ class _Columns:
             np.empty(count, np.float32),
             np.empty(count, np.int64),
             np.empty(count, np.int64),
+            np.empty(count, np.int64),
             np.zeros(count, np.bool_),
         )
         start = 0
         for batch in file.iter_batches(columns=list(ROW_COLUMNS), use_threads=False):
             here = slice(start, start + batch.num_rows)
-            timestamps, frames, episodes = map(batch.column, ROW_COLUMNS)
+            timestamps = batch.column("timestamp")
+            frames, episodes, tasks = (
+                _whole_numbers(batch.column(name), name, path) for name in ROW_COLUMNS[1:]
+            )
             if episodes.null_count:
                 raise DatasetError(f"{path} has rows without an episode_index")
-            columns.timestamps[here] = timestamps.to_numpy(zero_copy_only=False)
+            with np.errstate(over="ignore"):  # what no float32 can hold is infinite, and told as such
+                columns.timestamps[here] = timestamps.to_numpy(zero_copy_only=False)
             columns.frames[here] = frames.fill_null(-1).to_numpy(zero_copy_only=False)
             columns.episodes[here] = episodes.to_numpy()
+            columns.tasks[here] = tasks.fill_null(-1).to_numpy(zero_copy_only=False)
             if timestamps.null_count or frames.null_count:
                 for column in (timestamps, frames):
                     columns.nulls[here] |= column.is_null().to_numpy(zero_copy_only=False)
@@ -220,6 +262,16 @@ def _blocks(episodes: NDArray[np.int64]) -> Mapping[int, Sequence[Block]]:
     for episode, *block in zip(episodes[starts].tolist(), starts.tolist(), ends.tolist(), strict=True):
         blocks[episode].append((block[0], block[1]))
     return dict(blocks)
+
+
+def _in_order(tasks: NDArray[np.int64], blocks: Sequence[Block]) -> tuple[int, ...]:
+    """The numbers of the rows in ``blocks``, each once, in the order in which they come first."""
+    found: dict[int, None] = {}
+    for start, end in blocks:
+        here = tasks[start:end]
+        changes = np.concatenate([[0], np.flatnonzero(np.diff(here)) + 1])
+        found.update(dict.fromkeys(here[changes].tolist()))
+    return tuple(found)
 
 
 def _frame_numbers(blocks: Mapping[int, Sequence[Block]], row_count: int) -> NDArray[np.int64]:

@@ -1,8 +1,9 @@
 """Episodes: what ``meta/episodes`` says of them, and the episodes themselves, read one by one."""
 
+import bisect
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from annotationrun_worker.dataset.data_rows import DataFileCache
+from annotationrun_worker.dataset.consistency import overlap_faults, span_fault, timestamps_fault
+from annotationrun_worker.dataset.data_rows import DataFileCache, DataFileRows
 from annotationrun_worker.dataset.files import DatasetFiles, FolderFiles
 from annotationrun_worker.dataset.freed_memory import return_freed_memory
 from annotationrun_worker.dataset.image_rows import find_image_spans
 from annotationrun_worker.dataset.layout import EPISODES_FOLDER, check_readable, data_file, video_file
 from annotationrun_worker.dataset.metadata import read_features
 from annotationrun_worker.dataset.records import CameraKey, EpisodeIndex, EpisodeRecord, Features, VideoSpan
+from annotationrun_worker.dataset.tasks import read_tasks
 from annotationrun_worker.errors import ConfigurationError, DatasetError, UnknownCameraError
 
 TASK_SEPARATOR = "; "
@@ -31,6 +34,9 @@ _PLAIN_COLUMNS = (
     "dataset_from_index",
     "dataset_to_index",
 )
+_NUMBER_COLUMNS = tuple(name for name in _PLAIN_COLUMNS if name not in {"episode_index", "tasks"})
+_CHECKED_COLUMNS = ("length", "dataset_from_index", "dataset_to_index")
+"""Without these an episode can't be read; a file's number is but a hint."""
 _VIDEO_FIELDS = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
 _BATCH_ROWS = 1000
 """Rows of ``meta/episodes`` that are Python objects at once."""
@@ -42,29 +48,42 @@ class EpisodeSummary:
 
     index: EpisodeIndex
     tasks: tuple[str, ...]
+    """What ``meta/episodes`` says they are; the rows and ``meta/tasks.parquet`` say what they really are."""
     length: int
     """Number of frames."""
     data_path: Path
-    """The parquet file that holds the episode's rows, absolute."""
+    """The parquet file that shall hold the episode's rows, absolute: a hint, which a converter of LeRobot's
+    own gave wrongly."""
     dataset_from_index: int
     """The dataset-wide index of the episode's first frame."""
     videos: Mapping[CameraKey, VideoSpan]
     """The cameras stored as videos, in the order of ``info.json``."""
     image_cameras: tuple[CameraKey, ...]
     """The cameras stored as pictures in the rows, in the order of ``info.json``."""
+    fault: str | None = None
+    """Why it can't be read, whatever camera is looked at; ``None``: nothing is known against it."""
+    camera_faults: Mapping[CameraKey, str] = field(default_factory=dict)
+    """Why it can't be read with these cameras."""
 
     @property
     def task(self) -> str:
         """The tasks joined with ``"; "``; may be empty."""
         return TASK_SEPARATOR.join(self.tasks)
 
+    def fault_with(self, cameras: Iterable[CameraKey]) -> str | None:
+        """Why it can't be read with ``cameras``, as far as ``meta/episodes`` tells; ``None``: nothing."""
+        faults = (self.fault, *(self.camera_faults.get(camera) for camera in cameras))
+        return next((fault for fault in faults if fault is not None), None)
+
 
 def list_episodes(root: Path, info: Mapping[str, Any]) -> list[EpisodeSummary]:
     """Read ``meta/episodes`` (its needed columns) and return the episodes in order of their index.
 
+    What is wrong with a single episode stands in its summary.
+
     Raises:
-        DatasetError: no such files, columns missing, values that contradict each other, an episode that is
-            there twice, or another number of episodes than ``info`` says.
+        DatasetError: no such files, columns missing, a row without an index, an episode that is there twice,
+            or another number of episodes than ``info`` says.
     """
     root = root.absolute()
     features = read_features(info)
@@ -83,7 +102,21 @@ def list_episodes(root: Path, info: Mapping[str, Any]) -> list[EpisodeSummary]:
             f"{root}: meta/info.json says {expected} episodes, meta/episodes holds {len(by_index)}; "
             "is the download complete?"
         )
+    _note_overlaps(by_index, features.fps)
     return [by_index[index] for index in sorted(by_index)]
+
+
+def _note_overlaps(by_index: dict[EpisodeIndex, EpisodeSummary], fps: float) -> None:
+    spans = (
+        (index, camera, span)
+        for index, summary in by_index.items()
+        for camera, span in summary.videos.items()
+        if camera not in summary.camera_faults
+    )
+    for (index, camera), fault in overlap_faults(spans, fps).items():
+        summary = by_index[index]
+        text = f"episode {index}, camera {camera!r}: {fault}"
+        by_index[index] = replace(summary, camera_faults={**summary.camera_faults, camera: text})
 
 
 def select_episodes(
@@ -121,28 +154,38 @@ class EpisodeReader:
         self._fps = float(info["fps"])
         self._dataset = files or FolderFiles(root)
         self._files = DataFileCache()
+        self._found: dict[int, Path] = {}
+        """By episode, the data file that holds its rows, of those that were looked into."""
+        self._looked_into: set[Path] = set()
+        self._data_files = cache(self._dataset.data_files)
+        self.tasks = cache(partial(read_tasks, root))
+        """The text of each task, by ``task_index``; raises DatasetError where it can't be read."""
 
     def read(self, summary: EpisodeSummary, cameras: Sequence[CameraKey]) -> EpisodeRecord:
-        """Read the timestamps of one episode, and check that the pictures of ``cameras`` can be read.
+        """Read the timestamps and the task of one episode, and check that ``cameras`` can be read.
 
-        Of the data file only three columns are read. With no cameras given no video file is touched;
+        Of the data file only four columns are read. With no cameras given no video file is touched;
         ``videos`` and ``images`` of the result hold the given ones, in the order of ``info.json``.
 
         Raises:
-            DatasetError: a file is missing or unreadable, or the rows are not what ``meta/episodes`` says:
-                another number, frame_index not 0..n-1, timestamps that are not finite or not strictly
-                increasing.
+            DatasetError: a file is missing or unreadable, or what is said of the episode contradicts itself:
+                its rows, their frame_index, timestamps and task, its length, and its span of each video.
             UnknownCameraError: a camera that the dataset does not have.
         """
-        known = [*summary.videos, *summary.image_cameras]
+        known = [*summary.videos, *summary.camera_faults, *summary.image_cameras]
         unknown = [camera for camera in cameras if camera not in known]
         if unknown:
             raise UnknownCameraError(
                 f"the dataset at {str(self._root)!r} has no camera {unknown[0]!r}; its cameras are {known}"
             )
-        with self._dataset.using(summary.data_path):
-            rows = self._files.rows_of(summary.data_path, f"the rows of episode {summary.index}")
+        fault = summary.fault_with(cameras)
+        if fault is not None:
+            raise DatasetError(fault)
+        rows = self.rows_of(summary)
         timestamps = rows.timestamps_of(summary.index, summary.length)
+        fault = timestamps_fault(timestamps, self._fps)
+        if fault is not None:
+            raise DatasetError(f"episode {summary.index} in {str(rows.path)!r}, {fault}")
         videos = {camera: span for camera, span in summary.videos.items() if camera in cameras}
         if not self._dataset.commit:  # else they are fetched when they are looked at
             for camera, span in videos.items():
@@ -150,14 +193,64 @@ class EpisodeReader:
         wanted_images = [camera for camera in summary.image_cameras if camera in cameras]
         return EpisodeRecord(
             index=summary.index,
-            task=summary.task,
+            task=TASK_SEPARATOR.join(self.tasks_of(summary, rows)),
             timestamps_seconds=timestamps,
             fps=self._fps,
-            data_path=summary.data_path,
+            data_path=rows.path,
             dataset_from_index=summary.dataset_from_index,
             videos=videos,
             images=find_image_spans(self._root, rows, summary.index, wanted_images),
         )
+
+    def rows_of(self, summary: EpisodeSummary) -> DataFileRows:
+        """The rows of the data file that holds the episode: where ``meta/episodes`` says, else another one.
+
+        Raises:
+            DatasetError: no data file holds it, or one can't be read.
+        """
+        path, what = self._found.get(int(summary.index)), f"the rows of episode {summary.index}"
+        if path is not None:
+            return self.read_file(path, what)
+        for path in self._nearest_first(summary.data_path):
+            rows = self.read_file(path, what)
+            if int(summary.index) in rows.blocks:
+                return rows
+        check_readable(summary.data_path, what)
+        raise DatasetError(
+            f"episode {summary.index}: no data file holds a row of it; meta/episodes puts it into "
+            f"{str(summary.data_path)!r}"
+        )
+
+    def tasks_of(self, summary: EpisodeSummary, rows: DataFileRows) -> tuple[str, ...]:
+        """The tasks that the episode's rows name; in the order of ``meta/episodes`` if these are the same.
+
+        Raises:
+            DatasetError: ``meta/tasks.parquet`` can't be read, or lacks one.
+        """
+        tasks = rows.tasks_of(summary.index, self.tasks())
+        return summary.tasks if sorted(set(summary.tasks)) == sorted(tasks) else tasks
+
+    def read_file(self, path: Path, what: str) -> DataFileRows:
+        """The rows of a data file; ``what`` it is for stands in the error where it is missing.
+
+        Raises:
+            DatasetError: it can't be read.
+        """
+        with self._dataset.using(path):
+            rows = self._files.rows_of(path, what)
+        if path not in self._looked_into:
+            for index in rows.blocks:
+                self._found.setdefault(index, path)
+            self._looked_into.add(path)
+        return rows
+
+    def _nearest_first(self, hint: Path) -> Iterator[Path]:
+        """The data files that were not looked into: the one of the hint, then those next to it."""
+        paths = self._data_files()
+        place = bisect.bisect_left(paths, hint)
+        for number in sorted(range(len(paths)), key=lambda number: abs(number - place)):
+            if paths[number] not in self._looked_into:
+                yield paths[number]
 
 
 def read_episode(
@@ -204,50 +297,71 @@ class _Files:
 
 
 def _summary(files: _Files, row: Mapping[str, Any], features: Features, path: Path) -> EpisodeSummary:
-    counts = [name for name in _PLAIN_COLUMNS if name != "tasks"]
-    bad = [name for name in counts if type(row[name]) is not int or row[name] < 0]
-    if bad:
+    index = whole_number(row["episode_index"])
+    if index is None:
         raise DatasetError(
-            f"{path}: episode {row['episode_index']!r} has {bad[0]!r} = {row[bad[0]]!r}, "
-            "expected a number from 0"
+            f"{path}: a row has 'episode_index' = {row['episode_index']!r}, expected a number from 0"
         )
-    index, length = EpisodeIndex(row["episode_index"]), row["length"]
-    if length == 0 or row["dataset_to_index"] - row["dataset_from_index"] != length:
-        raise DatasetError(
-            f"{path}: episode {index} has length {length}, but its rows go from {row['dataset_from_index']} "
-            f"to {row['dataset_to_index']}"
-        )
+    numbers = {name: whole_number(row[name]) for name in _NUMBER_COLUMNS}
+    length = numbers["length"] or 0
+    videos: dict[CameraKey, VideoSpan] = {}
+    camera_faults: dict[CameraKey, str] = {}
+    for camera in features.cameras:
+        if camera in features.image_cameras:
+            continue
+        span = _span(files, row, camera)
+        fault = _bad_span(row, camera) if span is None else span_fault(length, features.fps, span)
+        if span is not None:
+            videos[camera] = span
+        if fault is not None:
+            camera_faults[camera] = f"{path}: episode {index}, camera {camera!r}: {fault}"
     tasks = row["tasks"]
-    if not isinstance(tasks, list) or not all(isinstance(task, str) for task in tasks):
-        raise DatasetError(f"{path}: episode {index} has 'tasks' = {tasks!r}, expected a list of texts")
     return EpisodeSummary(
-        index=index,
-        tasks=tuple(tasks),
-        length=length,
-        data_path=files.data(row["data/chunk_index"], row["data/file_index"]),
-        dataset_from_index=row["dataset_from_index"],
-        videos={
-            camera: _span(files, row, camera, path)
-            for camera in features.cameras
-            if camera not in features.image_cameras
-        },
+        index=EpisodeIndex(index),
+        tasks=tuple(task for task in tasks if isinstance(task, str)) if isinstance(tasks, list) else (),
+        length=max(length, 1),
+        data_path=files.data(numbers["data/chunk_index"] or 0, numbers["data/file_index"] or 0),
+        dataset_from_index=numbers["dataset_from_index"] or 0,
+        videos=videos,
         image_cameras=tuple(camera for camera in features.cameras if camera in features.image_cameras),
+        fault=_bad_numbers(row, numbers, index, path),
+        camera_faults=camera_faults,
     )
 
 
-def _span(files: _Files, row: Mapping[str, Any], camera: CameraKey, path: Path) -> VideoSpan:
-    chunk, file, start, end = (row[f"videos/{camera}/{field}"] for field in _VIDEO_FIELDS)
-    whole = all(type(number) is int and number >= 0 for number in (chunk, file))
+def _bad_numbers(
+    row: Mapping[str, Any], numbers: Mapping[str, int | None], index: int, path: Path
+) -> str | None:
+    bad = next((name for name in _CHECKED_COLUMNS if numbers[name] is None), None)
+    if bad is not None:
+        return f"{path}: episode {index} has {bad!r} = {row[bad]!r}, expected a number from 0"
+    length, start, end = (numbers[name] or 0 for name in _CHECKED_COLUMNS)
+    if length == 0 or end - start != length:
+        return f"{path}: episode {index} has length {length}, but its rows go from {start} to {end}"
+    return None
+
+
+def whole_number(value: object) -> int | None:
+    """A number from 0, which pandas makes a float where another row has none; ``None``: something else."""
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and value >= 0 else None
+
+
+def _span(files: _Files, row: Mapping[str, Any], camera: CameraKey) -> VideoSpan | None:
+    chunk, file = (whole_number(row[f"videos/{camera}/{name}"]) for name in _VIDEO_FIELDS[:2])
+    start, end = (row[f"videos/{camera}/{name}"] for name in _VIDEO_FIELDS[2:])
     timed = all(isinstance(time, int | float) and math.isfinite(time) for time in (start, end))
-    if not whole or not timed or not 0 <= start < end:
-        raise DatasetError(
-            f"{path}: episode {row['episode_index']}, camera {camera!r}: chunk {chunk!r}, file {file!r}, "
-            f"from {start!r} to {end!r} s; expected numbers from 0, and an end after the start"
-        )
-    return VideoSpan(
-        path=files.video(camera, chunk, file),
-        from_timestamp_seconds=float(start),
-        to_timestamp_seconds=float(end),
+    if chunk is None or file is None or not timed or not 0 <= start < end:
+        return None
+    return VideoSpan(files.video(camera, chunk, file), float(start), float(end))
+
+
+def _bad_span(row: Mapping[str, Any], camera: CameraKey) -> str:
+    chunk, file, start, end = (row[f"videos/{camera}/{name}"] for name in _VIDEO_FIELDS)
+    return (
+        f"chunk {chunk!r}, file {file!r}, from {start!r} to {end!r} s; expected numbers from 0, and an end "
+        "after the start"
     )
 
 

@@ -1,10 +1,12 @@
 """The files of a dataset, which may lie elsewhere until they are needed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from annotationrun_worker.dataset.layout import data_files
 
 
 class DatasetFiles(Protocol):
@@ -17,6 +19,9 @@ class DatasetFiles(Protocol):
     @property
     def commit(self) -> str:
         """SHA of the commit that they are of; empty for a folder."""
+
+    def data_files(self) -> Sequence[Path]:
+        """The parquet files that hold rows, sorted; LeRobot loads all of them."""
 
     def using(self, path: Path) -> AbstractContextManager[None]:
         """Have the file ``path`` there within the context.
@@ -40,6 +45,10 @@ class FolderFiles:
 
     root: Path
     commit: str = ""
+
+    def data_files(self) -> Sequence[Path]:
+        """See ``DatasetFiles.data_files``."""
+        return data_files(self.root)
 
     @contextmanager
     def using(self, path: Path) -> Iterator[None]:

@@ -76,15 +76,33 @@ def video_file(
     return root / relative
 
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
+"""How a file begins that git-lfs did not fetch.
+
+https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+"""
+
+
+def is_data_file(relative: str) -> bool:
+    """Whether the file of a dataset holds rows of episodes."""
+    return relative.startswith("data/") and relative.endswith(".parquet")
+
+
+def data_files(root: Path) -> list[Path]:
+    """The data files of the dataset at ``root``, sorted, below ``data/``; LeRobot loads all of them."""
+    return sorted((root / "data").glob("**/*.parquet"))
+
+
 def check_readable(path: Path, what: str) -> None:
     """Open ``path`` once, so that a missing or forbidden file is named as such, with what it was for.
 
     Raises:
-        DatasetError: the file is missing, not a file, empty, or this user may not read it.
+        DatasetError: the file is missing, not a file, empty, a pointer of Git LFS, or this user may not read
+            it.
     """
     try:
         with path.open("rb") as file:
-            first = file.read(1)
+            first = file.read(len(LFS_POINTER))
     except FileNotFoundError as error:
         raise DatasetError(f"{what}: the file {str(path)!r} is missing; is the download complete?") from error
     except PermissionError as error:
@@ -96,6 +114,11 @@ def check_readable(path: Path, what: str) -> None:
         raise DatasetError(f"{what}: can't read {str(path)!r}: {error}") from error
     if not first:
         raise DatasetError(f"{what}: the file {str(path)!r} is empty (0 bytes); download the dataset again")
+    if first == LFS_POINTER:
+        raise DatasetError(
+            f"{what}: the file {str(path)!r} is a pointer of Git LFS, not the file itself; fetch the files "
+            "with 'git lfs pull' in the clone, or download the dataset with 'hf download'"
+        )
 
 
 def _mode_of(path: Path) -> str:

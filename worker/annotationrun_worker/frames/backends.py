@@ -81,6 +81,10 @@ class AutoDecoder:
                 self._take_second(video, error)
             return frames
 
+    def frame_size(self, video: EpisodeVideo) -> tuple[int, int]:
+        """(width, height); see ``Decoder.frame_size``."""
+        return self._first.frame_size(video)
+
     def packet_digest(self, video: EpisodeVideo, start_seconds: float, stop_seconds: float) -> str:
         """Digest of the compressed packets; see ``Decoder.packet_digest``."""
         return self._first.packet_digest(video, start_seconds, stop_seconds)
@@ -120,6 +124,10 @@ class TorchcodecDecoder:
     ) -> NDArray[np.uint8]:
         """Decode the frames with the nearest PTS; see ``VideoFrames.frames``."""
         return self._frames.frames(video, targets_seconds, tolerances_seconds, tile)
+
+    def frame_size(self, video: EpisodeVideo) -> tuple[int, int]:
+        """(width, height); see ``Decoder.frame_size``."""
+        return self._packets.frame_size(video)
 
     def packet_digest(self, video: EpisodeVideo, start_seconds: float, stop_seconds: float) -> str:
         """Digest of the compressed packets; see ``Decoder.packet_digest``."""

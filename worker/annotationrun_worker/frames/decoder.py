@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from annotationrun_worker.dataset.records import CameraKey, EpisodeIndex, VideoSpan
-from annotationrun_worker.errors import FrameDecodeError, FrameSizeError
+from annotationrun_worker.errors import DatasetError, FrameDecodeError, FrameSizeError
 from annotationrun_worker.frames.cache import ByteBoundedCache
 from annotationrun_worker.frames.child_process import ChildProcess
 from annotationrun_worker.frames.child_service import FRAME_BYTES_LIMIT
@@ -51,6 +51,8 @@ class EpisodeVideo:
     episode: EpisodeIndex
     camera: CameraKey
     span: VideoSpan
+    frame_count: int
+    """Frames that the episode has: the packets in its span have to be as many."""
 
     def at(self, first_pts_seconds: float, last_pts_seconds: float) -> str:
         """Whose frames from when to when, in the episode's time, for an error."""
@@ -93,6 +95,13 @@ class Decoder(VideoFrames, Protocol):
     def fallback_files(self) -> int:
         """Number of files that had to be decoded in another way than the first choice."""
 
+    def frame_size(self, video: EpisodeVideo) -> tuple[int, int]:
+        """(width, height) in pixels, as the container tells them; nothing is decoded.
+
+        Raises:
+            FrameDecodeError: the file can't be opened.
+        """
+
     def packet_digest(self, video: EpisodeVideo, start_seconds: float, stop_seconds: float) -> str:
         """SHA-256 (hex) over the compressed packets with PTS in [start, stop); see ``video_file``.
 
@@ -100,6 +109,7 @@ class Decoder(VideoFrames, Protocol):
 
         Raises:
             FrameDecodeError: the packets can't be read.
+            DatasetError: they are not as many as the episode has frames.
         """
 
 
@@ -173,6 +183,11 @@ class DecoderProcess:
             )
         return frames
 
+    def frame_size(self, video: EpisodeVideo) -> tuple[int, int]:
+        """(width, height); see ``Decoder.frame_size``."""
+        index = self._index(video, np.array([video.span.from_timestamp_seconds]))
+        return index.width, index.height
+
     def packet_digest(self, video: EpisodeVideo, start_seconds: float, stop_seconds: float) -> str:
         """Digest of the compressed packets; see ``Decoder.packet_digest``."""
         request = {
@@ -184,10 +199,17 @@ class DecoderProcess:
         where = video.at(start_seconds, stop_seconds)
         errand = Errand(where, video.span.path, request)
 
-        def ask(child: LivingChild) -> str:
-            return child.ask(errand, lambda process: str(receive_line(process, "done")["sha256"]))
+        def ask(child: LivingChild) -> tuple[str, int]:
+            told = child.ask(errand, lambda process: receive_line(process, "done"))
+            return str(told["sha256"]), int(told["packets"])
 
-        return self._pool.run(video.span.path, lambda: where, ask)
+        digest, packets = self._pool.run(video.span.path, lambda: where, ask)
+        if packets != video.frame_count:
+            raise DatasetError(
+                f"{where}: the video holds {packets} frames in the episode's span, but the episode has "
+                f"{video.frame_count} rows"
+            )
+        return digest
 
     def close(self) -> None:
         """Kill the children; requests under way fail. Nothing can be asked afterwards."""

@@ -97,6 +97,10 @@ class FfmpegDecoder:
             )
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
+    def frame_size(self, video: EpisodeVideo) -> tuple[int, int]:
+        """(width, height); see ``Decoder.frame_size``."""
+        return self._packets.frame_size(video)
+
     def packet_digest(self, video: EpisodeVideo, start_seconds: float, stop_seconds: float) -> str:
         """Digest of the compressed packets; see ``Decoder.packet_digest``."""
         return self._packets.packet_digest(video, start_seconds, stop_seconds)

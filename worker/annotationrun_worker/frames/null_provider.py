@@ -26,7 +26,7 @@ class NullFrameProvider:
     @property
     def default_camera(self) -> CameraKey:
         """Always NoCamerasError."""
-        _raise_no_cameras()
+        raise_no_cameras()
 
     @property
     def counts(self) -> FrameCounts:
@@ -37,19 +37,19 @@ class NullFrameProvider:
         self, episode: EpisodeRecord, timestamps_seconds: Sequence[float], camera: CameraKey | None = None
     ) -> "Tensor":
         """Always NoCamerasError."""
-        _raise_no_cameras(episode)
+        raise_no_cameras(episode)
 
     def frames_by_index(
         self, episode: EpisodeRecord, frame_indices: Sequence[int], camera: CameraKey | None = None
     ) -> "Tensor":
         """Always NoCamerasError."""
-        _raise_no_cameras(episode)
+        raise_no_cameras(episode)
 
     def pictures_by_index(
         self, episode: EpisodeRecord, frame_indices: Sequence[int], camera: CameraKey | None = None
     ) -> NDArray[np.uint8]:
         """Always NoCamerasError."""
-        _raise_no_cameras(episode)
+        raise_no_cameras(episode)
 
     def tiles_by_index(
         self,
@@ -59,17 +59,17 @@ class NullFrameProvider:
         camera: CameraKey | None = None,
     ) -> NDArray[np.uint8]:
         """Always NoCamerasError."""
-        _raise_no_cameras(episode)
+        raise_no_cameras(episode)
 
     def video_for_episode(
         self, episode: EpisodeRecord, max_frames: int, camera: CameraKey | None = None
     ) -> "Tensor":
         """Always NoCamerasError."""
-        _raise_no_cameras(episode)
+        raise_no_cameras(episode)
 
     def episode_clip_path(self, episode: EpisodeRecord, camera: CameraKey | None = None) -> Path:
         """Always NoCamerasError."""
-        _raise_no_cameras(episode)
+        raise_no_cameras(episode)
 
     def frames_clip_path(
         self,
@@ -79,17 +79,22 @@ class NullFrameProvider:
         camera: CameraKey | None = None,
     ) -> Path:
         """Always NoCamerasError."""
-        _raise_no_cameras(episode)
+        raise_no_cameras(episode)
 
     def packet_digest(self, episode: EpisodeRecord, camera: CameraKey) -> str:
         """Always NoCamerasError."""
-        _raise_no_cameras(episode)
+        raise_no_cameras(episode)
 
     def close(self) -> None:
         """Nothing to free."""
 
 
-def _raise_no_cameras(episode: EpisodeRecord | None = None) -> NoReturn:
+def raise_no_cameras(episode: EpisodeRecord | None = None) -> NoReturn:
+    """Say that there is nothing to look at; ``episode`` is the one whose frames were asked for.
+
+    Raises:
+        NoCamerasError: always.
+    """
     whose = "" if episode is None else f"frames of episode {episode.index} were asked for, but "
     raise NoCamerasError(
         f"{whose}the dataset has no camera: meta/info.json names no feature of dtype 'video' or 'image' "

@@ -33,6 +33,7 @@ from annotationrun_worker.frames.timestamps import (
     target_pts_seconds,
     tolerances_seconds,
     uniform_indices,
+    within_span,
 )
 
 if TYPE_CHECKING:
@@ -236,7 +237,16 @@ class VideoFrameProvider:
         gaps = local_gaps(episode.timestamps_seconds, episode.fps)
         targets = target_pts_seconds(episode.timestamps_seconds, video.span.from_timestamp_seconds)
         tolerances = tolerances_seconds(gaps, self._tolerance_seconds)
-        return self._decoder.frames(video, targets[batch], tolerances[batch], shown.tile)
+        wanted = targets[batch]
+        reach = within_span(wanted, tolerances[batch], video.span, episode.fps)
+        if reach.min() < 0:
+            frame = int(batch[int(np.argmin(reach))])
+            raise FrameDecodeError(
+                f"{video.at(targets[frame], targets[frame])}: frame {frame} would lie outside of the "
+                f"episode's span, {video.span.from_timestamp_seconds:.6f} to "
+                f"{video.span.to_timestamp_seconds:.6f} s of the file"
+            )
+        return self._decoder.frames(video, wanted, reach, shown.tile)
 
     def _clip_path(self, episode: EpisodeRecord, clip: Clip, camera: CameraKey | None) -> Path:
         camera = self._known(camera if camera is not None else self._default_camera)
@@ -257,7 +267,7 @@ class VideoFrameProvider:
         span: VideoSpan | None = episode.videos.get(self._known(camera))
         if span is None:
             raise _read_without(episode, camera)
-        return EpisodeVideo(episode.index, camera, span)
+        return EpisodeVideo(episode.index, camera, span, episode.frame_count)
 
     def _images(self, episode: EpisodeRecord, camera: CameraKey) -> EpisodeImages:
         span: ImageSpan | None = episode.images.get(camera)

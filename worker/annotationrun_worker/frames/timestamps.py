@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from annotationrun_worker.dataset.records import VideoSpan
 from annotationrun_worker.errors import TimestampOutOfRangeError
 
 HALF_GAP_SLACK_SECONDS = 1e-6
@@ -82,6 +83,23 @@ def target_pts_seconds(
 ) -> NDArray[np.float64]:
     """Where the frames lie in the video file, in seconds of PTS: the sum is made in float64."""
     return from_timestamp_seconds + timestamps_seconds.astype(np.float64)
+
+
+def within_span(
+    targets_seconds: NDArray[np.float64],
+    tolerances_seconds: NDArray[np.float64],
+    span: VideoSpan,
+    fps: float,
+) -> NDArray[np.float64]:
+    """The tolerances, none of which leads out of the span: to a frame of another episode.
+
+    The frames of a span have their PTS from half a frame before its start to half a frame before its end.
+    Negative where the target itself lies outside of that.
+    """
+    half_frame = 0.5 / fps
+    after = targets_seconds - (span.from_timestamp_seconds - half_frame)
+    before = (span.to_timestamp_seconds - half_frame) - targets_seconds
+    return np.minimum(tolerances_seconds, np.minimum(after, before))
 
 
 def uniform_indices(frame_count: int, max_frames: int) -> NDArray[np.int64]:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+from annotationrun_worker.dataset.layout import is_data_file
 from annotationrun_worker.errors import DatasetError, StorageError
 from annotationrun_worker.hub.file_cache import FileCache
 from annotationrun_worker.hub.repository import HubFile, HubRepository
@@ -38,6 +39,10 @@ class HubMirror:
         self._cache = cache
         self._held = contextlib.ExitStack()
         self._locks = 0
+
+    def data_files(self) -> Sequence[Path]:
+        """See ``DatasetFiles.data_files``."""
+        return [self.root / name for name in sorted(self.files) if is_data_file(name)]
 
     @contextlib.contextmanager
     def using(self, path: Path) -> Iterator[None]:

@@ -85,8 +85,3 @@ class Written:
             raise DatasetError(
                 f"{change.source}: there are results for the episodes {lost}, which no data file holds"
             )
-
-
-def is_data_file(relative: str) -> bool:
-    """Whether the file of a dataset holds rows of episodes."""
-    return relative.startswith("data/") and relative.endswith(".parquet")

@@ -4,8 +4,9 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from annotationrun_worker.dataset.layout import is_data_file
 from annotationrun_worker.fault_points import FaultPoint, reached
-from annotationrun_worker.merge.change import DatasetChange, Written, is_data_file
+from annotationrun_worker.merge.change import DatasetChange, Written
 from annotationrun_worker.merge.placement import write_file
 from annotationrun_worker.merge.record import FileMark, MergeRecord, mark_file
 from annotationrun_worker.merge.rewrite import is_as_rewritten, rewrite_data_file

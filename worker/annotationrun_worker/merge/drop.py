@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from annotationrun_worker.dataset.layout import data_files
 from annotationrun_worker.errors import OutputError
 from annotationrun_worker.merge.apply import apply_change
 from annotationrun_worker.merge.change import DatasetChange
 from annotationrun_worker.merge.columns import EpisodeLanguage
-from annotationrun_worker.merge.existing import AnnotatedEpisode, data_files
+from annotationrun_worker.merge.existing import AnnotatedEpisode
 from annotationrun_worker.merge.folder import check_valid
 from annotationrun_worker.merge.metadata import drop_from_info, edit_info, edit_stats
 from annotationrun_worker.merge.output_place import check_output

@@ -1,11 +1,12 @@
 """Language columns that are there already: read, whatever types their writer gave them.
 
 LeRobot's own writer lets Arrow infer the types: timestamps are double, tool calls nested structs whose keys
-are padded with nulls, a column without values is of type null. Others store JSON text. All become
-``LanguageRow``.
+are padded with nulls, a column without values is of type null. Its dataset visualizer gives events a
+``timestamp`` too. Others store JSON text. All become ``LanguageRow``.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -38,8 +39,9 @@ READ_ERRORS: Final = (pa.ArrowException, OSError, ValueError)
 
 _FIELDS: Final = {
     PERSISTENT_COLUMN: frozenset(item.name for item in PERSISTENT_TYPE.value_type),
-    EVENTS_COLUMN: frozenset(item.name for item in EVENTS_TYPE.value_type),
+    EVENTS_COLUMN: frozenset(item.name for item in EVENTS_TYPE.value_type) | {"timestamp"},
 }
+"""An event's ``timestamp`` says what its frame's does, and is not kept."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,11 +67,6 @@ class AnnotatedEpisode:
     language: EpisodeLanguage
     differs_at: int | None
     """The first frame whose persistent list is not that of frame 0; ``None`` if all are the same."""
-
-
-def data_files(root: Path) -> list[Path]:
-    """The data files of the dataset at ``root``, sorted, below ``data/``; LeRobot loads all of them."""
-    return sorted((root / "data").glob("**/*.parquet"))
 
 
 def iterate_pieces(file: pq.ParquetFile, path: Path, columns: Sequence[str]) -> Iterator[EpisodePiece]:
@@ -133,25 +130,31 @@ def check_fields(schema: pa.Schema, path: Path) -> None:
     """Refuse language columns that hold more than this version knows, as a rewrite would lose it.
 
     Raises:
-        DatasetError: a language column is no list of structs, or has an unknown field.
+        DatasetError: a language column is neither a list of structs nor text, or has an unknown field.
     """
     for name in LANGUAGE_COLUMNS:
         if name not in schema.names:
             continue
         kind = schema.field(name).type
-        if pa.types.is_null(kind):
+        if pa.types.is_null(kind) or _is_text(kind):
             continue
         item = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else None
         if item is not None and pa.types.is_null(item):
             continue
         if item is None or not pa.types.is_struct(item):
-            raise DatasetError(f"{path}: the column {name!r} is of type {kind}, expected a list of structs")
+            raise DatasetError(
+                f"{path}: the column {name!r} is of type {kind}, expected a list of structs, or JSON text"
+            )
         unknown = sorted({part.name for part in item} - _FIELDS[name])
         if unknown:
             raise DatasetError(
                 f"{path}: the rows of {name!r} have the fields {unknown} that this version does not know; "
                 f"expected {sorted(_FIELDS[name])}"
             )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 @dataclass(slots=True, eq=False)
@@ -222,23 +225,31 @@ class EpisodeGatherer:
     def _add_events(self, column: pa.Array) -> None:
         if pa.types.is_null(column.type):
             return
-        lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+        length_of = pc.utf8_length if _is_text(column.type) else pc.list_value_length
+        lengths = pc.fill_null(length_of(column), 0).to_numpy()
         for row in np.flatnonzero(lengths).tolist():
             frame = self._frame_count + row
-            self._events[frame] = self._rows(column[row].as_py(), EVENTS_COLUMN, frame)
+            if rows := self._rows(column[row].as_py(), EVENTS_COLUMN, frame):
+                self._events[frame] = rows
 
     def _rows(self, values: Any, column: str, frame: int) -> tuple[LanguageRow, ...]:  # noqa: ANN401
         try:
-            return tuple(_language_row(value, column == PERSISTENT_COLUMN) for value in values or ())
-        except (TypeError, ValueError) as error:
+            values = json.loads(values) if isinstance(values, str) and values else values
+            if values is not None and not isinstance(values, list):
+                raise TypeError(f"{repr(values)[:120]}, expected a list")
+            return tuple(_language_row(value, column) for value in values or ())
+        except (TypeError, ValueError, RecursionError) as error:
             raise DatasetError(
                 f"{self.path}, episode {self.episode}, frame {frame}: not a row of {column!r}: {error}"
             ) from error
 
 
-def _language_row(value: Mapping[str, Any] | None, is_persistent: bool) -> LanguageRow:
-    if value is None:
-        raise TypeError("null, expected a struct")
+def _language_row(value: Any, column: str) -> LanguageRow:  # noqa: ANN401 - a struct, or any JSON value
+    if not isinstance(value, dict):
+        raise TypeError(f"{repr(value)[:120]}, expected a struct")
+    if unknown := sorted(value.keys() - _FIELDS[column]):  # JSON text has no type that tells them before
+        raise TypeError(f"the fields {unknown}, which this version does not know")
+    is_persistent = column == PERSISTENT_COLUMN
     texts = {name: value.get(name) for name in ("role", "content", "style", "camera")}
     for name, text in texts.items():
         if text is not None and not isinstance(text, str):

@@ -26,11 +26,14 @@ if TYPE_CHECKING:
     from annotationrun_worker.hub.publication import Published
 
 _SHOWN_PROBLEMS = 5
+_RULES_OF_THE_SOURCE: Final = frozenset({"episodes", "episode-rows", "frames"})
+"""The validator's, on what no change of language rows touches; an episode with new rows kept them all."""
 
-_EDITED: Final[Mapping[str, Callable[[bytes], bytes]]] = {
+METADATA_EDITS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
     "meta/info.json": edit_info,
     "meta/stats.json": edit_stats,
 }
+"""What becomes of the content of a metadata file, by its path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,7 @@ def change_of(plan: MergePlan, rules_left_out: Collection[str] = ()) -> DatasetC
         source=plan.source,
         output=plan.output,
         language_of=language_of,
-        edits=_EDITED,
+        edits=METADATA_EDITS,
         record=MergeRecord(plan.digest, plan.settings_digests, {}, tuple(sorted(plan.failed_episodes))),
         source_identity=plan.source_identity,
         check=lambda folder: check_valid(folder, plan.output, replaced, rules_left_out),
@@ -158,9 +161,12 @@ def check_valid(
 
 
 def _survives(problem: Problem, replaced: Collection[tuple[int, ModuleName]]) -> bool:
-    if problem.episode is None or problem.style is None:
+    """Whether it was there before: of the source's own frames, or of rows that this change did not make."""
+    if problem.episode is None:
+        return False
+    if problem.rule in _RULES_OF_THE_SOURCE:
+        return True
+    if problem.style is None:
         return False
     module = module_of(None if problem.style == "speech" else problem.style)
-    if module is None:
-        return problem.style in {"motion", "trace"}
-    return (problem.episode, module) not in replaced
+    return module is None or (problem.episode, module) not in replaced

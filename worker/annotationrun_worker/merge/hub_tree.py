@@ -6,7 +6,7 @@ from typing import Final
 
 from annotationrun_worker.hub.mirror import HubMirror
 from annotationrun_worker.merge.record import FileMark, mark_file
-from annotationrun_worker.merge.source_files import LARGE_FOLDERS, RECORD_NAME
+from annotationrun_worker.merge.source_files import LARGE_FOLDERS, RECORD_NAME, speaks_of_other_rows
 from annotationrun_worker.merge.source_tree import SourceTree
 
 CARD_NAME: Final = "README.md"
@@ -40,4 +40,6 @@ def _is_large(name: str) -> bool:
 
 
 def _is_of_dataset(name: str) -> bool:
-    return not name.startswith(".") and name not in {CARD_NAME, RECORD_NAME}
+    return (
+        not name.startswith(".") and name not in {CARD_NAME, RECORD_NAME} and not speaks_of_other_rows(name)
+    )

@@ -6,8 +6,9 @@ What fails or is killed leaves the output as it was. Every episode and file of t
 from dataclasses import replace
 from pathlib import Path
 
+from annotationrun_worker.dataset.layout import is_data_file
 from annotationrun_worker.fault_points import FaultPoint, reached
-from annotationrun_worker.merge.change import DatasetChange, Written, is_data_file
+from annotationrun_worker.merge.change import DatasetChange, Written
 from annotationrun_worker.merge.output_place import record_of_output
 from annotationrun_worker.merge.placement import (
     copy_file,

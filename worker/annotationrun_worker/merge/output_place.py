@@ -4,8 +4,8 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from annotationrun_worker.dataset.freed_memory import return_freed_memory
+from annotationrun_worker.dataset.layout import data_files
 from annotationrun_worker.errors import DatasetError, OutputError, StorageError
-from annotationrun_worker.merge.existing import data_files
 from annotationrun_worker.merge.in_place import finish, in_place_lock, recover_in_place
 from annotationrun_worker.merge.journal import check_inside
 from annotationrun_worker.merge.placement import output_lock, probe_writable, recover

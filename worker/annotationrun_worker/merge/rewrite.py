@@ -71,8 +71,8 @@ def rewrite_data_file(
     Without ``has_language`` the language columns are left out, whatever ``language_of`` gives.
 
     Raises:
-        DatasetError: ``source`` can't be read, an episode's rows lie apart, its frames are not 0..n-1, or its
-            persistent rows are not the same on each frame.
+        DatasetError: ``source`` can't be read, an episode's rows lie apart, or its persistent rows are not
+            the same on each frame.
         OSError: ``target`` can't be written.
     """
     schema = target_schema(_schema_of(source), has_language=has_language)
@@ -215,10 +215,6 @@ def _sound_episodes(file: pq.ParquetFile, source: Path) -> Iterator[AnnotatedEpi
 
 def _checked(episode: AnnotatedEpisode, source: Path) -> AnnotatedEpisode:
     where = f"{source}, episode {episode.index}"
-    wrong = np.flatnonzero(episode.frame_indices != np.arange(len(episode.frame_indices)))
-    if len(wrong):
-        row = int(wrong[0])
-        raise DatasetError(f"{where}, row {row}: frame_index is {episode.frame_indices[row]}, expected {row}")
     if episode.differs_at is not None:
         raise DatasetError(
             f"{where}, frame {episode.differs_at}: {PERSISTENT_COLUMN!r} differs from frame 0, so it "

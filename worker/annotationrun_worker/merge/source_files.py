@@ -12,12 +12,20 @@ RECORD_NAME: Final = "meta/annotationrun.json"
 LARGE_FOLDERS: Final = frozenset({"videos", "images"})
 """Large and never written again: linked, and told apart by size; everything else is copied and hashed."""
 
+_OF_OTHER_ROWS: Final = ("meta/lerobot_annotations.json", "meta/annotations/ownership/")
+"""What LeRobot's dataset visualizer and its runtime keep beside the rows, and says what those rows are."""
+
+
+def speaks_of_other_rows(relative: str) -> bool:
+    """Whether the file of a source says something of its language rows, which an output does not have."""
+    return relative.startswith(_OF_OTHER_ROWS)
+
 
 def source_files(root: Path) -> list[tuple[str, Path]]:
     """List all files below ``root`` as (path relative to it with slashes, path), sorted by the former.
 
     Symbolic links are followed, the Hub's cache is made of them. Hidden folders at the top (``.git``,
-    ``.cache``) are no part of a dataset, and our own record is left out.
+    ``.cache``) are no part of a dataset; our own record, and what speaks of other rows, is left out.
 
     Raises:
         DatasetError: something that is neither file nor folder, a broken link, or a link in a circle.
@@ -41,7 +49,7 @@ def source_files(root: Path) -> list[tuple[str, Path]]:
                 )
             found[path.relative_to(root).as_posix()] = path
     found.pop(RECORD_NAME, None)
-    return sorted(found.items())
+    return sorted(item for item in found.items() if not speaks_of_other_rows(item[0]))
 
 
 def entries_of(root: Path) -> dict[str, Path]:

@@ -9,10 +9,11 @@ from typing import Any, Final
 from rich.table import Table
 
 from annotationrun_worker.dataset.episodes import EpisodeSummary, as_ranges, list_episodes
+from annotationrun_worker.dataset.layout import data_files
 from annotationrun_worker.dataset.metadata import read_info
 from annotationrun_worker.errors import DatasetError
 from annotationrun_worker.merge.columns import LANGUAGE_COLUMNS, EpisodeLanguage, LanguageRow
-from annotationrun_worker.merge.existing import AnnotatedEpisode, data_files, read_annotated
+from annotationrun_worker.merge.existing import AnnotatedEpisode, read_annotated
 from annotationrun_worker.merge.journal import has_journal
 from annotationrun_worker.merge.replacement import all_rows
 

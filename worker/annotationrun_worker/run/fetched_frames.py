@@ -91,10 +91,18 @@ class FetchedVideos:
         with self._files.using(video.span.path):
             return self._decoder.frames(video, targets_seconds, tolerances_seconds, tile)
 
+    def frame_size(self, video: EpisodeVideo) -> tuple[int, int]:
+        """See ``Decoder.frame_size``."""
+        with self._files.using(video.span.path):
+            return self._decoder.frame_size(video)
+
     def packet_digest(self, video: EpisodeVideo, start_seconds: float, stop_seconds: float) -> str:
         """See ``Decoder.packet_digest``."""
         sha256 = self._files.sha256_of(video.span.path)
-        stretch = {"file": sha256, "startSeconds": start_seconds, "stopSeconds": stop_seconds}
+        stretch = {
+            "file": sha256, "startSeconds": start_seconds, "stopSeconds": stop_seconds,
+            "frames": video.frame_count,
+        }  # fmt: skip
         known = None if sha256 is None else self._aliases.read(stretch)
         if known is not None:
             return known

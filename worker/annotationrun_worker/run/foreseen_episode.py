@@ -17,7 +17,8 @@ from annotationrun_worker.annotate.sampling import Window, plan_samples, split_w
 from annotationrun_worker.annotate.task import has_to_derive
 from annotationrun_worker.dataset.episodes import EpisodeSummary
 from annotationrun_worker.dataset.records import CameraKey, Features
-from annotationrun_worker.errors import NoCamerasError, UnknownCameraError
+from annotationrun_worker.errors import UnknownCameraError
+from annotationrun_worker.frames.null_provider import raise_no_cameras
 from annotationrun_worker.frames.timestamps import nearest
 
 SECONDS_PER_SUBTASK: Final = 3.0
@@ -48,7 +49,7 @@ class ForeseenEpisode:
             NoCamerasError, UnknownCameraError: there is nothing to look at.
         """
         timestamps = (np.arange(episode.length) / fps).astype(np.float32)
-        return cls(spec, features, episode.task, timestamps, _cameras(spec, features))
+        return cls(spec, features, episode.task, timestamps, all_cameras(spec, features))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -117,10 +118,24 @@ def subtask_count(window: Window, settings: PlanModule) -> int:
     return max(1, count)
 
 
-def _cameras(spec: RunSpec, features: Features) -> tuple[CameraKey, ...]:
-    """All cameras, the default one first."""
+def cameras_looked_at(spec: RunSpec, features: Features) -> tuple[CameraKey, ...]:
+    """The cameras that a module of the run looks at, the default one first.
+
+    Raises:
+        NoCamerasError, UnknownCameraError: there is nothing to look at.
+    """
+    vqa = spec.modules.vqa
+    return all_cameras(spec, features)[: None if vqa is not None and vqa.cameras == "All" else 1]
+
+
+def all_cameras(spec: RunSpec, features: Features) -> tuple[CameraKey, ...]:
+    """All cameras, the default one first.
+
+    Raises:
+        NoCamerasError, UnknownCameraError: there is nothing to look at.
+    """
     if not features.cameras:
-        raise NoCamerasError("the dataset has no camera; switch off the modules that must see")
+        raise_no_cameras()
     default = CameraKey(spec.frames.default_camera or features.cameras[0])
     if default not in features.cameras:
         raise UnknownCameraError(

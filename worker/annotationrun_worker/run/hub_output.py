@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from annotationrun_api.run_usage import RunUsage
+from annotationrun_worker.dataset.layout import is_data_file
 from annotationrun_worker.errors import StorageError
 from annotationrun_worker.hub.mirror import HubMirror
 from annotationrun_worker.hub.publication import DesiredFile, HubSource, HubTarget, Provenance, Publication
 from annotationrun_worker.hub.publish import publish
 from annotationrun_worker.hub.repository import HubRepository
 from annotationrun_worker.merge.built import BuiltDataset, build_merged
-from annotationrun_worker.merge.change import is_data_file
 from annotationrun_worker.merge.folder import MergePlan, MergeResult, merge_result
 from annotationrun_worker.merge.source_files import RECORD_NAME
 from annotationrun_worker.merge.source_tree import SourceTree

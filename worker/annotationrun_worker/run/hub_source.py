@@ -11,8 +11,8 @@ from annotationrun_api.spec import RunSpec
 from annotationrun_api.spec_types import SecretKeyRef
 from annotationrun_api.step_results import HUB_TOKEN_VARIABLE, SOURCE_TOKEN_VARIABLE
 from annotationrun_worker.dataset.files import DatasetFiles, FolderFiles
+from annotationrun_worker.dataset.layout import is_data_file
 from annotationrun_worker.errors import ConfigurationError
-from annotationrun_worker.merge.change import is_data_file
 from annotationrun_worker.merge.source_tree import SourceTree, folder_tree
 from annotationrun_worker.run.places import HubPlace, Places
 

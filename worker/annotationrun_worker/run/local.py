@@ -1,7 +1,7 @@
 """The steps of a run on one machine, each as one call."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
@@ -27,7 +27,7 @@ from annotationrun_worker.run.opening import (
     open_staging,
     open_step,
 )
-from annotationrun_worker.run.plan import RunPlan, load_plan, make_plan
+from annotationrun_worker.run.plan import RunPlan, StagedPlan, load_plan, make_plan
 from annotationrun_worker.run.progress import StoreProgress, serve_progress
 from annotationrun_worker.run.report import AnnotateReport, failure_text, missing_text
 from annotationrun_worker.run.result_maker import Worker
@@ -71,6 +71,8 @@ class PlanReport:
     """By module, of all episodes, as if nothing were staged."""
     pending: int
     """Episodes that may lack a result; the others were done for this very plan."""
+    warnings: Sequence[str] = ()
+    """What is doubtful, and goes on all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +139,11 @@ def plan_run(run: LocalRun) -> PlanReport:
         AnnotationRunError: what would stop the run before its first question.
     """
     with open_dataset(run) as dataset:
-        estimates = estimate_run(run.spec, dataset.chosen, dataset.features)
-        digest, plan = asyncio.run(make_plan(run, dataset))
-        pending = set(map(int, plan.indices)) - open_marks(run, digest).done_now()
-        return PlanReport(run, digest, plan, estimates, len(pending))
+        staged = asyncio.run(make_plan(run, dataset))
+        chosen = dataset.with_tasks(staged.findings.tasks).chosen
+        estimates = estimate_run(run.spec, chosen, dataset.features)
+        pending = set(map(int, staged.plan.indices)) - open_marks(run, staged.digest).done_now()
+        return PlanReport(run, staged.digest, staged.plan, estimates, len(pending), staged.findings.warnings)
 
 
 def annotate_run(
@@ -158,10 +161,13 @@ def annotate_run(
         AnnotationRunError: what stops the step; a fault of single episodes stands in the report.
     """
     with open_dataset(run) as dataset:
-        digest, plan = asyncio.run(_plan(run, dataset, plan_digest))
+        staged = asyncio.run(_plan(run, dataset, plan_digest))
+        digest, plan = staged.digest, staged.plan
+        dataset = dataset.with_tasks(staged.findings.tasks)
         marks = open_marks(run, digest)
         account = Account(run.account or digest, run.gpus)
         with open_step(run, dataset, digest, marks) as step:
+            step.report.warnings += staged.findings.warnings
             basis = step.annotator.basis
             metrics = WorkerMetrics(account, step.report, lambda: basis.frames.counts)
             progress = StoreProgress(marks, plan.indices, lambda: step.report.server)
@@ -182,8 +188,11 @@ def merge_run(run: LocalRun, progress: Progress) -> RunReport:
         AnnotationRunError: what stops the step; missing episodes stand in the report.
     """
     with open_dataset(run) as dataset:
-        digest, plan = asyncio.run(make_plan(run, dataset))
+        staged = asyncio.run(make_plan(run, dataset))
+        digest, plan = staged.digest, staged.plan
+        dataset = dataset.with_tasks(staged.findings.tasks)
         with open_step(run, dataset, digest) as step:
+            step.report.warnings += staged.findings.warnings
             asyncio.run(step.run(plan.indices, None, progress))
             frames = step.annotator.basis.frames.counts
         used = asyncio.run(read_usage(open_staging(run), run.account or digest))
@@ -203,10 +212,13 @@ def run_local(run: LocalRun, progress: Progress, pool: WorkerPool | None = None)
         AnnotationRunError: what stops a run; too many failed episodes stand in the report.
     """
     with open_dataset(run) as dataset:
-        digest, plan = asyncio.run(make_plan(run, dataset))
+        staged = asyncio.run(make_plan(run, dataset))
+        digest, plan = staged.digest, staged.plan
+        dataset = dataset.with_tasks(staged.findings.tasks)
         account = Account(run.account or digest, run.gpus)
         by_pool = pool.run(digest, progress) if pool else {}
         with open_step(run, dataset, digest) as step:
+            step.report.warnings += staged.findings.warnings
             here = asyncio.run(_annotate(step, run, plan, Listener(progress), account, waits=True))
             frames = step.annotator.basis.frames.counts
         account.asked = usage = sum_usages([by_pool, here])
@@ -237,10 +249,10 @@ def _told(
         yield
 
 
-async def _plan(run: LocalRun, dataset: OpenDataset, digest: Digest | None) -> tuple[Digest, RunPlan]:
+async def _plan(run: LocalRun, dataset: OpenDataset, digest: Digest | None) -> StagedPlan:
     if digest is None:
         return await make_plan(run, dataset)
-    return digest, await load_plan(run, digest)
+    return StagedPlan(digest, await load_plan(run, digest))
 
 
 async def _annotate(

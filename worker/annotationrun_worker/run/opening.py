@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +111,18 @@ class OpenDataset:
     files: DatasetFiles
     info: Mapping[str, Any]
     features: Features
+    episodes: Sequence[EpisodeSummary]
+    """All that it lists, in order of index."""
     chosen: Sequence[EpisodeSummary]
-    """The selected episodes, in order of index."""
+    """The selected ones, in order of index."""
+
+    def with_tasks(self, tasks: Mapping[int, str]) -> "OpenDataset":
+        """The same, ``tasks`` being those of some episodes, by index."""
+        chosen = [
+            replace(episode, tasks=(tasks[episode.index],)) if episode.index in tasks else episode
+            for episode in self.chosen
+        ]
+        return replace(self, chosen=chosen)
 
     @property
     def has_language_columns(self) -> bool:
@@ -142,7 +152,7 @@ def open_dataset(run: LocalRun) -> Iterator[OpenDataset]:
         info = read_info(files.root)
         episodes = list_episodes(files.root, info)
         chosen = select_episodes(episodes, run.spec.source.episode_ranges)
-        yield OpenDataset(files, info, read_features(info), chosen[: run.limit])
+        yield OpenDataset(files, info, read_features(info), episodes, chosen[: run.limit])
 
 
 @contextmanager

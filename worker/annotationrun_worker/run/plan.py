@@ -8,12 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from annotationrun_worker.annotate.coordinate_scale import resolve_coordinate_scale
 from annotationrun_worker.dataset.records import EpisodeIndex
 from annotationrun_worker.errors import ConfigurationError, StagingError
 from annotationrun_worker.fault_points import FaultPoint, reached
 from annotationrun_worker.run.hub_source import open_tree
 from annotationrun_worker.run.opening import LocalRun, OpenDataset, open_staging
-from annotationrun_worker.run.preflight import check_places, check_rows
+from annotationrun_worker.run.preflight import (
+    NO_FINDINGS,
+    SourceFindings,
+    check_places,
+    check_rows,
+    check_source,
+)
 from annotationrun_worker.staging.digests import Digest, digest_json
 from annotationrun_worker.staging.plans import read_plan, stage_plan
 
@@ -58,29 +65,43 @@ def settings_digest(run: LocalRun) -> Digest:
     return digest_json({"spec": spec, "limit": run.limit})
 
 
-async def make_plan(run: LocalRun, dataset: OpenDataset) -> tuple[Digest, RunPlan]:
-    """Look whether all can be read and written, and stage the plan; its digest, and the plan.
+@dataclass(frozen=True, slots=True)
+class StagedPlan:
+    """A plan that is staged."""
+
+    digest: Digest
+    plan: RunPlan
+    findings: SourceFindings = NO_FINDINGS
+    """What is doubtful of the source; of one on the Hub only who staged the plan is told."""
+
+
+async def make_plan(run: LocalRun, dataset: OpenDataset) -> StagedPlan:
+    """Look whether all can be read and written, and stage the plan.
 
     The data files of a dataset on the Hub are not fetched again for a plan that is staged: who made it has
     looked at what they held, and whoever looks whether a source is another now does so again and again.
 
     Raises:
-        OutputError, DatasetError, StorageError: see ``check_places`` and ``check_rows``.
+        OutputError, DatasetError, StorageError: see ``check_places``, ``check_source`` and ``check_rows``.
+        ConfigurationError: the scale of the model's coordinates is not known.
         StagingError: the plan is staged and can't be read.
         HubAccessError, HubUnavailableError: a file can't be fetched.
     """
     check_places(run, dataset)
+    if run.spec.modules.vqa is not None:
+        resolve_coordinate_scale(run.spec.model, run.spec.modules.vqa)
     plan = RunPlan(
         source_identity=open_tree(dataset.files).identity(is_output=run.is_in_place),
         settings=settings_digest(run),
         episodes=[(episode.index, episode.length) for episode in dataset.longest_first],
     )
-    store = open_staging(run)
+    store, findings = open_staging(run), NO_FINDINGS
     if not dataset.files.commit or await read_plan(store, digest_json(plan.to_value())) is None:
+        findings = await check_source(run, dataset, store)
         check_rows(run, dataset)
     digest = await stage_plan(store, plan.to_value())
     reached(FaultPoint.AFTER_PLAN)
-    return digest, plan
+    return StagedPlan(digest, plan, findings)
 
 
 async def load_plan(run: LocalRun, digest: Digest) -> RunPlan:

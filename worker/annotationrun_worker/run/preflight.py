@@ -1,17 +1,31 @@
 """What is looked at before the first question: nobody shall pay for answers that can't be published."""
 
 import shutil
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
+from typing import Final, get_args
 
-from annotationrun_worker.errors import DatasetError, StorageError
-from annotationrun_worker.merge.existing import data_files
+from annotationrun_worker.dataset.layout import data_files
+from annotationrun_worker.dataset.records import CameraKey
+from annotationrun_worker.dataset.survey import faults_text, survey_source
+from annotationrun_worker.errors import DatasetError, FrameDecodeError, StorageError
+from annotationrun_worker.frames.backends import make_decoder
+from annotationrun_worker.frames.decoder import EpisodeVideo
+from annotationrun_worker.merge.columns import LANGUAGE_COLUMNS, REPLACED_COLUMNS
+from annotationrun_worker.merge.folder import METADATA_EDITS
 from annotationrun_worker.merge.output_place import check_output, check_rewritable
 from annotationrun_worker.merge.placement import nearest_folder, probe_writable
-from annotationrun_worker.merge.source_files import LARGE_FOLDERS, source_files
+from annotationrun_worker.merge.source_files import LARGE_FOLDERS, source_files, speaks_of_other_rows
 from annotationrun_worker.rows import ModuleName
+from annotationrun_worker.run.annotate import allowed_failures
+from annotationrun_worker.run.foreseen_episode import cameras_looked_at
 from annotationrun_worker.run.hub_source import check_room_for_merge
 from annotationrun_worker.run.opening import LocalRun, OpenDataset
+from annotationrun_worker.staging.digests import digest_json
+from annotationrun_worker.staging.plans import StagedSurvey, read_survey, stage_survey
+from annotationrun_worker.staging.store import StagingStore
 
 
 def check_places(run: LocalRun, dataset: OpenDataset) -> None:
@@ -31,6 +45,107 @@ def check_places(run: LocalRun, dataset: OpenDataset) -> None:
             _check_room(dataset.files.root, places.output)
     if isinstance(places.staging, Path):  # of an object store the plan shows it, which is put next
         _check_staging(places.staging)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFindings:
+    """What is doubtful of a source, and goes on all the same."""
+
+    warnings: Sequence[str] = ()
+    tasks: Mapping[int, str] = field(default_factory=dict)
+    """The tasks of episodes whose text in ``meta/episodes`` is another one."""
+
+
+_MADE_ANEW: Final = frozenset({*REPLACED_COLUMNS, *LANGUAGE_COLUMNS})
+
+NO_FINDINGS: Final = SourceFindings()
+
+
+async def check_source(run: LocalRun, dataset: OpenDataset, store: StagingStore) -> SourceFindings:
+    """See that the chosen episodes can be annotated, as far as it shows without decoding.
+
+    What was found of a source on the Hub is staged: another plan for the same commit fetches nothing again.
+
+    Raises:
+        DatasetError: see ``survey_source``; or more episodes can't be annotated than may fail.
+        NoCamerasError, UnknownCameraError: there is nothing to look at.
+        HubAccessError, HubUnavailableError, StorageError: a file can't be fetched.
+        StagingError: what is staged of the source can't be read.
+    """
+    cameras = cameras_looked_at(run.spec, dataset.features)
+    chosen = [int(episode.index) for episode in dataset.chosen]
+    key = digest_json({"commit": dataset.files.commit, "cameras": sorted(cameras), "episodes": chosen})
+    survey = await read_survey(store, key) if dataset.files.commit else None
+    if survey is None:
+        found = survey_source(
+            dataset.files, dataset.info, dataset.episodes, dataset.chosen, cameras, _MADE_ANEW
+        )
+        faults, tasks = (
+            {int(index): text for index, text in it.items()} for it in (found.faults, found.tasks)
+        )
+        survey = StagedSurvey(faults, tasks, found.warnings)
+        if dataset.files.commit:
+            await stage_survey(store, key, survey)
+    allowed = allowed_failures(run.spec.failure_policy.max_failed_episodes, len(chosen))
+    if len(survey.faults) > allowed:
+        raise DatasetError(faults_text(survey.faults, len(chosen), allowed))
+    if not dataset.files.commit:  # of a video on the Hub it shows when it is fetched
+        _check_sizes(run, dataset, cameras, survey.faults.keys())
+    _check_metadata(dataset.files.root)
+    failing = [f"can't be annotated, and counts as failed: {fault}" for fault in survey.faults.values()]
+    left_out = [
+        f"{name} speaks of the language rows that the source has, and is not copied to the output"
+        for name in _metadata_names(dataset.files.root)
+        if speaks_of_other_rows(name)
+    ]
+    return SourceFindings([*survey.warnings, *failing, *left_out], survey.tasks)
+
+
+def _metadata_names(root: Path) -> Iterator[str]:
+    for path in sorted((root / "meta").glob("**/*")):
+        if path.is_file():
+            yield path.relative_to(root).as_posix()
+
+
+def _check_metadata(root: Path) -> None:
+    """See that the merge will be able to edit ``meta/``.
+
+    Raises:
+        DatasetError: a file is not what it has to be, or can't be read.
+    """
+    for name, edit in METADATA_EDITS.items():
+        path = root / name
+        try:
+            edit(path.read_bytes())
+        except FileNotFoundError:
+            continue  # stats are not needed, and without info.json nothing gets here
+        except OSError as error:
+            raise DatasetError(f"{path} can't be read: {error}; check permissions") from error
+
+
+def _check_sizes(
+    run: LocalRun, dataset: OpenDataset, cameras: Sequence[CameraKey], broken: Collection[int]
+) -> None:
+    """See that the videos are of the sizes that ``info.json`` says: one file of each camera.
+
+    Raises:
+        DatasetError: one is not.
+    """
+    with closing(make_decoder(run.spec.frames.backend)) as decoder:
+        for camera in cameras:
+            told = dataset.features.camera_sizes[camera]
+            episode = next((e for e in dataset.chosen if camera in e.videos and e.index not in broken), None)
+            if episode is None:
+                continue  # its pictures are in the rows
+            span = episode.videos[camera]
+            with suppress(FrameDecodeError):  # which the run tells of with the frames that are wanted
+                size = decoder.frame_size(EpisodeVideo(episode.index, camera, span, episode.length))
+                if size != told:
+                    raise DatasetError(
+                        f"camera {camera!r}: the frames of {str(span.path)!r} are {size[0]} x {size[1]} "
+                        f"pixels, but meta/info.json says {told[0]} x {told[1]} (its shape); correct "
+                        "meta/info.json, or the video"
+                    )
 
 
 def check_rows(run: LocalRun, dataset: OpenDataset) -> None:

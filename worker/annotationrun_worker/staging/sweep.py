@@ -23,9 +23,9 @@ _TORN: Final = re.compile(r"#\d+$")
 
 Kind = Literal[
     "workers", "claims", "failures", "torn files", "answers", "results", "plans", "progress", "usage",
-    "aliases",
+    "aliases", "surveys",
 ]  # fmt: skip
-_GO_UNUSED: Final[Sequence[Kind]] = ("answers", "plans", "progress", "usage", "aliases")
+_GO_UNUSED: Final[Sequence[Kind]] = ("answers", "plans", "progress", "usage", "aliases", "surveys")
 """Folders of the store whose objects go when nobody used them for long."""
 
 

@@ -3,6 +3,7 @@
 Whatever is broken is reported, not raised. Memory holds one episode's rows.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ from typing import Any
 from annotationrun_api.errors import AnnotationRunError
 from annotationrun_worker.dataset.episodes import EpisodeSummary, list_episodes
 from annotationrun_worker.dataset.freed_memory import return_freed_memory
+from annotationrun_worker.dataset.layout import data_files
 from annotationrun_worker.dataset.metadata import read_features, read_info
 from annotationrun_worker.errors import DatasetError
-from annotationrun_worker.merge.existing import data_files, read_annotated
+from annotationrun_worker.merge.existing import read_annotated
 from annotationrun_worker.merge.journal import has_journal
 from annotationrun_worker.merge.metadata import tool_name
-from annotationrun_worker.validate.episode_rules import DatasetFacts, episode_problems
+from annotationrun_worker.merge.replacement import all_rows
+from annotationrun_worker.validate.episode_rules import KNOWN_STYLES, DatasetFacts, episode_problems
 from annotationrun_worker.validate.files import info_problems, schema_problems, side_file_problems
 from annotationrun_worker.validate.frame_rules import frame_problems
 from annotationrun_worker.validate.problem import Problem
@@ -37,6 +40,7 @@ def validate_dataset(root: Path) -> list[Problem]:
     except AnnotationRunError as error:
         problems.append(Problem("episodes", str(error)))
         summaries = []
+    problems += _episode_faults(summaries)
     problems += _missing_files(summaries)
     problems += schema_problems(root, data_files(root))
     return_freed_memory()
@@ -63,6 +67,13 @@ def _facts(info: Mapping[str, Any]) -> DatasetFacts:
     )
 
 
+def _episode_faults(summaries: list[EpisodeSummary]) -> Iterator[Problem]:
+    for summary in summaries:
+        fault = summary.fault_with(summary.camera_faults)
+        if fault is not None:
+            yield Problem("episodes", fault, episode=int(summary.index))
+
+
 def _missing_files(summaries: list[EpisodeSummary]) -> Iterator[Problem]:
     """Files that ``meta/episodes`` names; each is told once, with the first episode that needs it."""
     seen: set[Path] = set()
@@ -83,18 +94,28 @@ def _data_problems(
     root: Path, summaries: Mapping[int, EpisodeSummary], facts: DatasetFacts
 ) -> Iterator[Problem]:
     found: set[int] = set()
+    of_others: Counter[str] = Counter()
     for path in data_files(root):
         try:
-            yield from _file_problems(path, summaries, facts, found)
+            yield from _file_problems(path, summaries, facts, found, of_others)
         except DatasetError as error:
             yield Problem("unreadable", str(error))
         return_freed_memory()
     for index in sorted(summaries.keys() - found):
         yield Problem("episode-rows", "the episode has no rows in the data files", episode=index)
+    for style, count in sorted(of_others.items()):
+        message = (
+            f"{count} rows of a style that this version does not know; they are another tool's, and stay"
+        )
+        yield Problem("style", message, "warning", style=style)
 
 
 def _file_problems(
-    path: Path, summaries: Mapping[int, EpisodeSummary], facts: DatasetFacts, found: set[int]
+    path: Path,
+    summaries: Mapping[int, EpisodeSummary],
+    facts: DatasetFacts,
+    found: set[int],
+    of_others: Counter[str],
 ) -> Iterator[Problem]:
     owner_of_group: dict[int, int] = {}
     for episode in read_annotated(path):
@@ -120,3 +141,5 @@ def _file_problems(
             )
         yield from frame_problems(episode)
         yield from episode_problems(episode, facts)
+        styles = (row.style for row in all_rows(episode.language))
+        of_others.update(style for style in styles if style is not None and style not in KNOWN_STYLES)

@@ -23,6 +23,9 @@ ROLES_OF_STYLE: Final[Mapping[str | None, frozenset[str]]] = {
 }
 """Styles that are not named here may have either role."""
 
+KNOWN_STYLES: Final = PERSISTENT_STYLES | EVENT_STYLES
+"""Rows of other styles are other tools', which alone know what has to hold for them."""
+
 SPEECH: Final = "speech"
 """How problems name the rows without style."""
 
@@ -56,6 +59,8 @@ def _persistent_problems(episode: AnnotatedEpisode, facts: DatasetFacts) -> Iter
         yield Problem("sorted", "persistent rows are not sorted by (timestamp, style, role)", episode=index)
     frame_times = set(episode.timestamps_seconds.tolist())
     for row in rows:
+        if row.style not in KNOWN_STYLES:
+            continue
         if row.style not in PERSISTENT_STYLES:
             yield _at(
                 row, index, None, "style", f"not a persistent style, expected {_names(PERSISTENT_STYLES)}"
@@ -71,7 +76,9 @@ def _persistent_problems(episode: AnnotatedEpisode, facts: DatasetFacts) -> Iter
 def _one_a_time(episode: AnnotatedEpisode) -> Iterator[Problem]:
     """LeRobot's reader stops at two rows of one style at one time (``Ambiguous resolver``)."""
     times = Counter(
-        (row.style, row.timestamp_seconds) for row in episode.language.persistent if row.style != "task_aug"
+        (row.style, row.timestamp_seconds)
+        for row in episode.language.persistent
+        if row.style in KNOWN_STYLES and row.style != "task_aug"
     )
     for (style, time), count in times.items():
         if count > 1:
@@ -128,6 +135,8 @@ def _event_problems(episode: AnnotatedEpisode, facts: DatasetFacts) -> Iterator[
                 "sorted", "events are not sorted by (style, role, camera)", episode=index, frame=frame
             )
         for row in rows:
+            if row.style not in KNOWN_STYLES:
+                continue
             if row.style not in EVENT_STYLES:
                 yield _at(row, index, frame, "style", f"not an event style, expected {_names(EVENT_STYLES)}")
             for rule, message in _row_faults(row, facts):

@@ -33,6 +33,7 @@ def _write(path: Path, episodes: list[int | None], frames: list[int]) -> Path:
             "timestamp": pa.array(np.array(frames, np.float32) / 2),
             "frame_index": pa.array(frames, pa.int64()),
             "episode_index": pa.array(episodes, pa.int64()),
+            "task_index": pa.array([3] * len(frames), pa.int64()),
         }
     )
     pq.write_table(table, path, row_group_size=2)
@@ -116,5 +117,47 @@ def test_an_episode_index_that_is_no_number_is_an_error(tmp_path):
     path = _write(tmp_path / "a.parquet", [0, 0], [0, 1])
     table = pq.read_table(path)
     pq.write_table(table.set_column(2, "episode_index", pa.array(["a", "b"])), path)
-    with pytest.raises(DatasetError, match="can't be read as parquet"):
+    with pytest.raises(DatasetError, match="'episode_index' is of type string, expected int64"):
         read_data_rows(path)
+
+
+def test_numbers_that_pandas_made_floats_are_taken_and_fractions_are_not(tmp_path):
+    path = _write(tmp_path / "a.parquet", [0, 0], [0, 1])
+    table = pq.read_table(path)
+    floats = [name for name in table.column_names if name != "timestamp"]
+    for name in floats:
+        place = table.column_names.index(name)
+        table = table.set_column(place, name, table[name].cast(pa.float64()))
+    pq.write_table(table, path)
+    rows = read_data_rows(path)
+    assert rows.timestamps_of(FIRST, 2).tolist() == [0.0, 0.5]
+    assert rows.tasks_of(FIRST, {3: "push"}) == ("push",)
+    place = table.column_names.index("frame_index")
+    pq.write_table(table.set_column(place, "frame_index", pa.array([0.0, 1.5])), path)
+    with pytest.raises(DatasetError, match="'frame_index' holds more than whole numbers"):
+        read_data_rows(path)
+
+
+def test_timestamps_of_float64_are_cast_as_lerobot_casts_them(tmp_path):
+    path = _write(tmp_path / "a.parquet", [0, 0, 0], [0, 1, 2])
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(0, "timestamp", pa.array([0.0, 0.1, 1e300])), path)
+    rows = read_data_rows(path)
+    assert rows.timestamps_seconds[:2].tobytes() == np.array([0.0, 0.1], np.float32).tobytes()
+    with pytest.raises(DatasetError, match="row 2: timestamp is inf, expected a finite number"):
+        rows.timestamps_of(FIRST, 3)
+
+
+def test_the_tasks_of_an_episode_come_in_the_order_of_its_rows(tmp_path):
+    path = _write(tmp_path / "a.parquet", [0, 0, 1, 0], [0, 1, 0, 2])
+    table = pq.read_table(path)
+    place = table.column_names.index("task_index")
+    pq.write_table(table.set_column(place, "task_index", pa.array([7, 2, 5, 7])), path)
+    rows = read_data_rows(path)
+    texts = {2: "put", 5: "push", 7: "pick"}
+    assert rows.tasks_of(FIRST, texts) == ("pick", "put")
+    assert rows.tasks_of(SECOND, texts) == ("push",)
+    with pytest.raises(
+        DatasetError, match=r"episode 1 in .*: rows with task_index 5, which meta/tasks.parquet"
+    ):
+        rows.tasks_of(SECOND, {2: "put", 7: "pick"})

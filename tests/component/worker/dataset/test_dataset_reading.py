@@ -98,9 +98,18 @@ def test_other_episodes_files_are_not_opened(root):
         _read(root, 5)
 
 
-def test_several_tasks_are_joined(root):
+def test_the_rows_tasks_are_joined_in_the_order_that_the_list_of_episodes_has(root):
+    texts = pq.read_table(root / "meta/tasks.parquet")["task"].to_pylist()
+    indices = pq.read_table(root / DATA)["task_index"].to_pylist()[:2]
+    assert indices[0] == indices[1], "one task"
+    other = next(index for index in range(len(texts)) if index != indices[0])
+    _set_value(root / DATA, "task_index", 1, other)
+    first, second = texts[indices[0]], texts[other]
+    assert _read(root).task == f"{first}; {second}"
+    _set_value(root / EPISODES, "tasks", 0, [second, first])
+    assert _read(root).task == f"{second}; {first}"
     _set_value(root / EPISODES, "tasks", 0, ["Pick up the cube", "Put it down"])
-    assert _read(root).task == "Pick up the cube; Put it down"
+    assert _read(root).task == f"{first}; {second}"
 
 
 @pytest.mark.parametrize(
@@ -233,22 +242,143 @@ def test_a_camera_name_that_leads_out_of_the_folder_is_refused(root):
 
 
 NAN = float("nan")
-EPISODE_FAULTS = [
+LIST_FAULTS = [
     pytest.param("episode_index", 1, 0, "episode 0 is there twice", id="an index that is there twice"),
     pytest.param("episode_index", 1, None, "'episode_index' = None", id="no index"),
+]
+EPISODE_FAULTS = [
     pytest.param("length", 0, 119, r"length 119, but its rows go from 0 to 120", id="another length"),
-    pytest.param("data/file_index", 2, -1, "episode 2 has 'data/file_index' = -1", id="a negative file"),
-    pytest.param("tasks", 2, None, "episode 2 has 'tasks' = None", id="no tasks"),
+    pytest.param("length", 0, None, "episode 0 has 'length' = None, expected a number", id="no length"),
     pytest.param(f"videos/{WRIST}/from_timestamp", 3, NAN, "episode 3, .*wrist.*from nan", id="NaN start"),
     pytest.param(f"videos/{WRIST}/to_timestamp", 3, 1.0, "episode 3, .* from 23.5 to 1.0", id="end first"),
+    pytest.param(f"videos/{WRIST}/file_index", 3, None, "episode 3, .*wrist.*file None", id="no file"),
+    pytest.param(
+        f"videos/{WRIST}/to_timestamp", 5, 36.0, r"episode 5, .*frames take 35\.0+ s", id="another span"
+    ),
 ]
 
 
-@pytest.mark.parametrize(("column", "row", "value", "says"), EPISODE_FAULTS)
-def test_a_contradiction_in_the_list_of_episodes_is_an_error_that_names_it(root, column, row, value, says):
+@pytest.mark.parametrize(("column", "row", "value", "says"), LIST_FAULTS)
+def test_a_list_of_episodes_that_contradicts_itself_is_an_error_that_names_it(root, column, row, value, says):
     _set_value(root / EPISODES, column, row, value)
     with pytest.raises(DatasetError, match=says):
         list_episodes(root, read_info(root))
+
+
+@pytest.mark.parametrize(("column", "row", "value", "says"), EPISODE_FAULTS)
+def test_what_is_wrong_with_an_episode_fails_it_and_no_other(root, column, row, value, says):
+    _set_value(root / EPISODES, column, row, value)
+    with pytest.raises(DatasetError, match=says):
+        _read(root, row)
+    assert _read(root, 1).frame_count == 225
+
+
+def test_a_camera_whose_span_is_wrong_does_not_fail_those_who_look_at_another(root):
+    _set_value(root / EPISODES, f"videos/{WRIST}/from_timestamp", 3, None)
+    info = read_info(root)
+    assert list(read_episode(root, info, list_episodes(root, info)[3], [FRONT]).videos) == [FRONT]
+
+
+def test_spans_that_overlap_fail_both_episodes(root):
+    table = pq.read_table(root / EPISODES)
+    start, end = (table[f"videos/{FRONT}/{name}"].to_pylist() for name in ("from_timestamp", "to_timestamp"))
+    assert end[0] == start[1], "one file"
+    for name, seconds in (("from_timestamp", start[1] - 0.1), ("to_timestamp", end[1] - 0.1)):
+        _set_value(root / EPISODES, f"videos/{FRONT}/{name}", 1, seconds)
+    for index in (0, 1):
+        with pytest.raises(DatasetError, match="they overlap by more than half a frame"):
+            _read(root, index)
+    assert _read(root, 2).frame_count == 360
+
+
+@pytest.mark.parametrize(
+    ("row", "seconds", "is_taken"),
+    [
+        pytest.param(60, 0.4, True, id="less than half a frame"),
+        pytest.param(60, 0.6, False, id="more than half a frame"),
+        pytest.param(119, 0.6, False, id="the last one"),
+    ],
+)
+def test_a_timestamp_may_differ_from_its_frame_s_by_half_a_frame(root, row, seconds, is_taken):
+    _set_value(root / DATA, "timestamp", row, (row + seconds) / 30)
+    if is_taken:
+        assert _read(root, 0).frame_count == 120
+        return
+    with pytest.raises(DatasetError, match=rf"row {row}: timestamp is .* but frame {row} .* stands at"):
+        _read(root, 0)
+
+
+@pytest.mark.parametrize("file_index", [1, 2, -1, 99, None])
+def test_rows_are_found_by_their_episode_whatever_file_is_named(root, file_index):
+    expected = _read(root, 0).timestamps_seconds.tobytes()
+    _set_value(root / EPISODES, "data/file_index", 0, file_index)
+    episode = _read(root, 0)
+    assert episode.timestamps_seconds.tobytes() == expected
+    assert episode.data_path == (root / DATA).absolute()
+
+
+def test_an_episode_that_no_data_file_holds_is_named_with_the_file_that_should(root):
+    table = pq.read_table(root / DATA)
+    pq.write_table(table.slice(120), root / DATA)
+    with pytest.raises(DatasetError, match=r"episode 0: no data file holds a row of it; .*file-000\.parquet"):
+        _read(root, 0)
+
+
+def test_whole_numbers_that_pandas_made_floats_are_taken(root):
+    table = pq.read_table(root / EPISODES)
+    numbers = [name for name in table.column_names if pa.types.is_int64(table.schema.field(name).type)]
+    assert "length" in numbers
+    for name in numbers:
+        place = table.column_names.index(name)
+        table = table.set_column(place, name, table[name].cast(pa.float64()))
+    pq.write_table(table, root / EPISODES)
+    assert [_read(root, index).frame_count for index in (0, 5)] == [120, 1050]
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        pytest.param(lambda path: path.unlink(), "the tasks, .*is missing", id="missing"),
+        pytest.param(lambda path: path.write_bytes(b"PAR1"), "can't be read as parquet", id="no parquet"),
+        pytest.param(
+            lambda path: pq.write_table(pa.table({"task": ["a"]}), path),
+            r"has the columns \['task'\], expected 'task_index' and 'task'",
+            id="no index",
+        ),
+        pytest.param(
+            lambda path: pq.write_table(pa.table({"task_index": [0, 0], "task": ["a", "b"]}), path),
+            "names a 'task_index' twice",
+            id="twice",
+        ),
+        pytest.param(
+            lambda path: pq.write_table(
+                pa.table({"task_index": [0], "task": pa.nulls(1, pa.string())}), path
+            ),
+            "a row without 'task_index' or 'task'",
+            id="null",
+        ),
+    ],
+)
+def test_tasks_that_can_not_be_read_are_an_error(root, edit, says):
+    edit(root / "meta/tasks.parquet")
+    with pytest.raises(DatasetError, match=says):
+        _read(root, 0)
+
+
+def test_the_index_of_a_data_frame_without_a_name_holds_the_tasks_too(root):
+    expected = _read(root, 0).task
+    path = root / "meta/tasks.parquet"
+    table = pq.read_table(path)
+    renamed = table.rename_columns(["__index_level_0__" if n == "task" else n for n in table.column_names])
+    pq.write_table(renamed.replace_schema_metadata(None), path)
+    assert _read(root, 0).task == expected
+
+
+@pytest.mark.parametrize("name", [DATA, EPISODES, "meta/tasks.parquet"])
+def test_a_pointer_of_git_lfs_is_called_one(root, name):
+    (root / name).write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'ab' * 32}\nsize 9\n")
+    with pytest.raises(DatasetError, match=r"is a pointer of Git LFS.*git lfs pull"):
+        _read(root, 0)
 
 
 def test_a_list_of_episodes_that_is_incomplete_is_an_error(root):
@@ -288,12 +418,12 @@ def test_faulty_rows_fail_their_episode_and_no_other(root, column, row, value, s
     assert (_read(root, 0).frame_count, _read(root, 2).frame_count) == (120, 360)
 
 
-def test_timestamps_of_another_type_are_an_error(root):
+def test_timestamps_that_are_no_numbers_are_an_error(root):
     table = pq.read_table(root / DATA)
     index = table.column_names.index("timestamp")
-    doubles = table.column("timestamp").cast(pa.float64())
-    pq.write_table(table.set_column(index, "timestamp", doubles), root / DATA)
-    with pytest.raises(DatasetError, match="'timestamp' is of type double, expected float"):
+    texts = pa.array(["0"] * table.num_rows)
+    pq.write_table(table.set_column(index, "timestamp", texts), root / DATA)
+    with pytest.raises(DatasetError, match="'timestamp' is of type string, expected float"):
         _read(root)
 
 

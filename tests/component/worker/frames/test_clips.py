@@ -16,6 +16,8 @@ from tests.support.video_assets import (
     CAMERA,
     FEATURES,
     episode_in,
+    overwrite,
+    packet_places,
     ramp,
     reference_episode,
     reference_features,
@@ -148,13 +150,16 @@ def test_an_odd_size_is_padded_to_an_even_one(tmp_path):
 
 
 def test_a_frame_that_cannot_be_decoded_makes_no_clip(tmp_path):
-    path = tmp_path / "short.mp4"
-    write_video(path, range(20), ramp(20).tolist())
+    path, sound_path = tmp_path / "damaged.mp4", tmp_path / "sound.mp4"
+    for written in (path, sound_path):
+        write_video(written, range(20), ramp(20).tolist())
+    position, size = packet_places(path)[0]
+    overwrite(path, position + size // 4, bytes(size // 2))
     provider = make_frame_provider(FEATURES, FrameSettings(clip_folder=tmp_path / "clips"))
     with pytest.raises(FrameDecodeError, match="episode 3"):
-        provider.episode_clip_path(episode_in(path, ramp(25).tolist(), 0.0, 3))
+        provider.episode_clip_path(episode_in(path, ramp(20).tolist(), 0.0, 3))
     assert [place for place in (tmp_path / "clips").rglob("*") if place.is_file()] == []
-    sound = episode_in(path, ramp(20).tolist(), 0.0, 4)
+    sound = episode_in(sound_path, ramp(20).tolist(), 0.0, 4)
     assert len(frames_of(provider.episode_clip_path(sound))) == 20
     provider.close()
 

@@ -23,8 +23,8 @@ from tests.support.video_assets import (
     write_video,
 )
 
-from annotationrun_worker.dataset.records import CameraKey, EpisodeIndex
-from annotationrun_worker.errors import FrameDecodeError
+from annotationrun_worker.dataset.records import CameraKey, EpisodeIndex, VideoSpan
+from annotationrun_worker.errors import DatasetError, FrameDecodeError
 from annotationrun_worker.frames.fingerprint import episode_fingerprint
 from annotationrun_worker.frames.provider import FrameSettings, make_frame_provider
 
@@ -67,6 +67,17 @@ def test_the_packet_digest_is_what_its_description_says(reference, index):
         microseconds = int(np.floor(float((packet.pts - shown[0].pts) * packet.time_base * 1_000_000) + 0.5))
         hashed += struct.pack("<qBQ", microseconds, packet.is_keyframe, packet.size) + bytes(packet)
     assert reference.packet_digest(episode, FRONT) == hashlib.sha256(hashed).hexdigest()
+
+
+@pytest.mark.parametrize("packets", [20, 22])
+def test_an_episode_whose_span_holds_another_number_of_frames_fails(tmp_path, provider, packets):
+    path = tmp_path / "v.mp4"
+    write_video(path, range(40), ramp(40).tolist())
+    span = VideoSpan(path, 0.0, packets / 30)
+    episode = replace(episode_in(path, ramp(21).tolist(), 0.0), videos={CAMERA: span})
+    says = rf"v\.mp4': the video holds {packets} frames in the episode's span, but the episode has 21 rows"
+    with pytest.raises(DatasetError, match=says):
+        provider.packet_digest(episode, CAMERA)
 
 
 def test_an_episode_has_the_same_digest_in_a_file_of_its_own(tmp_path, provider):

@@ -92,7 +92,9 @@ def test_decoders_killed_at_random_cost_no_answer(monkeypatch, decoder):
         chosen = np.unique(draw.integers(0, episode.frame_count, draw.integers(1, 9)))
         targets = span.from_timestamp_seconds + episode.timestamps_seconds[chosen].astype(np.float64)
         frames = decoder.frames(
-            EpisodeVideo(episode.index, CAMERA, span), targets, np.full(len(targets), 0.01)
+            EpisodeVideo(episode.index, CAMERA, span, episode.frame_count),
+            targets,
+            np.full(len(targets), 0.01),
         )
         with counting:
             answers += 1

@@ -38,7 +38,7 @@ def open_descriptors():
 
 def frame_zero(decoder):
     span = reference_episode(0).videos[CAMERA]
-    video = EpisodeVideo(EpisodeIndex(0), CAMERA, VideoSpan(span.path, 0.0, 1.0))
+    video = EpisodeVideo(EpisodeIndex(0), CAMERA, VideoSpan(span.path, 0.0, 1.0), 30)
     return decoder.frames(video, np.zeros(1), np.full(1, 0.01))
 
 
@@ -158,7 +158,7 @@ def test_a_file_tells_of_its_progress_before_a_frame_is_there():
 
 
 def test_a_missing_file_is_no_lost_decoder(tmp_path):
-    video = EpisodeVideo(EpisodeIndex(0), CAMERA, VideoSpan(tmp_path / "no.mp4", 0.0, 1.0))
+    video = EpisodeVideo(EpisodeIndex(0), CAMERA, VideoSpan(tmp_path / "no.mp4", 0.0, 1.0), 30)
     with closing(DecoderProcess()) as decoder, pytest.raises(FrameDecodeError, match="is missing") as caught:
         decoder.frames(video, np.zeros(1), np.full(1, 0.01))
     assert not isinstance(caught.value, DecoderLostError)

@@ -137,7 +137,9 @@ def ask(
     decoder: Decoder, path: Path, targets: NDArray[np.float64], tolerances: NDArray[np.float64]
 ) -> Pictures:
     """Frames of a file that is an episode of its own, as the frame provider asks for them."""
-    video = EpisodeVideo(EpisodeIndex(0), CAMERA, VideoSpan(path, 0.0, float(targets[-1]) + 1.0))
+    video = EpisodeVideo(
+        EpisodeIndex(0), CAMERA, VideoSpan(path, 0.0, float(targets[-1]) + 1.0), len(targets)
+    )
     return decoder.frames(video, targets, tolerances)
 
 

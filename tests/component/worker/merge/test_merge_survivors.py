@@ -11,6 +11,7 @@ from tests.support.annotated_dataset import (
     data_paths,
     edit_json,
     event_row,
+    persistent_row,
     read_language,
     write_language,
     write_table,
@@ -18,7 +19,8 @@ from tests.support.annotated_dataset import (
 from tests.support.checkout import REFERENCE
 from tests.support.staged_results import Results, merge_plan
 
-from annotationrun_worker.errors import ConfigurationError, OutputError
+from annotationrun_worker.errors import ConfigurationError, DatasetError, OutputError
+from annotationrun_worker.merge.drop import DropPlan, drop_modules
 from annotationrun_worker.merge.folder import merge_to_folder
 from annotationrun_worker.rows import StagedRow, say_call
 from annotationrun_worker.validate.dataset import validate_dataset
@@ -127,6 +129,119 @@ def test_rows_of_the_source_that_stay_are_reported_not_refused(
     rows = [StagedRow(3, "user", "vqa", "where?", CAMERA), StagedRow(3, "assistant", "vqa", bad, CAMERA)]
     with pytest.raises(OutputError, match="outside of the image"):
         merge_to_folder(merge_plan(source, tmp_path / "other", {"0/vqa": rows}))
+
+
+ADVANTAGE, REASONING = "advantage", "reasoning"
+"""Styles of other tools, one of them with a row on each frame."""
+
+
+def add_rows_of_others(dataset: Path) -> None:
+    """A persistent row of episode 0 at no frame's time, and an event on each frame of the first file."""
+    file = read_language(data_paths(dataset)[0])
+    reasoning = persistent_row(REASONING, 0.01, "the block is near", role="tool") | {"camera": "gone"}
+    file.persistent = [
+        sorted([*rows, reasoning], key=lambda row: row["timestamp"]) if episode == 0 else rows
+        for rows, episode in zip(file.persistent, file.episodes, strict=True)
+    ]
+    advantage = [event_row(ADVANTAGE, "assistant", f"{number / 7}") for number in range(len(file.events))]
+    file.events = [[row, *rows] for row, rows in zip(advantage, file.events, strict=True)]
+    write_language(file)
+
+
+def rows_of_others(dataset: Path) -> list[list[dict[str, object]]]:
+    file = read_language(data_paths(dataset)[0])
+    return [
+        [row for row in rows if row["style"] in {ADVANTAGE, REASONING}]
+        for rows in (*file.persistent, *file.events)
+    ]
+
+
+def test_rows_of_styles_that_we_do_not_know_stay_as_they_are(
+    by_hand: Path, results: Results, tmp_path: Path
+) -> None:
+    source = copy_dataset(by_hand, tmp_path / "source")
+    add_rows_of_others(source)
+    theirs = rows_of_others(source)
+    assert sum(map(len, theirs)) > len(read_language(data_paths(source)[0]).events)
+
+    result = merge_to_folder(merge_plan(source, tmp_path / "out", results))
+
+    assert rows_of_others(tmp_path / "out") == theirs
+    found = {(problem.rule, problem.severity, problem.style) for problem in result.surviving_problems}
+    assert found == {("style", "warning", ADVANTAGE), ("style", "warning", REASONING)}
+    drop_modules(
+        DropPlan(tmp_path / "out", tmp_path / "dropped", frozenset({"plan", "interjections", "vqa"}))
+    )
+    assert rows_of_others(tmp_path / "dropped") == theirs
+
+
+def test_rows_in_json_text_are_read(by_hand: Path, results: Results, tmp_path: Path) -> None:
+    source = copy_dataset(by_hand, tmp_path / "source")
+    for path in data_paths(source):
+        file, table = read_language(path), pq.read_table(path)
+        for column, values in zip(LANGUAGE, (file.persistent, file.events), strict=True):
+            texts = [json.dumps(rows) if rows else None for rows in values]
+            place = table.column_names.index(column)
+            table = table.set_column(place, column, pa.array(texts, pa.string()))
+        write_table(table, path)
+
+    merge_to_folder(merge_plan(source, tmp_path / "out", {"5/vqa": results["5/vqa"]}))
+
+    assert validate_dataset(tmp_path / "out") == []
+    for merged, expected in zip(data_paths(tmp_path / "out"), data_paths(by_hand), strict=True):
+        assert read_language(merged).persistent == read_language(expected).persistent
+        assert read_language(merged).events == read_language(expected).events
+
+
+def test_events_with_a_time_of_their_own_are_read(by_hand: Path, results: Results, tmp_path: Path) -> None:
+    """As LeRobot's dataset visualizer exports them, with all rows in one row group."""
+    source = copy_dataset(by_hand, tmp_path / "source")
+    for path in data_paths(source):
+        file, table = read_language(path), pq.read_table(path)
+        times = table["timestamp"].to_pylist()
+        timed = [
+            [row | {"timestamp": time} for row in rows] for rows, time in zip(file.events, times, strict=True)
+        ]
+        table = table.set_column(table.column_names.index(LANGUAGE[1]), LANGUAGE[1], pa.array(timed))
+        pq.write_table(table, path)
+        assert pq.read_metadata(path).num_row_groups == 1
+
+    merge_to_folder(merge_plan(source, tmp_path / "out", {"5/vqa": results["5/vqa"]}))
+
+    assert validate_dataset(tmp_path / "out") == []
+    for merged, expected in zip(data_paths(tmp_path / "out"), data_paths(by_hand), strict=True):
+        assert read_language(merged).events == read_language(expected).events
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        pytest.param("[", "not a row of 'language_events'", id="no JSON"),
+        pytest.param('{"role": "user"}', "expected a list", id="no list"),
+        pytest.param('["grasp"]', "'grasp', expected a struct", id="no struct"),
+        pytest.param('[{"role": "user", "score": 1}]', "the fields .'score'., which", id="an unknown field"),
+    ],
+)
+def test_json_text_that_holds_something_else_is_refused(
+    text: str, says: str, source: Path, results: Results, tmp_path: Path
+) -> None:
+    path = data_paths(source)[0]
+    table = pq.read_table(path)
+    write_table(table.append_column(LANGUAGE[1], pa.array([text] * table.num_rows)), path)
+    with pytest.raises(DatasetError, match=says):
+        merge_to_folder(merge_plan(source, tmp_path / "out", {"5/vqa": results["5/vqa"]}))
+
+
+@pytest.mark.parametrize("name", ["meta/lerobot_annotations.json", "meta/annotations/ownership/0.json"])
+def test_what_speaks_of_other_rows_is_left_out(
+    name: str, source: Path, results: Results, tmp_path: Path
+) -> None:
+    (source / name).parent.mkdir(parents=True, exist_ok=True)
+    (source / name).write_text("{}")
+    (source / "meta/annotations.md").write_text("ours")
+    merge_to_folder(merge_plan(source, tmp_path / "out", {"5/vqa": results["5/vqa"]}))
+    assert not (tmp_path / "out" / name).exists()
+    assert (tmp_path / "out/meta/annotations.md").read_text() == "ours"
 
 
 def test_new_subtasks_under_interjections_that_stay_are_refused(

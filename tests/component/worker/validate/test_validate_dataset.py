@@ -206,7 +206,6 @@ FILES = [
 PERSISTENT = [
     param(differ_on_the_last_frame, "persistent-same", id="rows of the last frame differ"),
     param(on_each_frame(0, lambda rows: rows.reverse()), "sorted", id="not sorted"),
-    param(on_each_frame(0, change("memory", style="recollection")), "style", id="an unknown style"),
     param(on_each_frame(0, change("memory", style="vqa")), "style", id="an event style"),
     param(on_each_frame(0, change("subtask", role="user")), "role", id="a subtask of the user"),
     param(on_each_frame(0, change("task_aug", role="assistant")), "role", id="a task of the assistant"),
@@ -229,7 +228,6 @@ PERSISTENT = [
 
 EVENTS = [
     param(on_frame(0, lambda rows: rows.reverse()), "sorted", id="not sorted"),
-    param(on_frame(0, change("vqa", style="riddle")), "style", id="an unknown style"),
     param(on_frame(0, change("vqa", style="memory", camera=None)), "style", id="a persistent style"),
     param(on_frame(40, change("interjection", role="assistant")), "role", id="an interjection of the robot"),
     param(on_frame(0, change(None, role="user")), "role", id="speech of the user"),

@@ -1,8 +1,11 @@
 """Which frame a time means."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from annotationrun_worker.dataset.records import VideoSpan
 from annotationrun_worker.errors import TimestampOutOfRangeError
 from annotationrun_worker.frames.timestamps import (
     local_gaps,
@@ -11,6 +14,7 @@ from annotationrun_worker.frames.timestamps import (
     target_pts_seconds,
     tolerances_seconds,
     uniform_indices,
+    within_span,
 )
 
 AT_30 = (np.arange(5) / 30).astype(np.float32)
@@ -76,6 +80,23 @@ def test_the_local_gap_is_the_smaller_of_both_neighbours():
 
 def test_a_decoded_frame_may_be_off_by_the_setting_or_less_than_half_a_gap():
     assert tolerances_seconds(np.array([0.1, 0.01]), 0.01).tolist() == [0.01, 0.45 * 0.01]
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        pytest.param(4.0, 0.04, id="the first frame"),
+        pytest.param(5.9, 0.04, id="the last frame"),
+        pytest.param(5.93, 0.02, id="a late last frame: short of the next episode's first"),
+        pytest.param(3.96, 0.01, id="an early first frame: short of the last one's last"),
+        pytest.param(6.0, -0.05, id="the next episode's first frame"),
+        pytest.param(3.9, -0.05, id="the last episode's last frame"),
+    ],
+)
+def test_no_tolerance_leads_out_of_the_span(target, expected):
+    span = VideoSpan(Path("v.mp4"), 4.0, 6.0)
+    reach = within_span(np.array([target]), np.array([0.04]), span, 10.0)
+    assert reach.tolist() == pytest.approx([expected])
 
 
 def test_targets_are_float32_timestamps_added_in_float64():

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.support.annotated_dataset import edit_json
-from tests.support.annotation import CAMERAS, REFERENCE
+from tests.support.annotation import CAMERAS, REFERENCE, read_frames
 from tests.support.bad_input import REPAIRED, REQUESTS, Bench, Case, Outcome, check_failure, check_success
 from tests.support.image_dataset import FRONT, WRIST, write_image_dataset
 from tests.support.module_runs import EVERY_MODULE, look
@@ -122,20 +122,42 @@ WHOLE = [
         ("the dataset has no camera", r"meta/info\.json", r"another dataset in spec\.source"),
         damage_info(no_cameras),
     ),
-]
-OF_AN_EPISODE = [
-    BadDataset(
-        "missing mp4", ExitCode.INCOMPLETE, (CAMERA, "is missing; is the download complete"), no_video
-    ),
-    BadDataset("truncated mp4", ExitCode.INCOMPLETE, (CAMERA, "damaged or cut off"), truncated_video),
-    BadDataset("mp4 of zero bytes", ExitCode.INCOMPLETE, (CAMERA, r"is empty \(0 bytes\)"), empty_video),
+    BadDataset("missing mp4", ExitCode.DATASET, (CAMERA, "is missing; is the download complete"), no_video),
+    BadDataset("mp4 of zero bytes", ExitCode.DATASET, (CAMERA, r"is empty \(0 bytes\)"), empty_video),
     BadDataset(
         "mp4 with mode 0600 of another uid",
-        ExitCode.INCOMPLETE,
+        ExitCode.DATASET,
         (CAMERA, "this user may not read", f"mode 0600, owner uid {NOBODY}", r"chmod a\+r"),
         somebody_elses_video,
         may_read_all=False,
     ),
+]
+OF_AN_EPISODE = [
+    BadDataset(
+        "timestamps that run on",
+        ExitCode.DATASET,
+        (r"file-002\.parquet', row 0: timestamp is 40\.0+ s, but frame 0 .* stands at 0\.0+ s",),
+        edit_rows(lambda times: [time + WIDE for time in times]),
+    ),
+    BadDataset(
+        "NaN timestamp",
+        ExitCode.DATASET,
+        (r"file-002\.parquet', row 10: timestamp is nan, expected a finite number",),
+        edit_rows(lambda times: [*times[:10], NAN, *times[11:]]),
+    ),
+    BadDataset(
+        "repeated timestamp",
+        ExitCode.DATASET,
+        (
+            r"file-002\.parquet', row 10: timestamp 0\.3\d* s follows 0\.3\d* s",
+            "expected timestamps that rise",
+        ),
+        edit_rows(lambda times: [*times[:10], times[9], *times[11:]]),
+    ),
+]
+"""What metadata and rows show; the other episodes are whole."""
+WHILE_DECODING = [
+    BadDataset("truncated mp4", ExitCode.INCOMPLETE, (CAMERA, "damaged or cut off"), truncated_video),
     BadDataset(
         "a codec without a decoder",
         ExitCode.INCOMPLETE,
@@ -149,28 +171,7 @@ OF_AN_EPISODE = [
         video_of_codec(b"avc1"),
     ),
     BadDataset(
-        "timestamps beyond the video",
-        ExitCode.INCOMPLETE,
-        (CAMERA, r"the frame nearest to 59\.0+ s of the file is at 53\.9"),
-        edit_rows(lambda times: [time + WIDE for time in times]),
-    ),
-    BadDataset(
         "an episode beyond its video", ExitCode.INCOMPLETE, (CAMERA, "holds no packet"), span_beyond_the_file
-    ),
-    BadDataset(
-        "NaN timestamp",
-        ExitCode.INCOMPLETE,
-        (r"file-002\.parquet', row 10: timestamp is nan, expected a finite number",),
-        edit_rows(lambda times: [*times[:10], NAN, *times[11:]]),
-    ),
-    BadDataset(
-        "repeated timestamp",
-        ExitCode.INCOMPLETE,
-        (
-            r"file-002\.parquet', row 10: timestamp 0\.3\d* s follows 0\.3\d* s",
-            "expected timestamps that rise",
-        ),
-        edit_rows(lambda times: [*times[:10], times[9], *times[11:]]),
     ),
 ]
 
@@ -181,7 +182,12 @@ def repaired(bench: Bench) -> Outcome:
     return bench.run(**REPAIRED)
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in WHOLE])
+def parameters(cases: Sequence[BadDataset]) -> list[Any]:
+    marks = [[] if case.may_read_all else [pytest.mark.needs_root] for case in cases]
+    return [pytest.param(case, id=case.name, marks=mark) for case, mark in zip(cases, marks, strict=True)]
+
+
+@pytest.mark.parametrize("case", parameters([*WHOLE, *OF_AN_EPISODE]))
 def test_a_dataset_that_can_not_be_used_is_refused_before_anything_is_asked(
     case: BadDataset, bench: Bench, staged_first: Path, tabulate: Callable[[str, str, Outcome], None]
 ) -> None:
@@ -189,7 +195,7 @@ def test_a_dataset_that_can_not_be_used_is_refused_before_anything_is_asked(
     before = bench.staged()
     assert before
     case.damage(bench.copy_dataset())
-    bad = bench.run()
+    bad = bench.run(may_read_all=case.may_read_all)
     tabulate("dataset", case.name, bad)
     check_failure(case, bad, bench)
     assert bad.asked == 0
@@ -199,18 +205,27 @@ def test_a_dataset_that_can_not_be_used_is_refused_before_anything_is_asked(
     assert good.asked == REQUESTS[5]
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, id=case.name, marks=[] if case.may_read_all else pytest.mark.needs_root)
-        for case in OF_AN_EPISODE
-    ],
-)
+@pytest.mark.parametrize("case", parameters(OF_AN_EPISODE))
+def test_a_broken_episode_that_may_fail_is_left_out_and_the_others_are_published(
+    case: BadDataset, bench: Bench
+) -> None:
+    case.damage(bench.copy_dataset())
+    done = bench.run(failurePolicy={"maxFailedEpisodes": 1})
+    assert done.exit_code == ExitCode.OK, done.stderr
+    assert done.asked == REQUESTS[0]
+    assert "failed: episode 5, *: " in done.stdout
+    assert "counts as failed" in done.stdout
+    episodes = read_frames(bench.output)
+    assert any(episodes[0].events)
+    assert not any(episodes[5].events)
+
+
+@pytest.mark.parametrize("case", parameters(WHILE_DECODING))
 def test_a_broken_episode_fails_alone_and_is_all_that_a_rerun_asks_for(
     case: BadDataset, bench: Bench, tabulate: Callable[[str, str, Outcome], None]
 ) -> None:
     case.damage(bench.copy_dataset())
-    bad = bench.run(may_read_all=case.may_read_all)
+    bad = bench.run()
     tabulate("dataset", case.name, bad)
     check_failure(case, bad, bench)
     assert bad.message.startswith("annotationrun: 1 of 2 episodes failed")
