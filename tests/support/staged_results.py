@@ -10,7 +10,7 @@ from annotationrun_worker.merge.source_tree import source_identity
 from annotationrun_worker.rows import ModuleName, StagedRow, module_of
 
 Results = dict[str, list[StagedRow]]
-"""Rows by result key; the key is ``<episode>/<module>``."""
+"""Rows by result key: ``<episode>/<module>``, or more behind it for other rows of the two."""
 
 
 def staged_results(annotated: Path) -> Results:
@@ -45,7 +45,7 @@ def keys_by_episode(results: Mapping[str, Sequence[StagedRow]]) -> dict[int, dic
     """The result keys as a merge plan names them."""
     by_episode: dict[int, dict[ModuleName, str]] = {}
     for key in results:
-        episode, _, module = key.partition("/")
+        episode, module, *_ = key.split("/")
         by_episode.setdefault(int(episode), {})[module] = key  # type: ignore[index]
     return by_episode
 

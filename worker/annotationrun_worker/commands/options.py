@@ -33,7 +33,13 @@ StagingOption = Annotated[
     ),
 ]
 LimitOption = Annotated[
-    int | None, typer.Option("--limit", min=1, help="Only the first N of the selected episodes.")
+    int | None,
+    typer.Option(
+        "--limit",
+        min=1,
+        help="A trial with the first N of the selected episodes: writes a folder named like the output with "
+        ".trial at its end, never the output itself, and pushes nothing.",
+    ),
 ]
 RetryTokenOption = Annotated[
     str | None,
@@ -136,10 +142,9 @@ class RunOptions:
                 f"got {self.account!r}, expected up to 64 of a-z, 0-9 and '-'", param_hint="--account"
             )
         volumes = parse_volumes(self.volumes, named_claims(spec))
-        overrides = Overrides(
-            endpoint=self.endpoint, staging=self.staging, volumes=volumes, revision=self.revision
-        )
-        access = hub_access(spec, os.environ, self.cache, publishes=publishes)
+        is_trial = self.limit is not None
+        overrides = Overrides(self.endpoint, self.staging, volumes, self.revision, is_trial)
+        access = hub_access(spec, os.environ, self.cache, publishes=publishes and not is_trial)
         return LocalRun(
             spec=spec,
             places=pinned(resolve_places(spec, overrides, asks=asks), access),

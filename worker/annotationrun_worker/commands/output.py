@@ -145,7 +145,8 @@ def _merge_lines(report: RunReport) -> Iterator[str]:
         )
     yield f"staging: {places.staging}"
     if merge is not None:
-        yield f"output: {places.output}"
+        trial = "" if report.run.limit is None else " (a trial: the manifest's output is as it was)"
+        yield f"output: {places.output}{trial}"
         yield from _published_lines(merge)
 
 

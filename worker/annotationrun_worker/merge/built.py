@@ -43,11 +43,14 @@ def build_merged(plan: MergePlan, tree: SourceTree, *, is_in_place: bool) -> Bui
         DatasetError, StagingError: see ``merge_to_folder``.
         StorageError: the folder can't be written.
     """
+    record = tree.record if is_in_place else None
+    in_place = replace(plan, output=plan.source) if is_in_place else plan
     change = replace(
-        change_of(plan, {_RULE_OF_FILES}), source_identity=plan.source_identity if is_in_place else None
+        change_of(in_place, {_RULE_OF_FILES}, record),
+        source_identity=plan.source_identity if is_in_place else None,
     )
     try:
-        written, changed = build_changed(change, plan.output, tree, tree.record if is_in_place else None)
+        written, changed = build_changed(change, plan.output, tree, record)
     except OSError as error:
         raise StorageError(
             f"can't write the merged dataset to {str(plan.output)!r}: {error}; check space and permissions"

@@ -34,6 +34,19 @@ class DatasetChange:
     """Whether the result has the language columns."""
     episodes: Iterable[int] = ()
     """Episodes that have to be there."""
+    over: Callable[[MergeRecord], "DatasetChange"] | None = None
+    """The same change of a dataset of which an earlier merge left a record: its other rows stay."""
+    final_record: Callable[[], MergeRecord] | None = None
+    """Of what was built, once ``language_of`` was asked for every episode; ``None``: it is ``record``."""
+    announce: Callable[[], None] = lambda: None
+    """Told when all is built, before anything takes its place: what the output loses."""
+    close: Callable[[], None] = lambda: None
+    """Called when the change is carried out, or has failed."""
+
+    @property
+    def record_now(self) -> MergeRecord:
+        """Of what was built."""
+        return self.record if self.final_record is None else self.final_record()
 
 
 @dataclass(slots=True)
@@ -47,6 +60,8 @@ class Written:
     """Hard links, and files that share their blocks: no bytes written."""
     is_unchanged: bool = False
     """The output was there already: nothing was written."""
+    merge_digest: str = ""
+    """Of what stands there now."""
     problems: tuple[Problem, ...] = ()
     """What ``DatasetChange.check`` lets pass."""
     path_of_episode: dict[int, str] = field(default_factory=dict)

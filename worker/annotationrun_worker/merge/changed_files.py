@@ -57,11 +57,11 @@ def build_changed(
             (new / name).symlink_to(change.source / name)
     written.check_episodes(change)
     if not changed and record is not None and record.failed_episodes == change.record.failed_episodes:
-        written.is_unchanged = True
+        written.is_unchanged, written.merge_digest = True, record.merge_digest
         return written, {}
-    content = replace(
-        change.record, files={**tree.marks, **changed}, source_identity=change.source_identity
-    ).to_bytes()
+    now = change.record_now
+    written.merge_digest = now.merge_digest
+    content = replace(now, files={**tree.marks, **changed}, source_identity=change.source_identity).to_bytes()
     write_file(new / RECORD_NAME, content)
     written.wrote(new / RECORD_NAME)
     changed[RECORD_NAME] = digest_bytes(content)

@@ -123,9 +123,16 @@ def _record(plan: DropPlan, identity: str) -> MergeRecord:
     settings = old.settings_digests if old else {}
     kept = {name: digest for name, digest in settings.items() if name not in plan.modules}
     dropping = {"drop": ",".join(sorted(plan.modules))}
+    labelled = old.labelled_episodes if old else {}
+    results = {
+        episode: {name: key for name, key in keys.items() if name not in plan.modules}
+        for episode, keys in (old.results if old else {}).items()
+    }
     return MergeRecord(
         merge_digest({}, identity, dropping),
         kept,
         {},
         old.failed_episodes if old and kept else (),
+        {episode: keys for episode, keys in results.items() if keys},
+        {name: count for name, count in labelled.items() if name not in plan.modules},
     )

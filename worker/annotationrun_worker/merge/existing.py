@@ -67,15 +67,21 @@ class AnnotatedEpisode:
     language: EpisodeLanguage
     differs_at: int | None
     """The first frame whose persistent list is not that of frame 0; ``None`` if all are the same."""
+    table: pa.Table | None = None
+    """Its columns but those of language; only where it is read to be written again."""
 
 
-def iterate_pieces(file: pq.ParquetFile, path: Path, columns: Sequence[str]) -> Iterator[EpisodePiece]:
+def iterate_pieces(
+    file: pq.ParquetFile, path: Path, columns: Sequence[str], row_groups: Sequence[int] | None = None
+) -> Iterator[EpisodePiece]:
     """Read the rows in order, in pieces of at most ``BATCH_FRAMES`` frames of one episode and one row group.
+
+    Without ``row_groups`` all of the file are read.
 
     Raises:
         DatasetError: a row without an episode_index.
     """
-    for row_group in range(file.num_row_groups):
+    for row_group in range(file.num_row_groups) if row_groups is None else row_groups:
         for batch in file.iter_batches(
             batch_size=BATCH_FRAMES,
             row_groups=[row_group],
@@ -107,7 +113,19 @@ def read_annotated(path: Path) -> Iterator[AnnotatedEpisode]:
         raise DatasetError(f"{path} can't be read as parquet: {error}") from error
 
 
-def annotated_episodes(file: pq.ParquetFile, path: Path) -> Iterator[AnnotatedEpisode]:
+def read_row_group(file: pq.ParquetFile, path: Path, row_group: int) -> AnnotatedEpisode:
+    """The episode in a row group of a file that a merge wrote; raises ``READ_ERRORS`` too.
+
+    Raises:
+        DatasetError: see ``read_annotated``.
+    """
+    (episode,) = annotated_episodes(file, path, [row_group])
+    return episode
+
+
+def annotated_episodes(
+    file: pq.ParquetFile, path: Path, row_groups: Sequence[int] | None = None
+) -> Iterator[AnnotatedEpisode]:
     """``read_annotated`` of a file that is open; raises ``READ_ERRORS`` too."""
     names = file.schema_arrow.names
     missing = [name for name in FRAME_COLUMNS if name not in names]
@@ -116,7 +134,7 @@ def annotated_episodes(file: pq.ParquetFile, path: Path) -> Iterator[AnnotatedEp
     check_fields(file.schema_arrow, path)
     columns = [*FRAME_COLUMNS, *(name for name in LANGUAGE_COLUMNS if name in names)]
     gatherer: EpisodeGatherer | None = None
-    for piece in iterate_pieces(file, path, columns):
+    for piece in iterate_pieces(file, path, columns, row_groups):
         if gatherer is not None and gatherer.episode != piece.episode:
             yield gatherer.finish()
             gatherer = None

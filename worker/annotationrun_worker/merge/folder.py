@@ -4,26 +4,30 @@ A merge that fails leaves the output as it was; one that is killed leaves it so,
 Every episode and file of the source is in the output, annotated or not.
 """
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from annotationrun_worker.errors import OutputError
 from annotationrun_worker.merge.apply import apply_change
+from annotationrun_worker.merge.base import OutputBase, RowsTakenAway
 from annotationrun_worker.merge.change import DatasetChange, Written
 from annotationrun_worker.merge.columns import EpisodeLanguage
 from annotationrun_worker.merge.existing import AnnotatedEpisode
 from annotationrun_worker.merge.metadata import edit_info, edit_stats
 from annotationrun_worker.merge.record import MergeRecord, merge_digest
-from annotationrun_worker.merge.replacement import ExistingRows, replace_rows
+from annotationrun_worker.merge.replacement import ExistingRows, modules_of, replace_rows
 from annotationrun_worker.rows import ModuleName, StagedRow, module_of
-from annotationrun_worker.staging.digests import Digest
 from annotationrun_worker.validate.dataset import validate_dataset
 from annotationrun_worker.validate.problem import Problem
 
 if TYPE_CHECKING:
     from annotationrun_worker.hub.publication import Published
+
+_LOG = logging.getLogger(__name__)
 
 _SHOWN_PROBLEMS = 5
 _RULES_OF_THE_SOURCE: Final = frozenset({"episodes", "episode-rows", "frames"})
@@ -56,14 +60,6 @@ class MergePlan:
     overwrite: bool = False
     """The output may be the source, which is then changed in place."""
 
-    @property
-    def digest(self) -> Digest:
-        """The merge digest: equal digests, equal bytes."""
-        publishing: dict[str, str] = {"existingRows": self.existing_rows}
-        publishing |= {f"settings/{module}": digest for module, digest in self.settings_digests.items()}
-        publishing["failedEpisodes"] = ",".join(map(str, sorted(self.failed_episodes)))
-        return merge_digest(self.results, self.source_identity, publishing)
-
 
 @dataclass(frozen=True, slots=True)
 class MergeResult:
@@ -95,35 +91,129 @@ def merge_to_folder(plan: MergePlan) -> MergeResult:
         StagingError: a staged row does not fit its episode.
         StorageError: the output can't be written; it is as it was before, or the next merge completes it.
     """
-    return merge_result(plan, apply_change(change_of(plan), overwrite=plan.overwrite))
+    return merge_result(apply_change(change_of(plan), overwrite=plan.overwrite))
 
 
-def change_of(plan: MergePlan, rules_left_out: Collection[str] = ()) -> DatasetChange:
-    """What becomes of the source; ``rules_left_out`` are not held against what is built."""
-    replaced: set[tuple[int, ModuleName]] = set()
+def change_of(
+    plan: MergePlan, rules_left_out: Collection[str] = (), record: MergeRecord | None = None
+) -> DatasetChange:
+    """What becomes of the source.
 
-    def language_of(episode: AnnotatedEpisode) -> EpisodeLanguage:
-        staged = {module: plan.read_rows(key) for module, key in plan.results.get(episode.index, {}).items()}
-        language, modules = replace_rows(episode, staged, plan.existing_rows)
-        replaced.update((episode.index, module) for module in modules)
-        return language
+    Args:
+        plan: what is merged.
+        rules_left_out: rules that are not held against what is built.
+        record: of the merge that made what is in the place of the output, whose other rows stay.
 
+    Raises:
+        OutputError: the output that an earlier merge made can't be read.
+    """
+    is_in_place = plan.source.resolve() == plan.output.resolve()
+    base = None if record is None or is_in_place else OutputBase(plan.output)
+    made = _Made(plan, record, base)
     return DatasetChange(
         source=plan.source,
         output=plan.output,
-        language_of=language_of,
+        language_of=made.language_of,
         edits=METADATA_EDITS,
-        record=MergeRecord(plan.digest, plan.settings_digests, {}, tuple(sorted(plan.failed_episodes))),
+        record=made.likely_record(),
         source_identity=plan.source_identity,
-        check=lambda folder: check_valid(folder, plan.output, replaced, rules_left_out),
+        check=lambda folder: check_valid(folder, plan.output, made.replaced, rules_left_out),
         episodes=plan.results.keys(),
+        over=lambda found: change_of(plan, rules_left_out, found),
+        final_record=made.final_record,
+        announce=made.announce,
+        close=lambda: None if base is None else base.close(),
     )
 
 
-def merge_result(plan: MergePlan, written: Written) -> MergeResult:
-    """What was done for ``plan``."""
+class _Made:
+    """The rows of a merge, episode by episode, and what is to be recorded of them."""
+
+    def __init__(self, plan: MergePlan, record: MergeRecord | None, base: OutputBase | None) -> None:
+        self._plan = plan
+        self._record = record
+        self._base = base
+        self._others: set[int] = set()
+        """Episodes of the output whose frames are no longer those of the source."""
+        self._labels: dict[int, frozenset[ModuleName]] = {}
+        """By episode, the modules that have rows there."""
+        self._taken_away = RowsTakenAway()
+        self.replaced: set[tuple[int, ModuleName]] = set()
+
+    def language_of(self, episode: AnnotatedEpisode) -> EpisodeLanguage:
+        """The rows that the episode shall have."""
+        index, plan = episode.index, self._plan
+        there = None if self._base is None else self._base.read(index)
+        if there is not None and self._base is not None:
+            if self._base.holds(episode):
+                episode = replace(episode, language=there.language)
+            else:
+                self._others.add(index)
+        ours, keys = self._results_of(index), plan.results.get(index, {})
+        if keys.items() <= ours.items():
+            keys = {}  # their rows are there
+        staged = {module: plan.read_rows(key) for module, key in keys.items()}
+        language, modules = replace_rows(episode, staged, plan.existing_rows, ours)
+        self.replaced.update((index, module) for module in modules)
+        before = episode.language if there is None else there.language
+        self._taken_away.note(index, before, language)
+        self._labels[index] = modules_of(language)
+        return language
+
+    def announce(self) -> None:
+        """Say which rows the output loses."""
+        for index in sorted(self._base.episodes - self._labels.keys() if self._base is not None else ()):
+            gone = self._base.read(index) if self._base is not None else None
+            if gone is not None:
+                self._taken_away.note(index, gone.language, None)
+        for line in self._taken_away.lines():
+            _LOG.warning("the output loses %s", line)
+
+    def likely_record(self) -> MergeRecord:
+        """What will be recorded if every episode is the same, and rows that are to be kept are there."""
+        keeps = self._plan.existing_rows == "Keep" and self._base is None and self._record is not None
+        recorded = self._record.results if self._record is not None and keeps else {}
+        return self._merged_record(lambda index, module: module not in recorded.get(index, {}), ())
+
+    def final_record(self) -> MergeRecord:
+        """Of the rows that were made and of those that stayed."""
+        gone = set() if self._record is None else self._record.results.keys() - self._labels.keys()
+        record = self._merged_record(lambda *made: made in self.replaced, self._others | gone)
+        labelled = Counter(name for names in self._labels.values() for name in names)
+        return replace(record, labelled_episodes=dict(labelled))
+
+    def _merged_record(
+        self, is_replaced: Callable[[int, ModuleName], bool], gone: Collection[int]
+    ) -> MergeRecord:
+        """The earlier merge's record, but for the episodes that are ``gone``, and what this one replaces."""
+        plan, old = self._plan, self._record
+        results: dict[int, dict[ModuleName, str]] = {}
+        if old is not None:
+            results |= {index: dict(keys) for index, keys in old.results.items() if index not in gone}
+        for index, keys in plan.results.items():
+            replaced = {module: str(key) for module, key in keys.items() if is_replaced(index, module)}
+            results[index] = {**results.get(index, {}), **replaced}
+        settings = {**({} if old is None else old.settings_digests), **plan.settings_digests}
+        still = set() if old is None else set(old.failed_episodes) - plan.results.keys() - set(gone)
+        failed = tuple(sorted(still | set(plan.failed_episodes)))
+        publishing: dict[str, str] = {"existingRows": plan.existing_rows}
+        publishing |= {f"settings/{module}": digest for module, digest in settings.items()}
+        publishing["failedEpisodes"] = ",".join(map(str, failed))
+        results = {index: keys for index, keys in results.items() if keys}
+        digest = merge_digest(results, plan.source_identity, publishing)
+        return MergeRecord(digest, settings, {}, failed, results)
+
+    def _results_of(self, index: int) -> Mapping[ModuleName, str]:
+        """Those of earlier merges; in place, rows are as good as anybody's."""
+        if self._record is None or self._base is None or index in self._others:
+            return {}
+        return self._record.results.get(index, {})
+
+
+def merge_result(written: Written) -> MergeResult:
+    """What was done."""
     return MergeResult(
-        digest=plan.digest,
+        digest=written.merge_digest,
         unchanged=written.is_unchanged,
         files_written=written.files_written,
         bytes_written=written.bytes_written,

@@ -92,8 +92,10 @@ def change_in_place(change: DatasetChange) -> Written:
     finish(root)
     tree = folder_tree(root)
     record = tree.record
+    if record is not None and change.over is not None:
+        change = change.over(record)
     if record is not None and record.merge_digest == change.record.merge_digest:
-        return Written(is_unchanged=True)
+        return Written(is_unchanged=True, merge_digest=record.merge_digest)
     (root / NEW_FOLDER).mkdir()
     try:
         written, renames = _build(change, tree, record)
@@ -109,6 +111,7 @@ def change_in_place(change: DatasetChange) -> Written:
         discard(root)
         raise
     if renames:
+        change.announce()
         roll_forward(root, renames)
     discard(root)
     return written

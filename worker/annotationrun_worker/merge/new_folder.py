@@ -3,6 +3,7 @@
 What fails or is killed leaves the output as it was. Every episode and file of the source is in the output.
 """
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from annotationrun_worker.merge.placement import (
     recover,
     write_file,
 )
-from annotationrun_worker.merge.record import mark_files
+from annotationrun_worker.merge.record import mark_files, read_record
 from annotationrun_worker.merge.rewrite import rewrite_data_file
 from annotationrun_worker.merge.source_files import LARGE_FOLDERS, RECORD_NAME, source_files
 
@@ -33,11 +34,16 @@ def write_folder(change: DatasetChange) -> Written:
     """
     recover(change.output)
     record = record_of_output(change.output)
+    if record is not None and change.over is not None:
+        change = change.over(record)
     if record is not None and record.merge_digest == change.record.merge_digest:
-        return Written(is_unchanged=True)
-    with partial_folder(change.output) as partial:
+        return Written(is_unchanged=True, merge_digest=record.merge_digest)
+    with contextlib.closing(change), partial_folder(change.output) as partial:
         written = _build(change, partial)
         written.problems = change.check(partial)
+        if record is not None and record == read_record(partial):
+            return Written(is_unchanged=True, merge_digest=record.merge_digest, problems=written.problems)
+        change.announce()
         record_of_output(change.output)  # once more: somebody may have put files there meanwhile
         put_in_place(partial, change.output)
     return written
@@ -63,7 +69,8 @@ def _build(change: DatasetChange, partial: Path) -> Written:
             copy_file(path, target)
         written.wrote(target)
     written.check_episodes(change)
-    record = replace(change.record, files=mark_files(partial))
+    record = replace(change.record_now, files=mark_files(partial))
+    written.merge_digest = record.merge_digest
     write_file(partial / RECORD_NAME, record.to_bytes())
     written.wrote(partial / RECORD_NAME)
     return written

@@ -6,7 +6,7 @@ It holds no time and no name of a run, so that equal input gives equal bytes. Le
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +15,7 @@ from annotationrun_worker.merge.source_files import LARGE_FOLDERS, RECORD_NAME, 
 from annotationrun_worker.rows import ModuleName
 from annotationrun_worker.staging.digests import Digest, digest_json
 
-FORMAT_VERSION: Final = 3
+FORMAT_VERSION: Final = 4
 """Of the merged dataset: another number makes other bytes, so it is part of the merge digest."""
 
 FileMark = str | int
@@ -33,6 +33,10 @@ class MergeRecord:
     """Each other file of the folder, by path relative to it."""
     failed_episodes: Sequence[int] = ()
     """Selected episodes without a result, in order: what the manifest let go."""
+    results: Mapping[int, Mapping[ModuleName, str]] = field(default_factory=dict)
+    """The key of each result that rows of it came from, by episode and module; of earlier merges too."""
+    labelled_episodes: Mapping[ModuleName, int] = field(default_factory=dict)
+    """How many episodes have rows of each module, whoever made them."""
     source_identity: str | None = None
     """Of a dataset that is changed in place: the ``SourceTree.identity`` that it had before, so that our own
     writing is no new source. ``None``: a merge made the folder, and may replace it."""
@@ -44,6 +48,8 @@ class MergeRecord:
             "mergeDigest": self.merge_digest,
             "settings": dict(self.settings_digests),
             "failedEpisodes": list(self.failed_episodes),
+            "results": {str(episode): dict(keys) for episode, keys in self.results.items()},
+            "labelledEpisodes": dict(self.labelled_episodes),
             "sourceIdentity": self.source_identity,
             "files": dict(self.files),
         }
@@ -69,6 +75,8 @@ def read_record(root: Path) -> MergeRecord | None:
             value["settings"],
             value["files"],
             tuple(value["failedEpisodes"]),
+            {int(episode): keys for episode, keys in value["results"].items()},
+            value["labelledEpisodes"],
             value["sourceIdentity"],
         )
         if record.to_bytes() != path.read_bytes():

@@ -38,19 +38,27 @@ def all_rows(language: EpisodeLanguage) -> Iterable[LanguageRow]:
 
 
 def replaced_modules(
-    episode: AnnotatedEpisode, modules: Iterable[ModuleName], existing_rows: ExistingRows
+    episode: AnnotatedEpisode,
+    modules: Iterable[ModuleName],
+    existing_rows: ExistingRows,
+    ours: Collection[ModuleName] = (),
 ) -> frozenset[ModuleName]:
     """Which of ``modules`` replace the rows that they own in the episode, once they have results for it.
+
+    The rows of ``ours`` came from results of earlier runs: these are replaced in any case.
 
     Raises:
         ConfigurationError, DatasetError: see ``replace_rows``; both can be known before there are results.
     """
     present = modules_of(episode.language)
-    replaced = frozenset(module for module in modules if existing_rows == "Replace" or module not in present)
+    replaced = frozenset(
+        module for module in modules if existing_rows == "Replace" or module not in present or module in ours
+    )
     if "plan" in replaced and {"plan", "interjections"} <= present and "interjections" not in replaced:
         raise ConfigurationError(
             f"episode {episode.index} has interjections that belong to its present subtasks, which the plan "
-            "module would replace; enable the module interjections too, or set spec.output.existingRows: Keep"
+            "module would replace; enable the module interjections too, remove them before ('annotationrun "
+            "drop'), or set spec.output.existingRows: Keep"
         )
     _check_roles(episode, replaced)
     return replaced
@@ -74,11 +82,15 @@ def drop_rows(episode: AnnotatedEpisode, modules: Collection[ModuleName]) -> Epi
 
 
 def replace_rows(
-    episode: AnnotatedEpisode, staged: ModuleRows, existing_rows: ExistingRows = "Replace"
+    episode: AnnotatedEpisode,
+    staged: ModuleRows,
+    existing_rows: ExistingRows = "Replace",
+    ours: Collection[ModuleName] = (),
 ) -> tuple[EpisodeLanguage, frozenset[ModuleName]]:
     """Put the staged rows in place of the ones their modules own; every other row survives.
 
-    With ``Keep``, a module that owns rows in the episode already changes nothing there.
+    With ``Keep``, a module that owns rows in the episode already changes nothing there, but for those in
+    ``ours``: their rows came from results of earlier runs.
 
     Returns:
         The episode's rows, and the modules whose rows were replaced.
@@ -88,7 +100,7 @@ def replace_rows(
         ConfigurationError: subtasks would change under interjections that stay.
         DatasetError: a surviving row has no role.
     """
-    replaced = replaced_modules(episode, staged, existing_rows)
+    replaced = replaced_modules(episode, staged, existing_rows, ours)
     rows = [(module, row) for module in sorted(replaced) for row in staged[module]]
     for module, row in rows:
         _check(module, row, episode)

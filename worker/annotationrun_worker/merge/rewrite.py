@@ -8,7 +8,7 @@ import io
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -104,7 +104,7 @@ def _write_episodes(source: Path, writer: pq.ParquetWriter, language_of: Languag
         # one open file for both, as the footer of a file of many row groups is large
         tables = _episode_tables(file, source)
         for episode, table in zip(_sound_episodes(file, source), tables, strict=True):
-            language = language_of(episode)
+            language = language_of(replace(episode, table=table))
             new = with_language(table, language, writer.schema)
             writer.write_table(new, row_group_size=max(1, table.num_rows))
             episodes.append(episode.index)

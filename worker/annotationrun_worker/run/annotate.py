@@ -64,6 +64,8 @@ class AnnotateStep:
     report: AnnotateReport
     keys: dict[int, dict[ModuleName, Digest]] = field(default_factory=dict)
     """Result keys by episode and module, of the episodes that have all their results."""
+    task_keys: dict[int, Digest] = field(default_factory=dict)
+    """By episode, of the results that derived its task, on which all others build."""
     marks: EpisodeMarks | None = None
     """Where what is done and what is given up is noted for others; ``None``: nowhere."""
     server_needs: Callable[[], ServerNeeds] | None = None
@@ -178,6 +180,8 @@ class AnnotateStep:
             return
         report.episodes_finished += bool(outcome.made)
         self.keys[index] = {name: result.key for name, result in outcome.results.items()}
+        if outcome.task_key is not None:
+            self.task_keys[index] = outcome.task_key
         report.holes += [
             (index, Hole(**hole)) for result in outcome.results.values() for hole in result.holes
         ]

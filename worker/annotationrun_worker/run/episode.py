@@ -38,6 +38,8 @@ class EpisodeOutcome:
     """What came of one episode."""
 
     results: dict[ModuleName, ModuleResult] = field(default_factory=dict)
+    task_key: Digest | None = None
+    """Of the result that derived the task, where one did: what the others build on."""
     made: int = 0
     """Of the results; the others were staged before."""
     made_twice: int = 0
@@ -174,6 +176,7 @@ class _EpisodeWork:
         if isinstance(made, Left):
             return made
         result = await self._staged(made)
+        self.outcome.task_key = result.key
         (row,) = result.rows
         derived = EffectiveTask(row.content or "", None if row.request is None else Digest(row.request))
         return Known(derived, (result.content_digest,))

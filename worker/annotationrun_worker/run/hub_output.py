@@ -74,12 +74,9 @@ def publish_merged(
         dataset.files.hold([name for name in dataset.files.files if is_data_file(name)])
     tree = open_tree(dataset.files)
     built = build_merged(replace(plan, read_rows=read_rows), tree, is_in_place=run.is_in_place)
-    record = tree.record if run.is_in_place else None
-    nothing_changed = record is not None and not built.changed
     publication = Publication(
         target=HubTarget(place.revision, run.spec.output.private, run.spec.output.pull_request),
-        # what stands there already has the digest that it was made under
-        merge_digest=record.merge_digest if record is not None and nothing_changed else plan.digest,
+        merge_digest=built.written.merge_digest,
         files=_desired_files(tree, built, dataset),
         source=_hub_source(dataset),
         version_tag=str(dataset.info[VERSION_KEY]),
@@ -90,7 +87,7 @@ def publish_merged(
     )
     repository = HubRepository(place.repo_id, run.hub.output_token)
     published = publish(repository, publication, open_staging(run))
-    result = merge_result(plan, built.written)
+    result = merge_result(built.written)
     return replace(result, unchanged=published.is_unchanged, published=published)
 
 

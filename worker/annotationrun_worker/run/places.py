@@ -27,6 +27,8 @@ class Overrides:
     """Folder by claim name."""
     revision: str | None = None
     """Of a source on the Hub, in the place of the manifest's."""
+    is_trial: bool = False
+    """The output is a folder of its own, beside the manifest's or, of one on the Hub, in the current one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,13 @@ def resolve_places(spec: RunSpec, overrides: Overrides, *, asks: bool = True) ->
                 "folder beside them, with --staging or spec.staging (subPath names a folder in a volume)"
             )
     endpoints = _endpoints(spec, overrides.endpoint) if asks else ()
-    return Places(source, output, staging, endpoints)
+    return Places(source, _trial(output) if overrides.is_trial else output, staging, endpoints)
+
+
+def _trial(output: Path | HubPlace) -> Path:
+    if isinstance(output, HubPlace):
+        return Path(f"{output.repo_id.rpartition('/')[2]}.trial").resolve()
+    return output.with_name(f"{output.name}.trial")
 
 
 def named_claims(spec: RunSpec) -> list[str]:

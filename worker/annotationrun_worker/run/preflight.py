@@ -17,6 +17,7 @@ from annotationrun_worker.merge.columns import LANGUAGE_COLUMNS, REPLACED_COLUMN
 from annotationrun_worker.merge.folder import METADATA_EDITS
 from annotationrun_worker.merge.output_place import check_output, check_rewritable
 from annotationrun_worker.merge.placement import nearest_folder, probe_writable
+from annotationrun_worker.merge.record import known_record
 from annotationrun_worker.merge.source_files import LARGE_FOLDERS, source_files, speaks_of_other_rows
 from annotationrun_worker.rows import ModuleName
 from annotationrun_worker.run.annotate import allowed_failures
@@ -161,6 +162,7 @@ def check_rows(run: LocalRun, dataset: OpenDataset) -> None:
         name for name in get_args(ModuleName) if getattr(spec.modules, name) is not None
     ]
     selected = {int(episode.index): modules for episode in dataset.chosen}
+    _check_rows_of_output(run, selected)
     if not dataset.files.commit:
         check_rewritable(data_files(dataset.files.root), selected, spec.output.existing_rows)
     elif not dataset.has_language_columns:
@@ -169,6 +171,22 @@ def check_rows(run: LocalRun, dataset: OpenDataset) -> None:
         for path in {episode.data_path for episode in dataset.chosen}:
             with dataset.files.using(path):
                 check_rewritable([path], selected, spec.output.existing_rows)
+
+
+def _check_rows_of_output(run: LocalRun, selected: Mapping[int, Collection[ModuleName]]) -> None:
+    """See that the subtasks of an output that is there may be replaced; equal settings give equal ones.
+
+    Raises:
+        ConfigurationError: interjections would stay under them.
+        OutputError, DatasetError: the output can't be read.
+    """
+    output, plan = run.places.output, run.spec.modules.plan
+    if not isinstance(output, Path) or run.is_in_place or plan is None:
+        return
+    record = known_record(output) if output.is_dir() else None
+    settings = digest_json(plan.model_dump(mode="json", by_alias=True))
+    if record is not None and record.settings_digests.get("plan") != settings:
+        check_rewritable(data_files(output), selected, run.spec.output.existing_rows)
 
 
 def _check_room(source: Path, output: Path) -> None:

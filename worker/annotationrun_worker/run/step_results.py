@@ -37,13 +37,18 @@ def merge_outcome(report: RunReport) -> MergeOutcome:
         holes=len(annotated.holes),
         results=annotated.results_made + annotated.results_reused + annotated.results_of_left,
         merge_digest="" if merge is None else merge.digest,
-        place="" if merge is None else output_place(report.run.spec),
+        place="" if merge is None else _place(report),
         commit="" if published is None else published.commit,
         previous_commit="" if published is None else published.previous_commit,
         pull_request="" if published is None else published.pull_request,
         usage=report.cost,
         failures=tuple(map(_told, failures[: status.SHOWN_FAILURES])),
     )
+
+
+def _place(report: RunReport) -> str:
+    is_trial = report.run.limit is not None
+    return f"folder {report.run.places.output}" if is_trial else output_place(report.run.spec)
 
 
 def output_place(spec: RunSpec) -> str:

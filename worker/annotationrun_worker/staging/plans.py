@@ -1,6 +1,6 @@
 """What a run set out to do, and what its merge took: ``plans/<digest>.json``, ``merges/<digest>.json``.
 
-A plan is named by the digest of its own content, the note of a merge by the merge digest. What was found of a
+Both are named by the digest of their own content. What was found of a
 source on the Hub is in ``surveys/<digest>.json``, named by the digest of what was looked at.
 """
 
@@ -99,10 +99,10 @@ async def read_plan(store: StagingStore, digest: Digest) -> dict[str, Any] | Non
     return plan
 
 
-async def stage_merge(store: StagingStore, digest: Digest, note: Mapping[str, Any]) -> None:
-    """Stage ``note``, a JSON object, of the merge ``digest``; one that is there already stays.
+async def stage_merge(store: StagingStore, note: Mapping[str, Any]) -> None:
+    """Stage ``note``, a JSON object, of a merge.
 
     Raises:
         StorageError: the store can't be written.
     """
-    await store.create(f"merges/{digest}.json", canonical_json(note))
+    await store.create(f"merges/{digest_json(note)}.json", canonical_json(note))

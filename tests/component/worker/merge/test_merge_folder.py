@@ -296,7 +296,7 @@ def test_rows_that_do_not_fit_stop_the_merge_and_leave_the_output_as_it_was(
     before = snapshot(tmp_path)
 
     with pytest.raises(error, match=match):
-        merge_to_folder(merge_plan(REFERENCE, tmp_path / "out", {key: rows}))
+        merge_to_folder(merge_plan(REFERENCE, tmp_path / "out", {**results, f"{key}/bad": rows}))
 
     assert snapshot(tmp_path) == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -209,7 +209,7 @@ def test_any_retry_token_is_one_path_segment(location, token):
     asyncio.run(check())
 
 
-def test_a_plan_is_named_by_what_it_holds_and_a_merge_by_its_digest(location):
+def test_a_plan_and_the_note_of_a_merge_are_named_by_what_they_hold(location):
     plan = {"episodes": [[3, 12]], "fps": 29.97}
 
     async def check():
@@ -218,9 +218,9 @@ def test_a_plan_is_named_by_what_it_holds_and_a_merge_by_its_digest(location):
         assert await stage_plan(store, dict(reversed(plan.items()))) == digest == digest_json(plan)
         assert await read_plan(store, digest) == plan
         assert await read_plan(store, KEY) is None
-        for number in range(2):
-            await stage_merge(store, KEY, {"results": number})
-        assert await store.read(f"merges/{KEY}.json") == b'{"results":0}'
+        for _ in range(2):
+            await stage_merge(store, {"results": 3})
+        assert await store.read(f"merges/{digest_json({'results': 3})}.json") == b'{"results":3}'
 
     asyncio.run(check())
 

@@ -1,0 +1,173 @@
+"""What an output holds already: the base of every row that a merge does not make.
+
+A merge rebuilds its output from the source, but rows of other modules, of other tools and of episodes that
+are not selected have to stay. They are taken over where the episode is the same: where its frames have the
+same content in every column that is no picture.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from annotationrun_worker.dataset.episodes import as_ranges
+from annotationrun_worker.dataset.layout import data_files
+from annotationrun_worker.errors import OutputError
+from annotationrun_worker.merge.columns import EpisodeLanguage
+from annotationrun_worker.merge.existing import READ_ERRORS, AnnotatedEpisode, read_row_group
+from annotationrun_worker.merge.replacement import all_rows
+
+_PLACE_COLUMNS: Final = frozenset({"index", "episode_index", "task_index"})
+"""Another number there is no other episode."""
+
+
+class OutputBase:
+    """The episodes of an output that a merge made: a row group each."""
+
+    def __init__(self, output: Path) -> None:
+        """Read where the episodes are.
+
+        Raises:
+            OutputError: a data file can't be read.
+        """
+        self._output = output
+        self._places: dict[int, tuple[Path, int]] = {}
+        self._open: tuple[Path, pq.ParquetFile] | None = None
+        try:
+            for path in data_files(output):
+                with pq.ParquetFile(path) as file:
+                    leaf = file.schema.names.index("episode_index")
+                    for group in range(file.num_row_groups):
+                        statistics = file.metadata.row_group(group).column(leaf).statistics
+                        self._places[int(statistics.min)] = path, group
+        except (*READ_ERRORS, AttributeError) as error:
+            raise _unreadable(output, error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def episodes(self) -> frozenset[int]:
+        """Those that it holds."""
+        return frozenset(self._places)
+
+    def close(self) -> None:
+        """Close the file that was read last."""
+        if self._open is not None:
+            self._open[1].close()
+            self._open = None
+
+    def read(self, index: int) -> AnnotatedEpisode | None:
+        """The episode as the output has it; ``None`` if it has not.
+
+        Raises:
+            OutputError: it can't be read.
+        """
+        if index not in self._places:
+            return None
+        path, group = self._places[index]
+        try:
+            return read_row_group(self._file(path), path, group)
+        except READ_ERRORS as error:
+            raise _unreadable(self._output, error) from error
+
+    def holds(self, episode: AnnotatedEpisode) -> bool:
+        """Whether the output has the episode with the same frames; ``episode`` comes with its columns.
+
+        Raises:
+            OutputError: it can't be read.
+        """
+        if episode.index not in self._places or episode.table is None:
+            return False
+        path, group = self._places[episode.index]
+        try:
+            file = self._file(path)
+            there = set(file.schema_arrow.names)
+            names = [
+                column.name
+                for column in episode.table.schema
+                if column.name not in _PLACE_COLUMNS and column.name in there and not _is_picture(column.type)
+            ]
+            theirs = file.read_row_group(group, columns=names, use_threads=False)
+        except READ_ERRORS as error:
+            raise _unreadable(self._output, error) from error
+        return theirs.num_rows == episode.table.num_rows and all(
+            _is_same(episode.table[name], theirs[name]) for name in names
+        )
+
+    def _file(self, path: Path) -> pq.ParquetFile:
+        if self._open is None or self._open[0] != path:
+            self.close()
+            self._open = path, pq.ParquetFile(path)
+        return self._open[1]
+
+
+def _unreadable(output: Path, error: Exception) -> OutputError:
+    return OutputError(
+        f"the rows of the output {output} can't be read ({error}), and would be lost; move it away, or name "
+        "another output"
+    )
+
+
+def _is_picture(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _is_same(one: pa.ChunkedArray, other: pa.ChunkedArray) -> bool:
+    """Whether both hold the same values; NaN is the same as NaN here, which Arrow does not say."""
+    if one.type != other.type or len(one) != len(other):
+        return False
+    if one.equals(other):
+        return True
+    if (
+        pa.types.is_list(one.type)
+        or pa.types.is_large_list(one.type)
+        or pa.types.is_fixed_size_list(one.type)
+    ):
+        lengths_are_same = pc.list_value_length(one).equals(pc.list_value_length(other))
+        return bool(lengths_are_same) and _is_same(pc.list_flatten(one), pc.list_flatten(other))
+    if not pa.types.is_floating(one.type) or one.is_null().to_pylist() != other.is_null().to_pylist():
+        return False
+    return bool(np.array_equal(one.to_numpy(), other.to_numpy(), equal_nan=True))
+
+
+@dataclass(slots=True)
+class RowsTakenAway:
+    """Rows that an output had and no longer has, nothing of their style being in their place."""
+
+    _by_episode: dict[int, Counter[str]] = field(default_factory=dict)
+
+    def note(self, index: int, before: EpisodeLanguage, after: EpisodeLanguage | None) -> None:
+        """Count what an episode loses; ``after`` is ``None`` where the episode goes."""
+        left = set() if after is None else {row.style for row in all_rows(after)}
+        lost = Counter(row.style or "speech" for row in all_rows(before) if row.style not in left)
+        if lost:
+            self._by_episode[index] = lost
+
+    def lines(self) -> list[str]:
+        """By style: how many rows, and of which episodes."""
+        total = Counter[str]()
+        episodes: dict[str, list[int]] = {}
+        for index, lost in sorted(self._by_episode.items()):
+            total.update(lost)
+            for style in lost:
+                episodes.setdefault(style, []).append(index)
+        return [
+            f"{total[style]} rows {style!r} of the episodes {as_ranges(episodes[style])}"
+            for style in sorted(total)
+        ]
