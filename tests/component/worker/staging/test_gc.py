@@ -242,6 +242,20 @@ def test_after_gc_the_same_manifest_asks_nothing_and_writes_nothing(tmp_path):
         assert tree(run.output) == before
 
 
+def test_the_tasks_that_a_merged_dataset_builds_on_stay(tmp_path):
+    """They are published nowhere, but without them the whole episode would be asked again."""
+    modules = {"plan": {"deriveTask": "Always", "taskRephrasings": 0, "emitMemory": False}}
+    with annotated(tmp_path, modules=modules, source=ONE_EPISODE) as run:
+        set_back(run.staging, MONTHS)
+        tasks, asked = list((run.staging / "results/task").rglob("*.jsonl")), len(run.log_lines())
+        assert len(tasks) == 1
+        assert run_command("gc", run.staging, "--unused-days", "30").returncode == ExitCode.OK
+        assert tasks[0].is_file()
+        again = run_command("run", "-f", run.manifest)
+        assert again.returncode == ExitCode.OK, again.stderr
+        assert len(run.log_lines()) == asked
+
+
 @pytest.mark.needs_s3
 def test_on_s3_gc_leaves_a_finished_run_as_it_is(tmp_path, s3_location):
     with demo_model() as server:
