@@ -24,6 +24,7 @@ STATUS = ("tests/unit/api/test_status.py",)
 KEYS = (f"{UNIT}/run/test_result_keys.py",)
 ASKING = (f"{COMPONENT}/vlm/test_asking_again.py",)
 READING = (f"{COMPONENT}/dataset/test_dataset_reading.py", "-k", "tasks")
+BASE = (f"{COMPONENT}/merge/test_merge_base.py",)
 CLAIMS = (f"{UNIT}/staging/test_claims.py",)
 FAILURES = (f"{UNIT}/staging/test_failures.py",)
 GC = (
@@ -93,6 +94,27 @@ MUTANTS = (
         "if first[:2] == second[:2] or first[1] - second[0] <= half_frame_seconds(fps):",
         "if first[:2] != second[:2]:",
         (f"{UNIT}/dataset/test_consistency.py",),
+    ),
+    Mutant(
+        "a smaller run takes the output's other rows away",
+        f"{WORKER}/merge/folder.py",
+        "episode = replace(episode, language=there.language)",
+        "self._others.add(index)",
+        BASE,
+    ),
+    Mutant(
+        "rows taken over from another episode",
+        f"{WORKER}/merge/base.py",
+        "_is_same(episode.table[name], theirs[name]) for name in names",
+        "name in names for name in names",
+        BASE,
+    ),
+    Mutant(
+        "rows that another run published meanwhile overwritten",
+        f"{WORKER}/hub/push.py",
+        "if set(made.merge_digests) - {self._publication.merge_digest}",
+        "if not made.merge_digests",
+        (f"{COMPONENT}/hub/test_hub_publish_again.py", "-k", "published_since"),
     ),
     Mutant(
         "a row of another tool dropped",

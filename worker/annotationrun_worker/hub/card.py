@@ -11,7 +11,13 @@ from typing import Any, Final
 import yaml
 
 from annotationrun_worker.errors import OutputError
-from annotationrun_worker.hub.commit_message import failed_text, model_text, one_line, source_text
+from annotationrun_worker.hub.commit_message import (
+    failed_text,
+    labelled_text,
+    model_text,
+    one_line,
+    source_text,
+)
 from annotationrun_worker.hub.publication import CARD_NAME, Provenance
 
 TAGS: Final = ("LeRobot", "annotationrun")
@@ -114,7 +120,8 @@ def _section(merge_digest: str, provenance: Provenance) -> str:
             f"- Model: {_code(model_text(provenance))}",
             f"- Settings (digest): {_code(provenance.config_digest)}",
             f"- Episodes: {provenance.episodes}",
-            f"- Episodes without labels: {failed}",
+            f"- Episodes with labels: {labelled_text(provenance)}",
+            f"- Episodes that failed: {failed}",
             f"- Rows: {rows or 'none'}",
             f"- Tokens: {provenance.prompt_tokens} of prompts, {provenance.answer_tokens} of answers",
             f"- Run: {_code(provenance.run)}, {_code(provenance.finished_at)}",

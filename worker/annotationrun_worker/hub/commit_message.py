@@ -30,8 +30,9 @@ def commit_body(merge_digest: str, provenance: Provenance) -> str:
         f"Source: {source_text(provenance)}",
         f"Model: {model_text(provenance)}",
         f"Settings: {provenance.config_digest}",
-        f"Episodes: {provenance.episodes}; without labels: {failed}",
+        f"Episodes: {provenance.episodes}; with labels: {labelled_text(provenance)}; failed: {failed}",
         f"Rows: {rows or 'none'}",
+        *(f"Taken away: {line}" for line in provenance.taken_away),
         f"Tokens: {provenance.prompt_tokens} of prompts, {provenance.answer_tokens} of answers",
         f"Run: {provenance.run}, {provenance.finished_at}",
     )
@@ -60,6 +61,12 @@ def model_text(provenance: Provenance) -> str:
     return (
         f"{provenance.model}@{provenance.model_revision}" if provenance.model_revision else provenance.model
     )
+
+
+def labelled_text(provenance: Provenance) -> str:
+    """``plan 6, vqa 4``: how many episodes have labels of each module."""
+    labelled = sorted(provenance.labelled_episodes.items())
+    return ", ".join(f"{module} {count}" for module, count in labelled) or "none"
 
 
 def failed_text(episodes: Iterable[int]) -> str:

@@ -66,10 +66,15 @@ class Provenance:
     finished_at: str
     """ISO 8601, UTC."""
     episodes: int = 0
-    """That were selected."""
+    """All of the dataset."""
+    labelled_episodes: Mapping[str, int] = field(default_factory=dict)
+    """How many of them have labels of each module."""
     failed_episodes: Sequence[int] = ()
-    """Selected, and without labels: the holes."""
+    """That the run was to label and could not."""
     rows_by_style: Mapping[str, int] = field(default_factory=dict)
+    """All of the dataset."""
+    taken_away: Sequence[str] = ()
+    """Rows that the dataset had and lost by this commit, a line a style."""
     prompt_tokens: int = 0
     answer_tokens: int = 0
 
@@ -86,6 +91,9 @@ class Publication:
     version_tag: str
     """``codebase_version`` of ``meta/info.json``, by which LeRobot looks for a revision: ``"v3.0"``."""
     provenance: Provenance
+    base_commit: str | None = None
+    """Head of the target's branch whose rows went into the dataset; empty: the branch was not there.
+    ``None``: there is nothing to lose."""
     is_in_place: bool = False
     """The target's branch is the one that the source was read from: what others pushed to it since the
     source's commit must not be overwritten."""

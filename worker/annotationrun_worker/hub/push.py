@@ -185,6 +185,7 @@ class CommitPush:
     def _plan(self, history: Sequence[MadeCommit]) -> CommitPlan:
         desired, is_in_place = self._publication.files, self._publication.is_in_place
         head = history[0].sha
+        self._check_base(history)
         present = self._target.files(head)
         if self._base is None:
             self._base = self._target.base(history, self._incomplete)
@@ -199,6 +200,23 @@ class CommitPush:
                 f"{self._what}: somebody else changed {moved!r} (the branch is at {head} now); {next_step}"
             )
         return plan_commit(desired, present, self._target.source_files, is_in_place=is_in_place)
+
+    def _check_base(self, history: Sequence[MadeCommit]) -> None:
+        """See that no other merge was published since the target's rows were read: its rows would be lost.
+
+        Raises:
+            OutputMovedError: one was.
+        """
+        base = self._publication.base_commit
+        if base is None:
+            return
+        above = history[: next((n for n, made in enumerate(history) if made.sha == base), len(history))]
+        others = [made.sha for made in above if set(made.merge_digests) - {self._publication.merge_digest}]
+        if others:
+            raise OutputMovedError(
+                f"{self._what}: another run published {others[0]} meanwhile; run again, so that its rows "
+                "are kept"
+            )
 
     def _send(self, ready: ReadyOperations, head: str) -> tuple[str, str]:
         """SHA of the commit, and the URL of the pull request if one was asked for."""

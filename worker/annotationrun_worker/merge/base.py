@@ -5,7 +5,9 @@ are not selected have to stay. They are taken over where the episode is the same
 same content in every column that is no picture.
 """
 
+import logging
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +24,9 @@ from annotationrun_worker.errors import OutputError
 from annotationrun_worker.merge.columns import EpisodeLanguage
 from annotationrun_worker.merge.existing import READ_ERRORS, AnnotatedEpisode, read_row_group
 from annotationrun_worker.merge.replacement import all_rows
+from annotationrun_worker.rows import ModuleName
+
+_LOG = logging.getLogger(__name__)
 
 _PLACE_COLUMNS: Final = frozenset({"index", "episode_index", "task_index"})
 """Another number there is no other episode."""
@@ -146,6 +151,20 @@ def _is_same(one: pa.ChunkedArray, other: pa.ChunkedArray) -> bool:
     return bool(np.array_equal(one.to_numpy(), other.to_numpy(), equal_nan=True))
 
 
+@dataclass(frozen=True, slots=True)
+class LanguageSummary:
+    """What rows a dataset has."""
+
+    episodes: int = 0
+    """All that it has, with rows or without."""
+    labelled_episodes: Mapping[ModuleName, int] = field(default_factory=dict)
+    """How many episodes have rows of each module, whoever made them."""
+    rows_by_style: Mapping[str, int] = field(default_factory=dict)
+    """Persistent ones are counted once an episode; ``speech`` are those without style."""
+    taken_away: Sequence[str] = ()
+    """What an earlier output had and this one lacks, a line a style."""
+
+
 @dataclass(slots=True)
 class RowsTakenAway:
     """Rows that an output had and no longer has, nothing of their style being in their place."""
@@ -171,3 +190,9 @@ class RowsTakenAway:
             f"{total[style]} rows {style!r} of the episodes {as_ranges(episodes[style])}"
             for style in sorted(total)
         ]
+
+
+def say_taken_away(summary: LanguageSummary) -> None:
+    """Tell the user which rows an output is about to lose."""
+    for line in summary.taken_away:
+        _LOG.warning("the output loses %s", line)

@@ -1,6 +1,7 @@
 """A merged dataset that is published elsewhere: the files that the merge makes others, built in a folder."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from annotationrun_worker.errors import OutputError, StorageError
 from annotationrun_worker.merge.change import Written
 from annotationrun_worker.merge.changed_files import build_changed
 from annotationrun_worker.merge.folder import MergePlan, change_of
-from annotationrun_worker.merge.record import FileMark
+from annotationrun_worker.merge.record import FileMark, MergeRecord
 from annotationrun_worker.merge.source_tree import SourceTree
 
 _RULE_OF_FILES = "missing-file"
@@ -28,7 +29,18 @@ class BuiltDataset:
     written: Written
 
 
-def build_merged(plan: MergePlan, tree: SourceTree, *, is_in_place: bool) -> BuiltDataset:
+@dataclass(frozen=True, slots=True)
+class PublishedOutput:
+    """What an earlier merge published in the place of the output."""
+
+    record: MergeRecord
+    folder: Path
+    """With its data files."""
+
+
+def build_merged(
+    plan: MergePlan, tree: SourceTree, *, is_in_place: bool, there: PublishedOutput | None = None
+) -> BuiltDataset:
     """Build the merged dataset in ``plan.output``, an empty folder, and validate it.
 
     Videos are not looked at: they may be elsewhere, and no merge changes them.
@@ -37,6 +49,7 @@ def build_merged(plan: MergePlan, tree: SourceTree, *, is_in_place: bool) -> Bui
         plan: what is merged.
         tree: of the source.
         is_in_place: what is built takes the place of the source.
+        there: what takes its place otherwise, and keeps the rows that the merge does not make.
 
     Raises:
         OutputError: it would not be valid, or lack files that its episodes need.
@@ -44,13 +57,14 @@ def build_merged(plan: MergePlan, tree: SourceTree, *, is_in_place: bool) -> Bui
         StorageError: the folder can't be written.
     """
     record = tree.record if is_in_place else None
-    in_place = replace(plan, output=plan.source) if is_in_place else plan
+    earlier = record if there is None else there.record
     change = replace(
-        change_of(in_place, {_RULE_OF_FILES}, record),
+        change_of(plan, {_RULE_OF_FILES}, earlier, None if there is None else there.folder),
         source_identity=plan.source_identity if is_in_place else None,
     )
     try:
-        written, changed = build_changed(change, plan.output, tree, record)
+        with closing(change):
+            written, changed = build_changed(change, plan.output, tree, record)
     except OSError as error:
         raise StorageError(
             f"can't write the merged dataset to {str(plan.output)!r}: {error}; check space and permissions"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from annotationrun_worker.errors import DatasetError
+from annotationrun_worker.merge.base import LanguageSummary
 from annotationrun_worker.merge.columns import EpisodeLanguage
 from annotationrun_worker.merge.existing import AnnotatedEpisode
 from annotationrun_worker.merge.record import MergeRecord
@@ -38,8 +39,8 @@ class DatasetChange:
     """The same change of a dataset of which an earlier merge left a record: its other rows stay."""
     final_record: Callable[[], MergeRecord] | None = None
     """Of what was built, once ``language_of`` was asked for every episode; ``None``: it is ``record``."""
-    announce: Callable[[], None] = lambda: None
-    """Told when all is built, before anything takes its place: what the output loses."""
+    summarize: Callable[[], LanguageSummary] = LanguageSummary
+    """Of what was built; called before anything takes its place."""
     close: Callable[[], None] = lambda: None
     """Called when the change is carried out, or has failed."""
 
@@ -62,6 +63,8 @@ class Written:
     """The output was there already: nothing was written."""
     merge_digest: str = ""
     """Of what stands there now."""
+    summary: LanguageSummary = field(default_factory=LanguageSummary)
+    """Of its rows, where it was built."""
     problems: tuple[Problem, ...] = ()
     """What ``DatasetChange.check`` lets pass."""
     path_of_episode: dict[int, str] = field(default_factory=dict)

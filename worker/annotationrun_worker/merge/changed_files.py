@@ -56,6 +56,7 @@ def build_changed(
         if (change.source / name).exists():
             (new / name).symlink_to(change.source / name)
     written.check_episodes(change)
+    written.summary = change.summarize()
     if not changed and record is not None and record.failed_episodes == change.record.failed_episodes:
         written.is_unchanged, written.merge_digest = True, record.merge_digest
         return written, {}

@@ -4,7 +4,6 @@ A merge that fails leaves the output as it was; one that is killed leaves it so,
 Every episode and file of the source is in the output, annotated or not.
 """
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,21 +12,19 @@ from typing import TYPE_CHECKING, Final
 
 from annotationrun_worker.errors import OutputError
 from annotationrun_worker.merge.apply import apply_change
-from annotationrun_worker.merge.base import OutputBase, RowsTakenAway
+from annotationrun_worker.merge.base import LanguageSummary, OutputBase, RowsTakenAway
 from annotationrun_worker.merge.change import DatasetChange, Written
 from annotationrun_worker.merge.columns import EpisodeLanguage
 from annotationrun_worker.merge.existing import AnnotatedEpisode
 from annotationrun_worker.merge.metadata import edit_info, edit_stats
 from annotationrun_worker.merge.record import MergeRecord, merge_digest
-from annotationrun_worker.merge.replacement import ExistingRows, modules_of, replace_rows
+from annotationrun_worker.merge.replacement import ExistingRows, all_rows, modules_of, replace_rows
 from annotationrun_worker.rows import ModuleName, StagedRow, module_of
 from annotationrun_worker.validate.dataset import validate_dataset
 from annotationrun_worker.validate.problem import Problem
 
 if TYPE_CHECKING:
     from annotationrun_worker.hub.publication import Published
-
-_LOG = logging.getLogger(__name__)
 
 _SHOWN_PROBLEMS = 5
 _RULES_OF_THE_SOURCE: Final = frozenset({"episodes", "episode-rows", "frames"})
@@ -95,20 +92,24 @@ def merge_to_folder(plan: MergePlan) -> MergeResult:
 
 
 def change_of(
-    plan: MergePlan, rules_left_out: Collection[str] = (), record: MergeRecord | None = None
+    plan: MergePlan,
+    rules_left_out: Collection[str] = (),
+    record: MergeRecord | None = None,
+    there: Path | None = None,
 ) -> DatasetChange:
     """What becomes of the source.
 
     Args:
         plan: what is merged.
         rules_left_out: rules that are not held against what is built.
-        record: of the merge that made what is in the place of the output, whose other rows stay.
+        record: of the merge that made what is in the place of the output.
+        there: the folder with its data files, whose other rows stay; ``None``: it is the source.
 
     Raises:
         OutputError: the output that an earlier merge made can't be read.
     """
     is_in_place = plan.source.resolve() == plan.output.resolve()
-    base = None if record is None or is_in_place else OutputBase(plan.output)
+    base = None if there is None else OutputBase(there)
     made = _Made(plan, record, base)
     return DatasetChange(
         source=plan.source,
@@ -119,9 +120,9 @@ def change_of(
         source_identity=plan.source_identity,
         check=lambda folder: check_valid(folder, plan.output, made.replaced, rules_left_out),
         episodes=plan.results.keys(),
-        over=lambda found: change_of(plan, rules_left_out, found),
+        over=lambda found: change_of(plan, rules_left_out, found, None if is_in_place else plan.output),
         final_record=made.final_record,
-        announce=made.announce,
+        summarize=made.summarize,
         close=lambda: None if base is None else base.close(),
     )
 
@@ -137,6 +138,8 @@ class _Made:
         """Episodes of the output whose frames are no longer those of the source."""
         self._labels: dict[int, frozenset[ModuleName]] = {}
         """By episode, the modules that have rows there."""
+        self._rows: dict[int, Counter[str]] = {}
+        """By episode, how many rows of each style."""
         self._taken_away = RowsTakenAway()
         self.replaced: set[tuple[int, ModuleName]] = set()
 
@@ -158,16 +161,24 @@ class _Made:
         before = episode.language if there is None else there.language
         self._taken_away.note(index, before, language)
         self._labels[index] = modules_of(language)
+        self._rows[index] = Counter(row.style or "speech" for row in all_rows(language))
         return language
 
-    def announce(self) -> None:
-        """Say which rows the output loses."""
+    def summarize(self) -> LanguageSummary:
+        """Of all episodes that the rows were made of."""
         for index in sorted(self._base.episodes - self._labels.keys() if self._base is not None else ()):
             gone = self._base.read(index) if self._base is not None else None
             if gone is not None:
                 self._taken_away.note(index, gone.language, None)
-        for line in self._taken_away.lines():
-            _LOG.warning("the output loses %s", line)
+        return LanguageSummary(
+            len(self._labels),
+            self._labelled_episodes(),
+            dict(sum(self._rows.values(), Counter[str]())),
+            self._taken_away.lines(),
+        )
+
+    def _labelled_episodes(self) -> dict[ModuleName, int]:
+        return dict(Counter(name for names in self._labels.values() for name in names))
 
     def likely_record(self) -> MergeRecord:
         """What will be recorded if every episode is the same, and rows that are to be kept are there."""
@@ -179,8 +190,7 @@ class _Made:
         """Of the rows that were made and of those that stayed."""
         gone = set() if self._record is None else self._record.results.keys() - self._labels.keys()
         record = self._merged_record(lambda *made: made in self.replaced, self._others | gone)
-        labelled = Counter(name for names in self._labels.values() for name in names)
-        return replace(record, labelled_episodes=dict(labelled))
+        return replace(record, labelled_episodes=self._labelled_episodes())
 
     def _merged_record(
         self, is_replaced: Callable[[int, ModuleName], bool], gone: Collection[int]

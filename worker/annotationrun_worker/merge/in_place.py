@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from annotationrun_worker.merge.base import say_taken_away
 from annotationrun_worker.merge.change import DatasetChange, Written
 from annotationrun_worker.merge.changed_files import build_changed
 from annotationrun_worker.merge.journal import (
@@ -111,7 +112,7 @@ def change_in_place(change: DatasetChange) -> Written:
         discard(root)
         raise
     if renames:
-        change.announce()
+        say_taken_away(written.summary)
         roll_forward(root, renames)
     discard(root)
     return written

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from annotationrun_worker.dataset.layout import is_data_file
 from annotationrun_worker.fault_points import FaultPoint, reached
+from annotationrun_worker.merge.base import say_taken_away
 from annotationrun_worker.merge.change import DatasetChange, Written
 from annotationrun_worker.merge.output_place import record_of_output
 from annotationrun_worker.merge.placement import (
@@ -43,7 +44,7 @@ def write_folder(change: DatasetChange) -> Written:
         written.problems = change.check(partial)
         if record is not None and record == read_record(partial):
             return Written(is_unchanged=True, merge_digest=record.merge_digest, problems=written.problems)
-        change.announce()
+        say_taken_away(written.summary)
         record_of_output(change.output)  # once more: somebody may have put files there meanwhile
         put_in_place(partial, change.output)
     return written
@@ -69,6 +70,7 @@ def _build(change: DatasetChange, partial: Path) -> Written:
             copy_file(path, target)
         written.wrote(target)
     written.check_episodes(change)
+    written.summary = change.summarize()
     record = replace(change.record_now, files=mark_files(partial))
     written.merge_digest = record.merge_digest
     write_file(partial / RECORD_NAME, record.to_bytes())

@@ -2,8 +2,7 @@
 
 import hashlib
 import tempfile
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,15 +11,17 @@ from pathlib import Path
 from annotationrun_api.run_usage import RunUsage
 from annotationrun_worker.dataset.layout import is_data_file
 from annotationrun_worker.errors import StorageError
-from annotationrun_worker.hub.mirror import HubMirror
+from annotationrun_worker.hub.file_cache import FileCache
+from annotationrun_worker.hub.mirror import HubMirror, open_mirror
 from annotationrun_worker.hub.publication import DesiredFile, HubSource, HubTarget, Provenance, Publication
 from annotationrun_worker.hub.publish import publish
 from annotationrun_worker.hub.repository import HubRepository
-from annotationrun_worker.merge.built import BuiltDataset, build_merged
+from annotationrun_worker.merge.base import LanguageSummary, say_taken_away
+from annotationrun_worker.merge.built import BuiltDataset, PublishedOutput, build_merged
 from annotationrun_worker.merge.folder import MergePlan, MergeResult, merge_result
+from annotationrun_worker.merge.record import read_record
 from annotationrun_worker.merge.source_files import RECORD_NAME
 from annotationrun_worker.merge.source_tree import SourceTree
-from annotationrun_worker.rows import StagedRow
 from annotationrun_worker.run.hub_source import open_tree
 from annotationrun_worker.run.opening import LocalRun, OpenDataset, open_staging
 from annotationrun_worker.run.places import HubPlace
@@ -62,33 +63,49 @@ def publish_merged(
         OutputError, DatasetError, StagingError, StorageError: see ``build_merged``.
         HubAccessError, HubUnavailableError, OutputMovedError: see ``publish``.
     """
-    place, rows = run.places.output, Counter[str]()
+    place = run.places.output
     assert isinstance(place, HubPlace), "folders are merged elsewhere"  # noqa: S101
-
-    def read_rows(key: str) -> Sequence[StagedRow]:
-        found = plan.read_rows(key)
-        rows.update(row.style or "speech" for row in found)
-        return found
-
+    repository = HubRepository(place.repo_id, run.hub.output_token)
     if isinstance(dataset.files, HubMirror):
         dataset.files.hold([name for name in dataset.files.files if is_data_file(name)])
     tree = open_tree(dataset.files)
-    built = build_merged(replace(plan, read_rows=read_rows), tree, is_in_place=run.is_in_place)
+    with _published(run, repository, place) as (head, there):
+        built = build_merged(plan, tree, is_in_place=run.is_in_place, there=there)
+    say_taken_away(built.written.summary)
     publication = Publication(
         target=HubTarget(place.revision, run.spec.output.private, run.spec.output.pull_request),
         merge_digest=built.written.merge_digest,
         files=_desired_files(tree, built, dataset),
         source=_hub_source(dataset),
         version_tag=str(dataset.info[VERSION_KEY]),
-        provenance=replace(
-            _provenance(run, dataset, plan, cost), config_digest=settings, rows_by_style=dict(rows)
-        ),
+        provenance=_provenance(run, dataset, plan, cost, settings, built.written.summary),
+        base_commit=head,
         is_in_place=run.is_in_place,
     )
-    repository = HubRepository(place.repo_id, run.hub.output_token)
     published = publish(repository, publication, open_staging(run))
     result = merge_result(built.written)
     return replace(result, unchanged=published.is_unchanged, published=published)
+
+
+@contextmanager
+def _published(
+    run: LocalRun, repository: HubRepository, place: HubPlace
+) -> Iterator[tuple[str | None, PublishedOutput | None]]:
+    """Head of the output's branch, and what an earlier merge published there: see ``Publication``."""
+    if run.is_in_place:
+        yield None, None
+        return
+    head = repository.head(place.revision)
+    if head is None or RECORD_NAME not in repository.files(head):
+        yield head or "", None
+        return
+    with open_mirror(repository, head, FileCache(run.hub.cache, run.hub.cache_bytes)) as mirror:
+        record = read_record(mirror.root)
+        if record is None or record.source_identity is not None:
+            yield head, None  # a dataset that was annotated in place: it is the source, or is refused
+            return
+        mirror.hold([name for name in mirror.files if is_data_file(name)])
+        yield head, PublishedOutput(record, mirror.root)
 
 
 def _hub_source(dataset: OpenDataset) -> HubSource | None:
@@ -96,18 +113,28 @@ def _hub_source(dataset: OpenDataset) -> HubSource | None:
     return HubSource(files.repository, files.commit, files.files) if isinstance(files, HubMirror) else None
 
 
-def _provenance(run: LocalRun, dataset: OpenDataset, plan: MergePlan, cost: RunUsage) -> Provenance:
+def _provenance(
+    run: LocalRun,
+    dataset: OpenDataset,
+    plan: MergePlan,
+    cost: RunUsage,
+    settings: str,
+    summary: LanguageSummary,
+) -> Provenance:
     source = run.places.source
     return Provenance(
         source=source.repo_id if isinstance(source, HubPlace) else f"folder {source.name}",
         source_commit=dataset.files.commit,
         model=run.spec.model.id,
         model_revision=run.spec.model.revision,
-        config_digest="",
+        config_digest=settings,
         run=run.name,
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        episodes=len(dataset.chosen),
+        episodes=summary.episodes,
+        labelled_episodes={str(name): count for name, count in summary.labelled_episodes.items()},
         failed_episodes=tuple(plan.failed_episodes),
+        rows_by_style=summary.rows_by_style,
+        taken_away=summary.taken_away,
         prompt_tokens=cost.prompt_tokens,
         answer_tokens=cost.completion_tokens,
     )

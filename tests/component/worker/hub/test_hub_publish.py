@@ -103,7 +103,8 @@ def test_the_commit_tells_where_the_labels_come_from(server, merged, staging):
         f"Annotationrun-Source: me/source@{PROVENANCE.source_commit}",
     ]
     assert f"Model: org/model@{PROVENANCE.model_revision}" in lines
-    assert "Episodes: 7; without labels: 3" in lines
+    assert "Episodes: 7; with labels: plan 5, vqa 6; failed: 3" in lines
+    assert "Taken away: 4 rows 'memory' of the episodes 1-2" in lines
 
 
 def test_a_new_repository_gets_the_videos_without_their_bytes_moving(server, merged, staging):

@@ -185,6 +185,7 @@ CORRECTIONS = {
     "labels by hand": {DATA: b"PAR1 by hand"},
     "a file deleted": {min(VIDEOS): None},
 }
+MEANWHILE = r"another run published [0-9a-f]{40} meanwhile; run again"
 PLACES = {"another repository": NEW, "another branch": BRANCH, "a branch elsewhere": FOREIGN_BRANCH}
 
 
@@ -199,6 +200,29 @@ def test_what_others_pushed_to_the_output_since_our_commit_is_not_overwritten(wo
     with pytest.raises(OutputMovedError, match=rf"'{min(pushed)}'.*would be lost"):
         world.publish(scenario, "two")
     assert world.head(scenario) == theirs
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_rows_of_a_run_that_published_since_the_merge_read_the_output_are_not_lost(world, name):
+    scenario = PLACES[name]
+    set_up(world.server, scenario)
+    if name == "another repository":
+        late = dataclasses.replace(world.merge(scenario, "first"), base_commit="")
+        world.publish(scenario, "meanwhile")
+        with pytest.raises(
+            OutputMovedError, match=r"another run published [0-9a-f]{40} meanwhile; run again"
+        ):
+            publish_to(world.server, late, world.staging, scenario)
+    world.publish(scenario, "one")
+    seen = world.head(scenario)
+    late = dataclasses.replace(world.merge(scenario, "late"), base_commit=seen)
+    world.publish(scenario, "two")
+    with pytest.raises(OutputMovedError, match=MEANWHILE):
+        publish_to(world.server, late, world.staging, scenario)
+    assert world.labels(scenario) == "two"
+    again = dataclasses.replace(world.merge(scenario, "late"), base_commit=world.head(scenario))
+    publish_to(world.server, again, world.staging, scenario)
+    assert world.labels(scenario) == "late"
 
 
 def test_a_new_branch_is_taken_as_it_begins_though_the_source_was_annotated_in_place(world):

@@ -11,7 +11,6 @@ from tests.support.annotation import REFERENCE, run_command, write_manifest
 from tests.support.file_trees import tree
 from tests.support.hub_server.server import DEFAULT_TOKEN, HubServer
 from tests.support.hub_server.state import Account
-from tests.support.module_runs import demo_model
 
 from annotationrun_api.errors import AnnotationRunError
 from annotationrun_api.exit_codes import ExitCode
@@ -23,9 +22,9 @@ from annotationrun_worker.run.local import PlanReport, plan_run
 REPO = "me/source"
 SECRET = {"name": "hub", "key": "token"}
 OTHERS_TOKEN = "hf_of_somebody_else"
-META = {
-    path: (REFERENCE / path).read_bytes()
-    for path in ("meta/info.json", "meta/tasks.parquet", "meta/episodes/chunk-000/file-000.parquet")
+SEEN_BY_PLAN = {
+    path: b"a video, which no plan fetches" if path.endswith(".mp4") else (REFERENCE / path).read_bytes()
+    for path in tree(REFERENCE)
 }
 
 Plan = Callable[..., PlanReport]
@@ -35,11 +34,11 @@ Plan = Callable[..., PlanReport]
 def hub() -> Iterator[HubServer]:
     with HubServer() as server:
         server.add_account(OTHERS_TOKEN, Account("somebody"))
-        server.add_repo(REPO, META)
-        server.add_repo("me/private", META, private=True)
-        server.add_repo("me/gated", META, gated="manual")
+        server.add_repo(REPO, SEEN_BY_PLAN)
+        server.add_repo("me/private", SEEN_BY_PLAN, private=True)
+        server.add_repo("me/gated", SEEN_BY_PLAN, gated="manual")
         server.add_repo("me/pictures", {"cat.png": b"PNG"})
-        server.add_repo("me/evil", {**META, "../../etc/x": b"x"})
+        server.add_repo("me/evil", {**SEEN_BY_PLAN, "../../etc/x": b"x"})
         yield server
         close_session()
 
@@ -192,19 +191,15 @@ def test_a_cache_that_is_no_folder_is_told(here: Plan, tmp_path: Path) -> None:
         here(cache="file")
 
 
-def test_a_video_that_the_repository_lacks_fails_its_episodes_alone(tmp_path: Path, hub: HubServer) -> None:
+def test_a_video_that_the_repository_lacks_is_named_by_plan(tmp_path: Path, hub: HubServer) -> None:
+    """Also one of episodes that nobody selects: the output would lack it."""
     video = "videos/observation.images.front/chunk-000/file-000.mp4"
     hub.add_repo("me/holed", {p: (REFERENCE / p).read_bytes() for p in tree(REFERENCE) if p != video})
     modules = {"vqa": {"emissionHz": 0.5, "cameras": "Default"}}
-    with demo_model() as model:
-        manifest = write_manifest(
-            tmp_path, "me/holed", model.base_url, modules,
-            source={"episodes": "0,4"}, failurePolicy={"maxFailedEpisodes": 1},
-        )  # fmt: skip
-        done = run_command(
-            "annotate", "-f", manifest, "--cache", tmp_path / "cache", environment=hub.environment
-        )
-    said = done.stdout + done.stderr
-    assert done.returncode == ExitCode.OK, said
-    assert f"dataset 'me/holed' has no file '{video}'" in said
-    assert "2 episodes (1 failed" in said
+    manifest = write_manifest(
+        tmp_path, "me/holed", "http://127.0.0.1:9/v1", modules,
+        source={"episodes": "4"}, failurePolicy={"maxFailedEpisodes": 1},
+    )  # fmt: skip
+    done = run_command("plan", "-f", manifest, "--cache", tmp_path / "cache", environment=hub.environment)
+    assert done.returncode == ExitCode.DATASET, done.stderr
+    assert f"dataset 'me/holed' has no file '{video}'" in done.stderr
