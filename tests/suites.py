@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from tests.support.suite_run import GIGABYTE, LEFT_OUT, Outcome, Runner, Suite, missing_disk_bytes
+from tests.support.suite_run import GIGABYTE, LEFT_OUT, GoBuild, Outcome, Runner, Suite, missing_disk_bytes
 from tests.support.suite_table import Times, table
 
 BIN: Final = Path(sys.executable).parent
@@ -137,8 +137,9 @@ def main(arguments: Sequence[str]) -> int:
 def run_all(suites: Sequence[Suite], for_pytest: Sequence[str] = ()) -> list[Outcome]:
     """What came of each; as many run at a time as there are slots, in the order given."""
     os.environ["PYTHONUNBUFFERED"] = "1"
-    go_programs = {program for suite in suites for program in suite.go_programs}
-    runner = Runner(len(suites) == 1, for_pytest, go_build=(GO_BUILDS, *sorted(go_programs)))
+    # In the order of the suites: what the longest needs is built first, and the rest beside its tests.
+    go_programs = dict.fromkeys(program for suite in suites for program in suite.go_programs)
+    runner = Runner(len(suites) == 1, for_pytest, GoBuild((GO_BUILDS, *go_programs), tuple(go_programs)))
     with ThreadPoolExecutor(SLOTS) as pool:
         return list(pool.map(runner.run, suites))
 

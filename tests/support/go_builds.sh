@@ -4,6 +4,7 @@
 #   tests/support/go_builds.sh [NAME...]
 #
 # NAME: kubernetes, helm, kueue, versitygw, gitops; without one, all. What is built already is not built again.
+# Says `built NAME` on standard output after each, so that who needs it need not wait for the others.
 source "$(dirname "${BASH_SOURCE[0]}")/go_build.sh"
 declare -A scripts=(
   [kubernetes]=$support/../cluster/programs/build.sh
@@ -17,4 +18,7 @@ for program in "$@"; do
   [[ -v scripts[$program] ]] || fail "no program $program; there are ${!scripts[*]}"
 done
 hold_go
-for program in "$@"; do "${scripts[$program]}"; done
+for program in "$@"; do
+  "${scripts[$program]}" >&2
+  echo "built $program"
+done

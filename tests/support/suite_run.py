@@ -91,6 +91,43 @@ def missing_disk_bytes(suites: Sequence[Suite]) -> int:
 
 
 @dataclass
+class GoBuild:
+    """One command that builds several programs, one after another; each is waited for by itself."""
+
+    command: Sequence[str] = ()
+    """Says `built NAME` on its standard output after each."""
+    programs: Sequence[str] = ()
+    """Names of all that it builds."""
+    _built: dict[str, Future[bool]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def is_built(self, programs: Sequence[str], log: IO[str] | None) -> bool:
+        """Whether these are there in the end; who asks first starts the command, and has its messages."""
+        with self._lock:
+            if not self._built:
+                self._built = {name: Future() for name in self.programs}
+                threading.Thread(target=self._run, args=(log,)).start()
+        return all(self._built[name].result() for name in programs)
+
+    def _run(self, log: IO[str] | None) -> None:
+        errors = None if log is None else log.fileno()
+        try:
+            with subprocess.Popen(
+                self.command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True
+            ) as build:
+                for line in build.stdout or ():
+                    word, _, name = line.strip().partition(" ")
+                    if word == "built" and name in self._built:
+                        self._built[name].set_result(True)
+        except OSError as error:
+            _say(f"nothing of Go was built: {error}")
+        finally:  # others must not wait for what never comes
+            for built in self._built.values():
+                if not built.done():
+                    built.set_result(False)
+
+
+@dataclass
 class Runner:
     """Runs suites; several threads may call it, and what several suites build is built once."""
 
@@ -98,8 +135,8 @@ class Runner:
     """Whether there is but one suite: its output is printed as it comes, not in one piece at its end."""
     for_pytest: Sequence[str] = ()
     """Arguments of pytest beside the suite's own; with any, the tests run in one process."""
-    go_build: Sequence[str] = ()
-    """The command that builds what any of the suites needs of Go."""
+    go_build: GoBuild = field(default_factory=GoBuild)
+    """Builds what any of the suites needs of Go."""
     _builds: dict[tuple[str, ...], Future[bool]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -117,7 +154,10 @@ class Runner:
     def _run(self, suite: Suite, log: IO[str] | None) -> Outcome:
         outcome = Outcome()
         before, start = suite.built(), time.monotonic()
-        for command in [*([self.go_build] if suite.go_programs else []), *suite.builds]:
+        if suite.go_programs:
+            is_built = self.go_build.is_built(suite.go_programs, log)
+            outcome.counts.update({"passed" if is_built else "failed": 1})
+        for command in suite.builds:
             outcome.counts.update({"passed" if self._is_built(tuple(command), log) else "failed": 1})
         outcome.build_seconds = time.monotonic() - start
         outcome.is_cold = bool(suite.built() - before)

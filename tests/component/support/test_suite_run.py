@@ -11,7 +11,7 @@ from tests.suites import LEVELS, SUITES, main, report
 from tests.support import suite_run, suite_table
 from tests.support.checkout import ROOT
 from tests.support.suite_record import Record
-from tests.support.suite_run import LEFT_OUT, Outcome, Runner, Suite, missing_disk_bytes
+from tests.support.suite_run import LEFT_OUT, GoBuild, Outcome, Runner, Suite, missing_disk_bytes
 from tests.support.suite_table import Times, table
 
 OK = (sys.executable, "-c", "print('fine')")
@@ -110,15 +110,39 @@ def test_what_two_suites_need_is_built_once(tmp_path):
     assert [outcome.counts for outcome in outcomes] == [{"passed": 1}] * 2
 
 
-def test_what_go_builds_is_built_once_for_all_suites_that_need_it(tmp_path):
-    built = tmp_path / "built"
-    build = (sys.executable, "-c", f"open({str(built)!r}, 'a').write('x')")
-    runner = Runner(is_alone=False, go_build=build)
+BUILD = """
+import pathlib, sys, time
+folder = pathlib.Path(sys.argv[1])
+with (folder / "begun").open("a") as begun:
+    begun.write("x")
+print("compiling", flush=True)
+print("built helm", flush=True)
+while not (folder / "go on").exists():
+    time.sleep(0.01)
+sys.exit("etcd" in sys.argv and "no etcd")
+"""
+
+
+def go_build(folder, *programs):
+    return GoBuild((sys.executable, "-c", BUILD, str(folder), *programs), programs)
+
+
+def test_what_go_builds_is_built_once_and_waited_for_by_its_name(tmp_path):
+    runner = Runner(is_alone=False, go_build=go_build(tmp_path, "helm", "etcd"))
     assert runner.run(Suite("plain", "test", programs=(OK,))).counts == {"passed": 1}
-    assert not built.exists()
+    assert not (tmp_path / "begun").exists()
     for name in "ab":
         assert runner.run(Suite(name, "test", go_programs=("helm",))).counts == {"passed": 1}
-    assert built.read_text() == "x"
+    (tmp_path / "go on").touch()
+    outcome = runner.run(Suite("c", "test", go_programs=("helm", "etcd"), programs=(OK,)))
+    assert outcome.counts == {"failed": 1}, "the command ended without it"
+    assert (tmp_path / "begun").read_text() == "x"
+
+
+def test_a_program_of_go_builds_that_is_missing_fails_who_needs_it(tmp_path):
+    runner = Runner(is_alone=False, go_build=GoBuild((str(tmp_path / "none"), "helm"), ("helm",)))
+    for name in "ab":
+        assert runner.run(Suite(name, "test", go_programs=("helm",), programs=(OK,))).counts == {"failed": 1}
 
 
 def test_a_build_that_failed_fails_each_suite_that_needs_it():
