@@ -8,6 +8,7 @@ nobody makes) in test_dataset_reading.py and test_merge_survivors.py. W19, W20 (
 """
 
 import json
+import os
 import shutil
 import threading
 import tracemalloc
@@ -68,6 +69,9 @@ def run_with(script, folder, modules, expected=ExitCode.OK, dataset=REFERENCE, *
         return annotation, done.stderr, server
 
 
+WRIST_OF_THE_LAST_TWO = f"videos/{CAMERAS[1]}/chunk-000/file-001.mp4"
+
+
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory):
     """All modules over episodes 1 and 3: 'Stack blocks' (too short a task), 7.5 s and 30.1 s."""
@@ -82,9 +86,10 @@ def bodies(everything):
 
 @pytest.fixture
 def without_wrist_of_the_last_two(tmp_path):
+    """Their video is cut off after its first bytes."""
     source = tmp_path / "damaged"
     shutil.copytree(REFERENCE, source)
-    (source / f"videos/{CAMERAS[1]}/chunk-000/file-001.mp4").unlink()
+    os.truncate(source / WRIST_OF_THE_LAST_TWO, 1000)
     return source
 
 
@@ -102,10 +107,18 @@ def test_w01_f2_a_rerun_asks_only_for_what_is_missing(tmp_path):
     assert len(first.bodies) - 1 + len(second.bodies) == len(undisturbed.bodies)
 
 
-def test_w02_f3_a_missing_video_fails_its_episodes_by_name_and_no_other(
-    tmp_path, without_wrist_of_the_last_two
-):
-    """W2: one exception kills the run. F3: an mp4 missing was one warning, exit 0, and 108 rows gone."""
+def test_f3_a_missing_video_is_named_before_anything_is_asked(tmp_path, without_wrist_of_the_last_two):
+    """F3: an mp4 missing was one warning, exit 0, and 108 rows gone."""
+    (without_wrist_of_the_last_two / WRIST_OF_THE_LAST_TWO).unlink()
+    vqa = {"vqa": {"emissionHz": 0.5}}
+    run, said, server = run_with(seen, tmp_path / "run", vqa, ExitCode.DATASET, without_wrist_of_the_last_two)
+    assert f"{WRIST_OF_THE_LAST_TWO}' is missing" in said
+    assert server.bodies == []
+    assert not run.output.exists()
+
+
+def test_w02_a_damaged_video_fails_its_episodes_by_name_and_no_other(tmp_path, without_wrist_of_the_last_two):
+    """W2: one exception kills the run."""
     vqa = {"vqa": {"emissionHz": 0.5}}
     run, said, _ = run_with(seen, tmp_path / "run", vqa, ExitCode.INCOMPLETE, without_wrist_of_the_last_two)
     assert "2 of 6 episodes failed" in said
@@ -243,7 +256,8 @@ def test_w11_an_answer_of_another_type_or_outside_the_image_is_not_taken(tmp_pat
 def test_w13_f2_rows_of_a_module_that_is_off_and_of_other_settings_are_not_written(tmp_path):
     """W13, F2: a rerun with VQA off still wrote the VQA rows staged before."""
     selection = {"source": {"episodes": "0"}}
-    run_with(seen, tmp_path, {"plan": {"emitMemory": False}, "vqa": {}}, **selection)
+    first, _, _ = run_with(seen, tmp_path, {"plan": {"emitMemory": False}, "vqa": {}}, **selection)
+    shutil.rmtree(first.output)  # else the rows that are published would stay
     run, _, server = run_with(seen, tmp_path, {"plan": {"emitMemory": False}}, **selection)
     assert "vqa" in {row["style"] for row in staged_rows(run.staging)}
     assert server.bodies == []

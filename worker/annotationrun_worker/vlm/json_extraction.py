@@ -48,7 +48,8 @@ def last_fitting(text: str, answer_type: type[Answer]) -> Answer:
         AnswerError: none does, or it can't be stored; says what is wrong.
     """
     refused: ValidationError | None = None
-    for value in reversed(answer_objects(text)):
+    values = answer_objects(text)
+    for value in reversed(values):
         try:
             answer = answer_type.model_validate(value)
         except ValidationError as error:
@@ -56,6 +57,7 @@ def last_fitting(text: str, answer_type: type[Answer]) -> Answer:
             continue
         check_storable(value, text)
         return answer
+    check_storable(values[-1], text)  # which says more than the schema does
     assert refused is not None, "there is an object"  # noqa: S101
     faults = "; ".join(
         f"{'.'.join(map(str, fault['loc'])) or 'the object'}: {fault['msg']}"
