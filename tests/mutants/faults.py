@@ -334,8 +334,8 @@ MUTANTS = (
     Mutant(
         "the first JSON object taken instead of the last",
         f"{WORKER}/vlm/json_extraction.py",
-        "for value in reversed(answer_objects(text)):",
-        "for value in answer_objects(text):",
+        "for value in reversed(values):",
+        "for value in values:",
         (f"{UNIT}/vlm/test_json_extraction.py",),
     ),
     Mutant(
