@@ -21,7 +21,7 @@ PROMTOOL: Final = ("tests/chart/promtool.sh",)
 
 SUITES: Final = (
     # Of each level the longest first, so that both slots are busy to the end.
-    Suite("component", "test", pytest=("tests/component", "--without=s3,root"), processes=2),
+    Suite("component", "test", pytest=("tests/component", "--without=s3,root"), processes=2, is_longest=True),
     Suite("docs", "test", pytest=("tests/docs",)),
     Suite("types", "test", programs=((str(BIN / "mypy"),),)),
     Suite("unit", "test", pytest=("tests/unit", "tests/architecture"), processes=2),
@@ -42,6 +42,7 @@ SUITES: Final = (
         pytest=("tests/cluster",),
         caches=("kubernetes-*", "helm-*", "images", "containerd"),
         disk_bytes=22 * GIGABYTE,
+        is_longest=True,
     ),
     # Beside it what needs nothing that Go builds, until that is done.
     Suite(

@@ -22,6 +22,10 @@ SPARE_BYTES: Final = 2 * GIGABYTE
 """For the tests' own files, whatever is built."""
 LEFT_OUT: Final = ("skipped", "xfailed", "xpassed", "deselected")
 
+BEHIND: Final = ("nice", "-n", "10")
+"""Before the commands of a suite that is not waited for. The pods of a cluster ask for little and get little
+beside processes that don't stand back."""
+
 _printing = threading.Lock()
 
 
@@ -46,6 +50,8 @@ class Suite:
     """What the builds keep, as patterns under CACHE."""
     disk_bytes: int = 0
     """That the builds take at most, while nothing is built."""
+    is_longest: bool = False
+    """Of its level: the others leave it the processors, as nothing is done before it is."""
 
     def built(self) -> frozenset[Path]:
         """What there is of the caches."""
@@ -152,20 +158,22 @@ class Runner:
         return outcome
 
     def _run(self, suite: Suite, log: IO[str] | None) -> Outcome:
-        outcome = Outcome()
+        outcome, before_it = Outcome(), () if suite.is_longest or self.is_alone else BEHIND
         before, start = suite.built(), time.monotonic()
         if suite.go_programs:
             is_built = self.go_build.is_built(suite.go_programs, log)
             outcome.counts.update({"passed" if is_built else "failed": 1})
         for command in suite.builds:
-            outcome.counts.update({"passed" if self._is_built(tuple(command), log) else "failed": 1})
+            is_built = self._is_built((*before_it, *command), log)
+            outcome.counts.update({"passed" if is_built else "failed": 1})
         outcome.build_seconds = time.monotonic() - start
         outcome.is_cold = bool(suite.built() - before)
         if not outcome.count("failed"):
             for command in suite.programs:
-                outcome.counts.update({"failed" if _call(command, log) else "passed": 1})
+                failed = _call([*before_it, *command], log)
+                outcome.counts.update({"failed" if failed else "passed": 1})
             if suite.pytest:
-                outcome.counts.update(self._pytest(suite, log))
+                outcome.counts.update(self._pytest(suite, before_it, log))
         outcome.seconds = time.monotonic() - start
         outcome.disk_bytes = sum(map(_disk_bytes, suite.built()))
         return outcome
@@ -182,13 +190,13 @@ class Runner:
                 build.set_exception(error)
         return build.result()
 
-    def _pytest(self, suite: Suite, log: IO[str] | None) -> dict[str, int]:
+    def _pytest(self, suite: Suite, before_it: Sequence[str], log: IO[str] | None) -> dict[str, int]:
         processes = suite.processes if not self.for_pytest else 1
         options = ("-n", str(processes), "--dist=loadfile") if processes > 1 else ()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "record.json"
-            command = [sys.executable, "-m", "pytest", "-q", f"--record={path}", *options, *suite.pytest]
-            status = _call([*command, *self.for_pytest], log)
+            pytest = [sys.executable, "-m", "pytest", "-q", f"--record={path}", *options, *suite.pytest]
+            status = _call([*before_it, *pytest, *self.for_pytest], log)
             record = Record.read(path)
         if record is None or (status != 0 and not record.counts["failed"] + record.counts["error"]):
             return {**(record.counts if record else {}), "error": 1}

@@ -1,5 +1,6 @@
 """The runner of `make test`: a failure, a crash or a skipped test can't end as success."""
 
+import os
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -98,6 +99,21 @@ def test_the_table_shows_the_last_time_of_the_other_kind(cache):
     assert cells[titles.index("cold_s")] == "(200)"
     assert cells[titles.index("warm_s")] == "30"
     assert cells[titles.index(LEFT_OUT[0])] == "2"
+
+
+@pytest.mark.parametrize(
+    ("is_longest", "is_alone", "behind"), [(False, False, 10), (True, False, 0), (False, True, 0)]
+)
+def test_a_suite_that_is_not_waited_for_leaves_the_processors_to_the_longest(
+    is_longest, is_alone, behind, tmp_path
+):
+    said = tmp_path / "said"
+    tell = f"import os; open({str(said)!r}, 'a').write(str(os.nice(0)) + ' ')"
+    text = f"def test_a():\n    {tell}\n"
+    program = (sys.executable, "-c", tell)
+    suite = replace(suite_of(tmp_path, text), builds=(program,), programs=(program,), is_longest=is_longest)
+    assert counts_of(Runner(is_alone).run(suite)) == {"passed": 3}
+    assert said.read_text().split() == [str(os.nice(0) + behind)] * 3
 
 
 def test_what_two_suites_need_is_built_once(tmp_path):
