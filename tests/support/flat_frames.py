@@ -36,6 +36,9 @@ class FlatDecoder:
         frames = np.stack([_picture(video, target) for target in targets_seconds.tolist()])
         return frames if tile is None else tiles_of(frames, tile.width)
 
+    def frame_size(self, video: EpisodeVideo) -> tuple[int, int]:
+        return WIDTH, HEIGHT
+
     def packet_digest(self, video: EpisodeVideo, start_seconds: float, stop_seconds: float) -> str:
         name = f"{video.camera} {video.span.path.name} {start_seconds} {stop_seconds}"
         return hashlib.sha256(name.encode()).hexdigest()
