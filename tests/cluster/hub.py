@@ -23,10 +23,9 @@ LOCATION: Final = f"s3://{BUCKET}/annotationrun"
 SERVER: Final = Path(__file__).parents[1] / "support" / "hub_server"
 _ASK: Final = """
 import sys, urllib.request
-method, url, token = sys.argv[1:]
+method, url, token, body = sys.argv[1:]
 headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-body = sys.stdin.buffer.read() or None
-asked = urllib.request.Request(url, data=body, method=method, headers=headers)
+asked = urllib.request.Request(url, data=body.encode() or None, method=method, headers=headers)
 sys.stdout.write(urllib.request.urlopen(asked, timeout=60).read().decode())
 """
 
@@ -45,10 +44,10 @@ class Hub:
 
     def ask(self, method: str, path: str, body: object = None) -> Any:
         """An answer of the server, asked from within its pod."""
-        words = ("python", "-c", _ASK, method, f"http://127.0.0.1:{PORT}{path}", DEFAULT_TOKEN)
         text = "" if body is None else json.dumps(body)
-        said = self.space.kubectl("exec", "--stdin", "hub", "--container=hub", "--", *words, stdin=text)
-        return json.loads(said)
+        words = ("python", "-c", _ASK, method, f"http://127.0.0.1:{PORT}{path}", DEFAULT_TOKEN, text)
+        # Not by standard input: its end, when it comes before the stream is there, may never arrive.
+        return json.loads(self.space.kubectl("exec", "hub", "--container=hub", "--", *words))
 
     def counters(self) -> dict[str, Any]:
         """See `tests.support.hub_server.counters`; requests of `ask` came from 127.0.0.1."""
