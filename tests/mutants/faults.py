@@ -96,6 +96,13 @@ MUTANTS = (
         (f"{UNIT}/dataset/test_consistency.py",),
     ),
     Mutant(
+        "boxes of a picture that the server shrank",
+        f"{WORKER}/annotate/coordinate_probe.py",
+        "if max(factors) > 1 - MAX_SHRINKING or",
+        "if max(factors) > 0 or",
+        (f"{UNIT}/annotate/test_coordinate_probe.py",),
+    ),
+    Mutant(
         "a smaller run takes the output's other rows away",
         f"{WORKER}/merge/folder.py",
         "episode = replace(episode, language=there.language)",

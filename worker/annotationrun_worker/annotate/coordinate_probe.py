@@ -1,10 +1,13 @@
 """Before boxes are asked for: does the model answer coordinates in the scale that they are read in?
 
 A picture with squares of known place is drawn, and the model is asked for their boxes. The squares lie so
-that a box in pixels and the same box in thousandths have nothing in common.
+that a box in pixels and the same box in thousandths have nothing in common. It is drawn in the size of each
+camera's pictures: a server may shrink large ones before its model sees them (``max_pixels`` of Qwen's
+processors), and boxes in pixels are then those of another picture.
 """
 
 import asyncio
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -25,19 +28,27 @@ from annotationrun_worker.vlm.request import Question
 Box = Sequence[float]
 """x1, y1, x2, y2 in pixels."""
 
+Size = tuple[int, int]
+"""(width, height) in pixels."""
+
 PROMPT = "coordinate_probe"
-WIDTH, HEIGHT = 640, 480
-"""Of the picture in pixels; common sizes, so that no server scales it by much."""
-SQUARES: Final[Mapping[str, tuple[int, int, int, int]]] = {
+_LAYOUT_SIZE: Final[Size] = (640, 480)
+_LAYOUT: Final[Mapping[str, tuple[int, int, int, int]]] = {
     "red": (80, 310, 180, 410),
     "green": (460, 60, 560, 160),
     "blue": (290, 200, 390, 300),
 }
+"""The squares in a picture of ``_LAYOUT_SIZE``."""
+COLOURS: Final = tuple(_LAYOUT)
 _GROUND = (150, 150, 150)
-_COLOURS: Final = {"red": (220, 30, 30), "green": (30, 170, 40), "blue": (40, 60, 220)}
+_INKS: Final = {"red": (220, 30, 30), "green": (30, 170, 40), "blue": (40, 60, 220)}
 _JPEG_QUALITY = 95
 MIN_OVERLAP = 0.5
 """Intersection over union from which a box counts as the square's."""
+MAX_SHRINKING = 0.04
+"""By how much all coordinates may be smaller together: a model is off by less, and not in one direction."""
+LEAST_PART = 0.1
+"""Of its sides that a server leaves of a picture; less is another unit."""
 _SCALES: Final[tuple[CoordinateScale, ...]] = ("Pixels", "Thousandths")
 
 
@@ -48,12 +59,32 @@ class ProbeAnswer(BaseModel):
     boxes: list[Detection]
 
 
-def draw_probe() -> bytes:
+def probe_values(size: Size, scale: CoordinateScale) -> Mapping[str, object]:
+    """What the prompt is filled with."""
+    return {
+        "width": size[0],
+        "height": size[1],
+        "count": len(COLOURS),
+        "colours": ", ".join(COLOURS),
+        "coordinates": COORDINATES[scale],
+    }
+
+
+def squares_in(size: Size) -> Mapping[str, tuple[int, int, int, int]]:
+    """The boxes of the squares in a picture of this size, by colour: x1, y1, x2, y2 in whole pixels."""
+    parts = [side / of for side, of in zip(size * 2, _LAYOUT_SIZE * 2, strict=True)]
+    return {
+        colour: tuple(round(value * part) for value, part in zip(box, parts, strict=True))  # type: ignore[misc]
+        for colour, box in _LAYOUT.items()
+    }
+
+
+def draw_probe(size: Size) -> bytes:
     """The picture, as JPEG."""
-    picture = PIL.Image.new("RGB", (WIDTH, HEIGHT), _GROUND)
+    picture = PIL.Image.new("RGB", size, _GROUND)
     draw = ImageDraw.Draw(picture)
-    for colour, (left, top, right, bottom) in SQUARES.items():
-        draw.rectangle((left, top, right - 1, bottom - 1), fill=_COLOURS[colour])
+    for colour, (left, top, right, bottom) in squares_in(size).items():
+        draw.rectangle((left, top, right - 1, bottom - 1), fill=_INKS[colour])
     return to_jpeg(picture, _JPEG_QUALITY)
 
 
@@ -67,19 +98,47 @@ def overlap(one: Box, other: Box) -> float:
     return width * height / (sum(areas) - width * height)
 
 
-def answered_scale(boxes: Sequence[Box]) -> CoordinateScale | None:
-    """The scale in which ``boxes`` are the squares, one of them perhaps missed; ``None`` for neither."""
-    for scale in _SCALES:
-        space = ImageSpace(WIDTH, HEIGHT, scale)
-        in_pixels = [space.to_pixels(list(box)) for box in boxes]
-        found = [
-            square
-            for square in SQUARES.values()
-            if any(overlap(square, box) >= MIN_OVERLAP for box in in_pixels)
-        ]
-        if len(found) >= len(SQUARES) - 1:
+def answered_scale(boxes: Sequence[Box], size: Size, expected: CoordinateScale) -> CoordinateScale | None:
+    """The scale in which ``boxes`` are the squares, one of them perhaps missed; ``None`` for neither.
+
+    Where both do, as in pictures of about 1000 pixels, it is the ``expected`` one.
+    """
+    for scale in sorted(_SCALES, key=lambda scale: scale != expected):
+        space = ImageSpace(*size, scale)
+        if _are_squares([space.to_pixels(list(box)) for box in boxes], size):
             return scale
     return None
+
+
+def _are_squares(boxes: Sequence[Box], size: Size) -> bool:
+    squares = squares_in(size).values()
+    found = [square for square in squares if any(overlap(square, box) >= MIN_OVERLAP for box in boxes)]
+    return len(found) >= len(squares) - 1
+
+
+def shrunk_to(boxes: Mapping[str, Box], size: Size) -> Size | None:
+    """The size of the smaller picture that ``boxes`` (pixels, by colour) are the squares of.
+
+    ``None``: they are those of the picture as it was sent, or no squares at all.
+    """
+    squares = squares_in(size)
+    known = {colour: box for colour, box in boxes.items() if colour in squares}
+    if len(known) < len(squares) - 1:
+        return None
+    factors = [
+        statistics.median(
+            known[colour][place] / squares[colour][place] for colour in known for place in places
+        )
+        for places in ((0, 2), (1, 3))
+    ]
+    if max(factors) > 1 - MAX_SHRINKING or min(factors) < LEAST_PART or max(factors) > 1.1 * min(factors):
+        return None
+    parts = factors * 2
+    enlarged = [[value / part for value, part in zip(box, parts, strict=True)] for box in known.values()]
+    if not _are_squares(enlarged, size):
+        return None
+    width, height = (round(side * factor) for side, factor in zip(size, factors, strict=True))
+    return width, height
 
 
 @dataclass(slots=True)
@@ -91,6 +150,8 @@ class CoordinateProbe:
     is_set_by_hand: bool
     """The manifest says it; else it is from the table of known models."""
     model: str
+    sizes: Sequence[Size]
+    """Of the pictures that will be asked about."""
     prompts: Prompts
     warn: Callable[[str], None]
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -105,41 +166,50 @@ class CoordinateProbe:
         """
         async with self._lock:
             if not self._is_passed:
-                await self._check(replace(asker, attempt=0))
+                for size in self.sizes:
+                    await self._check(replace(asker, attempt=0), size)
                 self._is_passed = True
 
-    async def _check(self, asker: Asker) -> None:
-        values = {
-            "width": WIDTH,
-            "height": HEIGHT,
-            "count": len(SQUARES),
-            "colours": ", ".join(SQUARES),
-            "coordinates": COORDINATES[self.scale],
-        }
-        text = self.prompts.fill(PROMPT, values)
-        question = Question(PROMPT, [text_part(text), image_part(draw_probe())], ProbeAnswer)
+    async def _check(self, asker: Asker, size: Size) -> None:
+        text = self.prompts.fill(PROMPT, probe_values(size, self.scale))
+        question = Question(PROMPT, [text_part(text), image_part(draw_probe(size))], ProbeAnswer)
         try:
             answer, _ = await asker.ask(question, lambda answer: answer)
         except AnswerError as error:
-            self._found(None, str(error))
-        else:
-            said = f"it said {quote(answer.model_dump_json())}"
-            self._found(answered_scale([detection.bbox for detection in answer.boxes]), said)
+            self._found(None, size, str(error))
+            return
+        said = f"it said {quote(answer.model_dump_json())}"
+        scale = answered_scale([found.bbox for found in answer.boxes], size, self.scale)
+        if self.scale == "Pixels" and scale != "Thousandths":
+            smaller = shrunk_to({found.label.lower().split()[0]: found.bbox for found in answer.boxes}, size)
+            if smaller is not None:
+                self._refuse_shrinking(size, smaller, said)
+        self._found(scale, size, said)
 
-    def _found(self, scale: CoordinateScale | None, said: str) -> None:
+    def _refuse_shrinking(self, size: Size, smaller: Size, said: str) -> None:
+        sent, seen = (f"{width}x{height}" for width, height in (size, smaller))
+        raise ConfigurationError(
+            f"{self.model!r} answers boxes in pixels of a picture of about {seen}, but was sent one of "
+            f"{sent}, as the cameras' are: its server shrinks pictures, so all boxes would be wrong; {said}; "
+            "let the server take pictures of that size (vLLM: --mm-processor-kwargs with a larger "
+            "max_pixels), or leave bbox and keypoint out of spec.modules.vqa.questionTypes"
+        )
+
+    def _found(self, scale: CoordinateScale | None, size: Size, said: str) -> None:
         if scale == self.scale:
             return
-        expected = ", ".join(f"{colour} {list(box)}" for colour, box in SQUARES.items())
+        expected = ", ".join(f"{colour} {list(box)}" for colour, box in squares_in(size).items())
+        sent = f"{size[0]}x{size[1]}"
         if scale is not None:
             raise ConfigurationError(
                 f"{self.model!r} answers coordinates in {scale}, but {self.scale} are expected "
                 f"({'set by hand' if self.is_set_by_hand else 'from the table of known models'}): asked for "
-                f"the boxes of squares at {expected} pixels of {WIDTH}x{HEIGHT}, {said}; set "
+                f"the boxes of squares at {expected} pixels of {sent}, {said}; set "
                 f"spec.model.coordinateScale to {scale}"
             )
         fault = (
             f"{self.model!r} did not find squares of known place in a drawn picture, in neither Pixels nor "
-            f"Thousandths: asked for the boxes of squares at {expected} pixels of {WIDTH}x{HEIGHT}, {said}"
+            f"Thousandths: asked for the boxes of squares at {expected} pixels of {sent}, {said}"
         )
         if not self.is_set_by_hand:
             raise ConfigurationError(

@@ -29,6 +29,7 @@ from annotationrun_worker.run.foreseen_episode import (
     USUAL_MEMORY,
     USUAL_SUBTASK,
     ForeseenEpisode,
+    cameras_looked_at,
     subtask_count,
 )
 from annotationrun_worker.run.question_costs import (
@@ -94,7 +95,9 @@ def estimate_run(
     found = _summed(parts())
     vqa = spec.modules.vqa
     if vqa is not None and "vqa" in found and asks_for_coordinates(vqa):
-        found["vqa"] += _probe(costs)
+        cameras = cameras_looked_at(spec, features)
+        for size in dict.fromkeys(features.camera_sizes[camera] for camera in cameras):
+            found["vqa"] += _probe(costs, size)
     return found
 
 
@@ -225,13 +228,6 @@ def _vqa(episode: ForeseenEpisode, costs: QuestionCosts) -> Estimate:
     return found
 
 
-def _probe(costs: QuestionCosts) -> Estimate:
-    width, height = coordinate_probe.WIDTH, coordinate_probe.HEIGHT
-    values = {
-        "width": width,
-        "height": height,
-        "count": len(coordinate_probe.SQUARES),
-        "colours": ", ".join(coordinate_probe.SQUARES),
-        "coordinates": COORDINATES["Pixels"],
-    }
-    return costs.question(coordinate_probe.PROMPT, values, Seen(1, costs.grid.image_tokens(width, height)))
+def _probe(costs: QuestionCosts, size: tuple[int, int]) -> Estimate:
+    values = coordinate_probe.probe_values(size, "Pixels")
+    return costs.question(coordinate_probe.PROMPT, values, Seen(1, costs.grid.image_tokens(*size)))

@@ -62,9 +62,20 @@ class RunModules:
 
 
 def enabled_modules(
-    spec: RunSpec, frames: FrameProvider, prompts: Prompts, warn: Callable[[str], None]
+    spec: RunSpec,
+    frames: FrameProvider,
+    camera_sizes: Mapping[CameraKey, tuple[int, int]],
+    prompts: Prompts,
+    warn: Callable[[str], None],
 ) -> RunModules:
     """The run's modules; ``warn`` is told what is doubtful and yet goes on.
+
+    Args:
+        spec: of the run.
+        frames: of the dataset.
+        camera_sizes: (width, height) of the pictures of each camera, in pixels.
+        prompts: that the modules ask with.
+        warn: see above.
 
     Raises:
         NoCamerasError: the dataset has no camera; every module looks at frames.
@@ -82,6 +93,7 @@ def enabled_modules(
             scale=resolve_coordinate_scale(spec.model, spec.modules.vqa),
             is_set_by_hand=spec.model.coordinate_scale != "Auto",
             model=spec.model.id,
+            sizes=tuple(dict.fromkeys(camera_sizes[camera] for camera in cameras)),
             prompts=prompts,
             warn=warn,
         )

@@ -176,7 +176,8 @@ def open_step(
     summaries = {summary.index: summary for summary in dataset.chosen}
     store = open_staging(run)
     with closing(_open_frames(dataset, spec, store)) as frames:
-        modules = enabled_modules(spec, frames, prompts, report.warnings.append)
+        sizes = dataset.features.camera_sizes
+        modules = enabled_modules(spec, frames, sizes, prompts, report.warnings.append)
         basis = ResultBasis(
             episodes=LocalEpisodes(
                 EpisodeReader(dataset.files.root, dataset.info, dataset.files),

@@ -19,11 +19,11 @@ from tests.support.bad_input import (
     check_success,
     count_blocks,
 )
-from tests.support.module_runs import kind_of, text_of
+from tests.support.module_runs import kind_of, look, text_of
 from tests.support.openai_server import Reply, Script
 
 from annotationrun_api.exit_codes import ExitCode
-from annotationrun_worker.annotate.coordinate_probe import HEIGHT, SQUARES, WIDTH
+from annotationrun_worker.annotate.coordinate_probe import squares_in
 
 ALL = REQUESTS[0] + REQUESTS[3]
 RIGHT = count_blocks(0, {}).content or ""
@@ -195,11 +195,7 @@ def boxes_in_thousandths(number: int, body: dict[str, Any]) -> Reply:
         return {"label": label, "bbox_format": "xyxy", "bbox": list(box)}
 
     if kind_of(body) == "coordinate_probe":
-        sizes = (WIDTH, HEIGHT, WIDTH, HEIGHT)
-        places = {
-            colour: tuple(round(1000 * place / size) for place, size in zip(box, sizes, strict=True))
-            for colour, box in SQUARES.items()
-        }
+        places = squares_in((1000, 1000))
         return Reply(json.dumps({"boxes": [detection(colour, box) for colour, box in places.items()]}))
     answer = {"detections": [detection("block", (100, 100, 300, 300))]}
     return Reply(json.dumps({"question": "Where is it?", "answer": answer}))
@@ -224,6 +220,32 @@ def test_the_wrong_coordinate_scale_is_found_before_a_question_is_asked(
     good = bench.run(boxes_in_thousandths, model={"coordinateScale": "Thousandths"})
     check_success(good, bench)
     assert good.asked == 1 + ALL
+
+
+def test_a_server_that_shrinks_the_pictures_is_found_before_a_question_is_asked(
+    bench: Bench, tabulate: Tabulate
+) -> None:
+    """It answers in pixels of its own picture, a third smaller than the one it was sent."""
+
+    def shrunk(number: int, body: dict[str, Any]) -> Reply:
+        answer = json.loads(look(body).content or "")
+        for box in answer.get("boxes", ()):
+            box["bbox"] = [value * 2 / 3 for value in box["bbox"]]
+        return Reply(json.dumps(answer))
+
+    bench.modules = {"vqa": {"questionTypes": ["bbox"], "emissionHz": 0.1}}
+    case = Case(
+        "a server that shrinks pictures",
+        ExitCode.CONFIGURATION,
+        (
+            "answers boxes in pixels of a picture of about 213x160, but was sent one of 320x240",
+            "max_pixels",
+        ),
+    )
+    bad = bench.run(shrunk)
+    tabulate("model", case.name, bad)
+    check_failure(case, bad, bench)
+    assert [kind_of(body) for body in bad.bodies] == ["coordinate_probe"]
 
 
 ANSWERS_THAT_WORK = [
