@@ -22,8 +22,11 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from copied_source import COPY_VARIABLE, PACKAGES
-from faults import MUTANTS, Mutant
+from mutant import Mutant
+from operator_faults import OPERATOR_MUTANTS
+from worker_faults import WORKER_MUTANTS
 
+MUTANTS = (*WORKER_MUTANTS, *OPERATOR_MUTANTS)
 ROOT = Path(__file__).parents[2]
 AT_ONCE = 2
 TESTS_FAILED = 1

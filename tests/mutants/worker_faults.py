@@ -1,26 +1,13 @@
-"""The table of mutants: which fault, where, and the tests that must find it."""
+"""Mutants of the worker: which fault, where, and the tests that must find it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from mutant import JOIN, Mutant
 
 WORKER = "worker/annotationrun_worker"
-OPERATOR = "operator/annotationrun_operator"
-API = "crds/annotationrun_api"
 
-JOIN = "tests/component/worker/annotate/test_rows_match_pixels.py"
-REFERENCE = (JOIN, "-k", "every_row_speaks")
 SECOND_LOOKS = (JOIN, "-k", "second_labels")
 OTHER_INPUTS = (JOIN, "-k", "one_by_one")
 UNIT = "tests/unit/worker"
 COMPONENT = "tests/component/worker"
-OPERATOR_UNIT = "tests/unit/operator"
-DECIDE = (f"{OPERATOR_UNIT}/test_decide.py",)
-PODS_THAT_GO = (f"{OPERATOR_UNIT}/test_pods_that_go.py",)
-OUTCOMES = (f"{OPERATOR_UNIT}/test_outcomes.py",)
-JOBS = (f"{OPERATOR_UNIT}/test_jobs.py",)
-FOLLOW = (f"{OPERATOR_UNIT}/test_follow.py",)
-EDITS = ("tests/unit/test_reference.py", "-k", "an_edit_asks_for")
-STATUS = ("tests/unit/api/test_status.py",)
 KEYS = (f"{UNIT}/run/test_result_keys.py",)
 ASKING = (f"{COMPONENT}/vlm/test_asking_again.py",)
 READING = (f"{COMPONENT}/dataset/test_dataset_reading.py", "-k", "tasks")
@@ -40,20 +27,7 @@ TAGS = (f"{COMPONENT}/hub/test_tags.py",)
 PUBLISH_JOURNAL = (f"{UNIT}/hub/test_publish_journal.py",)
 
 
-@dataclass(frozen=True)
-class Mutant:
-    """One fault: in `module`, `old` (which stands there exactly once) becomes `new`."""
-
-    name: str
-    module: str
-    """Its path in the checkout."""
-    old: str
-    new: str
-    tests: Sequence[str] = REFERENCE
-    """Arguments of pytest."""
-
-
-MUTANTS = (
+WORKER_MUTANTS = (
     Mutant(
         "decode shifted by one frame",
         f"{WORKER}/frames/provider.py",
@@ -456,82 +430,5 @@ MUTANTS = (
         "if intent is not None and intent.repo_id == repo_id:",
         "if intent is not None:",
         PUBLISH_JOURNAL,
-    ),
-    Mutant(
-        "a Job that somebody deleted counted as failed",
-        f"{OPERATOR}/steps.py",
-        "    if job is None:\n        return _create(run, step, pods)",
-        "    if job is None:\n        return _open_attempt(run, step, pods)",
-        DECIDE,
-    ),
-    Mutant(
-        "a run that failed keeps its pods",
-        f"{OPERATOR}/ending.py",
-        "    for job in draft.live_jobs():\n",
-        "    for job in ():\n",
-        PODS_THAT_GO,
-    ),
-    Mutant(
-        "a disrupted pod counted in every pass",
-        f"{OPERATOR}/accounting.py",
-        "new = sum(uid not in known for uid in listed)",
-        "new = len(listed)",
-        DECIDE,
-    ),
-    Mutant(
-        "an edited run begins anew beside a merge that still writes",
-        f"{OPERATOR}/decide.py",
-        "if live or any(not pod.has_ended and pod.step is Step.MERGE for pod in draft.seen.pods):",
-        "if live:",
-        PODS_THAT_GO,
-    ),
-    Mutant(
-        "the word of the oldest pod believed",
-        f"{OPERATOR}/outcomes.py",
-        "key=lambda pod: pod.created, reverse=True",
-        "key=lambda pod: pod.created",
-        OUTCOMES,
-    ),
-    Mutant(
-        "a refused manifest told as a crash",
-        f"{OPERATOR}/outcomes.py",
-        "for codes in (_HOPELESS, (ExitCode.STORAGE,)):",
-        "for codes in ((ExitCode.STORAGE,),):",
-        OUTCOMES,
-    ),
-    Mutant(
-        "an evicted pod costs a retry",
-        f"{OPERATOR}/jobs.py",
-        '{"action": "Ignore", "onPodConditions": [disrupted]}',
-        '{"action": "Count", "onPodConditions": [disrupted]}',
-        JOBS,
-    ),
-    Mutant(
-        "two runs of one name share a Job",
-        f"{OPERATOR}/jobs.py",
-        "digest_of([run.uid, step.value, plan_digest, attempt])",
-        "digest_of([step.value, plan_digest, attempt])",
-        JOBS,
-    ),
-    Mutant(
-        "our own commit taken for a new source",
-        f"{OPERATOR}/follow.py",
-        "if result.plan != plan.digest:",
-        "if result.source_commit != plan.source_commit:",
-        FOLLOW,
-    ),
-    Mutant(
-        "an edit of existingRows said to ask for nothing",
-        f"{API}/edits.py",
-        '"spec.output.existingRows": EditClass.PLAN,',
-        '"spec.output.existingRows": EditClass.MERGE,',
-        EDITS,
-    ),
-    Mutant(
-        "a condition that stays looks as if it had just changed",
-        f"{API}/conditions.py",
-        "elif condition.status == new.status:",
-        "elif condition.reason == new.reason and condition.message == new.message:",
-        STATUS,
     ),
 )
