@@ -208,13 +208,14 @@ class EpisodeReader:
         Raises:
             DatasetError: no data file holds it, or one can't be read.
         """
-        path, what = self._found.get(int(summary.index)), f"the rows of episode {summary.index}"
-        if path is not None:
-            return self.read_file(path, what)
+        index, what = int(summary.index), f"the rows of episode {summary.index}"
+        if index in self._found:
+            return self.read_file(self._found[index], what)
         for path in self._nearest_first(summary.data_path):
-            rows = self.read_file(path, what)
-            if int(summary.index) in rows.blocks:
-                return rows
+            if path not in self._looked_into:
+                self.read_file(path, what)
+            if index in self._found:  # by now, or before: another thread may have read that file
+                return self.read_file(self._found[index], what)
         check_readable(summary.data_path, what)
         raise DatasetError(
             f"episode {summary.index}: no data file holds a row of it; meta/episodes puts it into "
@@ -245,12 +246,11 @@ class EpisodeReader:
         return rows
 
     def _nearest_first(self, hint: Path) -> Iterator[Path]:
-        """The data files that were not looked into: the one of the hint, then those next to it."""
+        """The data files: the one of the hint, then those next to it."""
         paths = self._data_files()
         place = bisect.bisect_left(paths, hint)
         for number in sorted(range(len(paths)), key=lambda number: abs(number - place)):
-            if paths[number] not in self._looked_into:
-                yield paths[number]
+            yield paths[number]
 
 
 def read_episode(

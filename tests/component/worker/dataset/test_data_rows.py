@@ -1,7 +1,9 @@
 """The rows of a data file by episode: read once for all of its episodes, however they lie in it."""
 
 import random
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from tests.support.many_episodes import FPS, episode_lengths, write_many_episode
 
 from annotationrun_worker.dataset.data_rows import DataFileCache, read_data_rows
 from annotationrun_worker.dataset.episodes import EpisodeReader, list_episodes
+from annotationrun_worker.dataset.files import FolderFiles
 from annotationrun_worker.dataset.metadata import read_info
 from annotationrun_worker.dataset.records import EpisodeIndex
 from annotationrun_worker.errors import DatasetError
@@ -52,6 +55,32 @@ def test_sixteen_threads_that_read_in_any_order_get_each_its_own_timestamps(many
     for episode in read:
         expected = (np.arange(lengths[episode.index]) / FPS).astype(np.float32)
         assert episode.timestamps_seconds.tobytes() == expected.tobytes()
+
+
+@dataclass(frozen=True)
+class ReadMeanwhile(FolderFiles):
+    """Another thread reads a file just as somebody begins to look for an episode."""
+
+    meanwhile: Callable[[], object] = lambda: None
+
+    def data_files(self):
+        self.meanwhile()
+        return super().data_files()
+
+
+def test_rows_that_another_thread_found_meanwhile_are_found(tmp_path):
+    root = write_many_episodes(tmp_path / "dataset", 3)
+    info, readers = read_info(root), []
+
+    def read_another() -> None:
+        reader = readers.pop()
+        reader.read_file(root / DATA, "the rows of another")
+
+    summaries = list_episodes(root, info)
+    reader = EpisodeReader(root, info, ReadMeanwhile(root, meanwhile=read_another))
+    readers.append(reader)
+    assert reader.read(summaries[2], []).frame_count == summaries[2].length
+    assert readers == []
 
 
 def test_a_file_is_read_once_for_all_of_its_episodes(tmp_path):
