@@ -84,8 +84,11 @@ def survey_source(
             if record.task != episode.task:
                 survey.tasks[episode.index] = record.task
                 other_task.setdefault((episode.task, record.task), []).append(episode.index)
-    for episode in left.values():
-        survey.faults[episode.index] = _why_missing(reader, episode, cameras)
+    for episode in left.values():  # no data file holds them: the reader says so, or what else is wrong
+        try:
+            reader.read(episode, cameras)
+        except DatasetError as error:
+            survey.faults[episode.index] = str(error)
     survey.warnings += _warnings(elsewhere, other_task)
     return survey
 
@@ -157,14 +160,6 @@ def _check_listed(path: Path, rows: DataFileRows, listed: set[int]) -> None:
             f"{path} holds rows of episodes that meta/episodes does not list: {as_ranges(unlisted)}; remove "
             "the rows, or list the episodes"
         )
-
-
-def _why_missing(reader: EpisodeReader, episode: EpisodeSummary, cameras: Sequence[CameraKey]) -> str:
-    try:
-        reader.read(episode, cameras)
-    except DatasetError as error:
-        return str(error)
-    return f"episode {episode.index}: no data file holds a row of it"
 
 
 def _warnings(

@@ -9,6 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -35,23 +36,28 @@ class OutputBase:
     """The episodes of an output that a merge made: a row group each."""
 
     def __init__(self, output: Path) -> None:
-        """Read where the episodes are.
+        """Nothing is read yet: a merge that is there already asks for no row."""
+        self._output = output
+        self._open: tuple[Path, pq.ParquetFile] | None = None
+
+    @cached_property
+    def _places(self) -> Mapping[int, tuple[Path, int]]:
+        """Data file and row group of each episode.
 
         Raises:
             OutputError: a data file can't be read.
         """
-        self._output = output
-        self._places: dict[int, tuple[Path, int]] = {}
-        self._open: tuple[Path, pq.ParquetFile] | None = None
+        places: dict[int, tuple[Path, int]] = {}
         try:
-            for path in data_files(output):
+            for path in data_files(self._output):
                 with pq.ParquetFile(path) as file:
                     leaf = file.schema.names.index("episode_index")
                     for group in range(file.num_row_groups):
                         statistics = file.metadata.row_group(group).column(leaf).statistics
-                        self._places[int(statistics.min)] = path, group
+                        places[int(statistics.min)] = path, group
         except (*READ_ERRORS, AttributeError) as error:
-            raise _unreadable(output, error) from error
+            raise _unreadable(self._output, error) from error
+        return places
 
     @property
     def episodes(self) -> frozenset[int]:
@@ -130,11 +136,7 @@ def _is_same(one: pa.ChunkedArray, other: pa.ChunkedArray) -> bool:
         return False
     if one.equals(other):
         return True
-    if (
-        pa.types.is_list(one.type)
-        or pa.types.is_large_list(one.type)
-        or pa.types.is_fixed_size_list(one.type)
-    ):
+    if _is_list(one.type):
         lengths_are_same = pc.list_value_length(one).equals(pc.list_value_length(other))
         return bool(lengths_are_same) and _is_same(pc.list_flatten(one), pc.list_flatten(other))
     if not pa.types.is_floating(one.type) or one.is_null().to_pylist() != other.is_null().to_pylist():

@@ -18,7 +18,7 @@ from annotationrun_worker.merge.columns import EpisodeLanguage
 from annotationrun_worker.merge.existing import AnnotatedEpisode
 from annotationrun_worker.merge.metadata import edit_info, edit_stats
 from annotationrun_worker.merge.record import MergeRecord, merge_digest
-from annotationrun_worker.merge.replacement import ExistingRows, all_rows, modules_of, replace_rows
+from annotationrun_worker.merge.replacement import ExistingRows, all_rows, replace_rows
 from annotationrun_worker.rows import ModuleName, StagedRow, module_of
 from annotationrun_worker.validate.dataset import validate_dataset
 from annotationrun_worker.validate.problem import Problem
@@ -104,9 +104,6 @@ def change_of(
         rules_left_out: rules that are not held against what is built.
         record: of the merge that made what is in the place of the output.
         there: the folder with its data files, whose other rows stay; ``None``: it is the source.
-
-    Raises:
-        OutputError: the output that an earlier merge made can't be read.
     """
     is_in_place = plan.source.resolve() == plan.output.resolve()
     base = None if there is None else OutputBase(there)
@@ -136,9 +133,7 @@ class _Made:
         self._base = base
         self._others: set[int] = set()
         """Episodes of the output whose frames are no longer those of the source."""
-        self._labels: dict[int, frozenset[ModuleName]] = {}
-        """By episode, the modules that have rows there."""
-        self._rows: dict[int, Counter[str]] = {}
+        self._rows: dict[int, Counter[str | None]] = {}
         """By episode, how many rows of each style."""
         self._taken_away = RowsTakenAway()
         self.replaced: set[tuple[int, ModuleName]] = set()
@@ -160,25 +155,26 @@ class _Made:
         self.replaced.update((index, module) for module in modules)
         before = episode.language if there is None else there.language
         self._taken_away.note(index, before, language)
-        self._labels[index] = modules_of(language)
-        self._rows[index] = Counter(row.style or "speech" for row in all_rows(language))
+        self._rows[index] = Counter(row.style for row in all_rows(language))
         return language
 
     def summarize(self) -> LanguageSummary:
         """Of all episodes that the rows were made of."""
-        for index in sorted(self._base.episodes - self._labels.keys() if self._base is not None else ()):
-            gone = self._base.read(index) if self._base is not None else None
-            if gone is not None:
-                self._taken_away.note(index, gone.language, None)
+        if self._base is not None:
+            for index in sorted(self._base.episodes - self._rows.keys()):
+                gone = self._base.read(index)
+                if gone is not None:
+                    self._taken_away.note(index, gone.language, None)
+        by_style: Counter[str] = Counter()
+        for rows in self._rows.values():
+            by_style.update({style or "speech": count for style, count in rows.items()})
         return LanguageSummary(
-            len(self._labels),
-            self._labelled_episodes(),
-            dict(sum(self._rows.values(), Counter[str]())),
-            self._taken_away.lines(),
+            len(self._rows), self._labelled_episodes(), dict(by_style), self._taken_away.lines()
         )
 
     def _labelled_episodes(self) -> dict[ModuleName, int]:
-        return dict(Counter(name for names in self._labels.values() for name in names))
+        owners = (frozenset(map(module_of, rows)) for rows in self._rows.values())
+        return dict(Counter(module for modules in owners for module in modules if module is not None))
 
     def likely_record(self) -> MergeRecord:
         """What will be recorded if every episode is the same, and rows that are to be kept are there."""
@@ -188,7 +184,7 @@ class _Made:
 
     def final_record(self) -> MergeRecord:
         """Of the rows that were made and of those that stayed."""
-        gone = set() if self._record is None else self._record.results.keys() - self._labels.keys()
+        gone = set() if self._record is None else self._record.results.keys() - self._rows.keys()
         record = self._merged_record(lambda *made: made in self.replaced, self._others | gone)
         return replace(record, labelled_episodes=self._labelled_episodes())
 
