@@ -85,7 +85,7 @@ def _missing_files(folder: Path, tree: SourceTree) -> Iterator[str]:
     needed = {
         path
         for episode in list_episodes(folder, read_info(folder))
-        for path in (episode.data_path, *(span.path for span in episode.videos.values()))
+        for path in (span.path for span in episode.videos.values())  # rows are looked for by the validator
     }
     for path in sorted(needed):
         name = path.relative_to(folder.absolute()).as_posix()

@@ -163,14 +163,11 @@ def check_rows(run: LocalRun, dataset: OpenDataset) -> None:
     ]
     selected = {int(episode.index): modules for episode in dataset.chosen}
     _check_rows_of_output(run, selected)
-    if not dataset.files.commit:
-        check_rewritable(data_files(dataset.files.root), selected, spec.output.existing_rows)
-    elif not dataset.has_language_columns:
-        pass  # nothing stands in the way of new ones, and no data file has to be fetched to see that
-    else:
-        for path in {episode.data_path for episode in dataset.chosen}:
-            with dataset.files.using(path):
-                check_rewritable([path], selected, spec.output.existing_rows)
+    if dataset.files.commit and not dataset.has_language_columns:
+        return  # nothing stands in the way of new ones, and no data file has to be fetched to see that
+    for path in dataset.files.data_files():
+        with dataset.files.using(path):
+            check_rewritable([path], selected, spec.output.existing_rows)
 
 
 def _check_rows_of_output(run: LocalRun, selected: Mapping[int, Collection[ModuleName]]) -> None:

@@ -75,12 +75,11 @@ def _episode_faults(summaries: list[EpisodeSummary]) -> Iterator[Problem]:
 
 
 def _missing_files(summaries: list[EpisodeSummary]) -> Iterator[Problem]:
-    """Files that ``meta/episodes`` names; each is told once, with the first episode that needs it."""
+    """Videos that ``meta/episodes`` names; each is told once, with the first episode that needs it."""
     seen: set[Path] = set()
     for summary in summaries:
-        needed = [("data file", summary.data_path)]
-        needed += [(f"video of camera {camera!r}", span.path) for camera, span in summary.videos.items()]
-        for what, path in needed:
+        for camera, path in ((camera, span.path) for camera, span in summary.videos.items()):
+            what = f"video of camera {camera!r}"
             if path in seen:
                 continue
             seen.add(path)
@@ -103,6 +102,9 @@ def _data_problems(
         return_freed_memory()
     for index in sorted(summaries.keys() - found):
         yield Problem("episode-rows", "the episode has no rows in the data files", episode=index)
+        path = summaries[index].data_path
+        if not path.is_file():
+            yield Problem("missing-file", f"the data file {path} does not exist", episode=index)
     for style, count in sorted(of_others.items()):
         message = (
             f"{count} rows of a style that this version does not know; they are another tool's, and stay"

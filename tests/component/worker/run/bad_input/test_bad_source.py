@@ -266,6 +266,12 @@ def floats(root: Path) -> None:
         pytest.param(
             "a stale data file", STALE, "episodes 2: meta/episodes names another data file", id="stale"
         ),
+        pytest.param(
+            "a data file that is not there",
+            columns(EPISODES, **{"data/file_index": [0, 0, 7]}),
+            "episodes 2: meta/episodes names another data file",
+            id="no such file",
+        ),
         pytest.param("whole numbers as float64", floats, None, id="floats"),
         pytest.param(
             "timestamps as float64",
