@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from rich.table import Table
 
-from annotationrun_worker.dataset.episodes import EpisodeSummary, as_ranges, list_episodes
+from annotationrun_worker.dataset.episodes import EpisodeReader, EpisodeSummary, as_ranges, list_episodes
 from annotationrun_worker.dataset.layout import data_files
 from annotationrun_worker.dataset.metadata import read_info
 from annotationrun_worker.errors import DatasetError
@@ -98,12 +98,10 @@ def timeline(root: Path, episode: int) -> str:
     Raises:
         DatasetError: no such episode, the dataset is not annotated, or it can't be read.
     """
-    summary = _find_episode(list_episodes(root, _read_annotated_info(root)), root, episode)
-    found = next((read for read in read_annotated(summary.data_path) if read.index == episode), None)
-    if found is None:
-        raise DatasetError(
-            f"{summary.data_path}: no rows of episode {episode}, which meta/episodes puts there"
-        )
+    info = _read_annotated_info(root)
+    summary = _find_episode(list_episodes(root, info), root, episode)
+    path = EpisodeReader(root, info).rows_of(summary).path
+    found = next(read for read in read_annotated(path) if read.index == episode)
     times = found.timestamps_seconds
     head = (
         f"episode {episode}: {summary.task!r}, {len(times)} frames, {times[0]:.2f} s to {times[-1]:.2f} s, "

@@ -28,6 +28,7 @@ from tests.support.tiny_dataset import (
 )
 
 from annotationrun_api.exit_codes import ExitCode
+from annotationrun_worker.report.show import timeline
 
 NOBODY_LISTENS = "http://127.0.0.1:9/v1"
 ONE_QUESTION: dict[str, Any] = {"vqa": {"questionTypes": ["count"], "emissionHz": 0.5, "cameras": "Default"}}
@@ -314,6 +315,8 @@ def test_what_lerobot_reads_is_annotated_with_a_warning(
     assert warning is None or f"warning: {warning}" in done.stdout
     episodes = read_frames(bench.output)
     assert [any(episodes[index].events) for index in range(3)] == [True] * 3
+    told = [timeline(bench.output, index).split(":")[0] for index in range(3)]
+    assert told == ["episode 0", "episode 1", "episode 2"]
     assert not (bench.output / "meta/lerobot_annotations.json").exists()
     asked = {
         part["text"] for body in done.bodies for part in body["messages"][0]["content"] if "text" in part
