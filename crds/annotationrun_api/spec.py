@@ -88,8 +88,8 @@ class RunSpec(SpecModel):
     )
     retry_token: Annotated[str, Field(max_length=64)] = Field(
         default="",
-        description='retryToken: a new value tries episodes that were given up again. Default "":'
-        " the first attempt.",
+        description="retryToken: a new value tries again what was given up: episodes, and questions that got"
+        ' no usable answer. Default "": the first attempt.',
     )
     suspend: bool = Field(
         default=False, description="suspend: hold the run; what is staged stays. Default false."

@@ -189,6 +189,14 @@ class MergeStatus(StepStatus):
     )
 
 
+class LabelledEpisodes(StatusModel):
+    """How many episodes of a dataset have labels of each module, whichever run made them."""
+
+    plan: Count = Field(default=0, description="plan: with subtasks or what belongs to them. Default 0.")
+    interjections: Count = Field(default=0, description="interjections: with speech. Default 0.")
+    vqa: Count = Field(default=0, description="vqa: with questions and answers. Default 0.")
+
+
 class Publication(StatusModel):
     """What was published last."""
 
@@ -204,6 +212,10 @@ class Publication(StatusModel):
         default="", description='pullRequest: its address. Default "": pushed, or a folder.'
     )
     holes: Count = Field(default=0, description="holes: episodes published without new rows. Default 0.")
+    labelled_episodes: LabelledEpisodes = Field(
+        default=LabelledEpisodes(),
+        description="labelledEpisodes: how many episodes of it have labels of each module. Default {}: none.",
+    )
     time: Time = Field(description="time: when it was published. Required.")
 
 

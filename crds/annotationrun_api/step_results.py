@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 from annotationrun_api.errors import UnreadableResultError
 from annotationrun_api.labels import GROUP, Step
 from annotationrun_api.run_usage import RunUsage
-from annotationrun_api.status import EpisodeFailure
+from annotationrun_api.status import EpisodeFailure, LabelledEpisodes
 from annotationrun_api.status_types import Count, Digest, StatusModel, Text64, Text256, Text1024
 
 RESULT_VERSION: Final = 1
@@ -83,6 +83,7 @@ class MergeOutcome(StatusModel):
     commit: Text64 = ""
     previous_commit: Text64 = ""
     pull_request: Text256 = ""
+    labelled_episodes: LabelledEpisodes = LabelledEpisodes()
     usage: RunUsage = RunUsage()
     """Of all workers of the run; GPU time by their own account."""
     failures: tuple[EpisodeFailure, ...] = ()

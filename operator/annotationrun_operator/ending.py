@@ -32,6 +32,7 @@ def record_publication(run: RunPass, job: JobView) -> MergeOutcome | None:
                 previous_commit=outcome.previous_commit,
                 pull_request=outcome.pull_request,
                 holes=outcome.failed,
+                labelled_episodes=outcome.labelled_episodes,
                 time=draft.now,
             )
         )

@@ -107,7 +107,7 @@ def _print_run(console: Console, report: RunReport) -> None:
 
 def _faults(annotated: AnnotateReport) -> Iterator[str]:
     yield from (f"failed: {describe_failure(failure)}" for failure in annotated.failures)
-    for episode, hole in annotated.holes:
+    for episode, _, hole in annotated.holes:
         yield (
             f"hole: episode {episode}, frame {hole.frame}, {hole.camera or 'no camera'}, {hole.kind}: "
             f"{hole.cause}"
@@ -174,6 +174,11 @@ def _notes(annotated: AnnotateReport) -> Iterator[str]:
         yield (
             "note: without subtasks the module interjections made the first speech alone (episodes "
             f"{episodes}); enable the module plan, or run on a dataset that has subtasks"
+        )
+    if annotated.holes:
+        yield (
+            f"note: {len(annotated.holes)} questions have no usable answer (the holes above); the dataset's "
+            "record lists them, and a new spec.retryToken, or --retry-token, asks them again"
         )
 
 

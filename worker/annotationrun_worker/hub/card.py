@@ -5,7 +5,7 @@ https://huggingface.co/docs/hub/datasets-cards
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import yaml
@@ -18,12 +18,15 @@ from annotationrun_worker.hub.commit_message import (
     one_line,
     source_text,
 )
-from annotationrun_worker.hub.publication import CARD_NAME, Provenance
+from annotationrun_worker.hub.publication import CARD_NAME, RECORD_NAME, Provenance
 
 TAGS: Final = ("LeRobot", "annotationrun")
 """The first is what LeRobot puts into its own cards."""
 BEGIN: Final = "<!-- annotationrun:begin -->"
 END: Final = "<!-- annotationrun:end -->"
+
+_SHOWN_UNANSWERED: Final = 20
+"""Lines about questions without an answer; the dataset's record has all."""
 
 _SECTION: Final = re.compile(
     rf"{re.escape(BEGIN)}(?:(?!{re.escape(BEGIN)}).)*?{re.escape(END)}[ \t]*(?:\r?\n)?", re.DOTALL
@@ -122,6 +125,9 @@ def _section(merge_digest: str, provenance: Provenance) -> str:
             f"- Episodes: {provenance.episodes}",
             f"- Episodes with labels: {labelled_text(provenance)}",
             f"- Episodes that failed: {failed}",
+            f"- Questions without a usable answer: {provenance.questions_unanswered or 'none'}",
+            *(f"  - {_code(line)}" for line in provenance.unanswered[:_SHOWN_UNANSWERED]),
+            *_more_unanswered(provenance),
             f"- Rows: {rows or 'none'}",
             f"- Tokens: {provenance.prompt_tokens} of prompts, {provenance.answer_tokens} of answers",
             f"- Run: {_code(provenance.run)}, {_code(provenance.finished_at)}",
@@ -130,6 +136,14 @@ def _section(merge_digest: str, provenance: Provenance) -> str:
             "",
         ]
     )
+
+
+def _more_unanswered(provenance: Provenance) -> Iterator[str]:
+    more = len(provenance.unanswered) - _SHOWN_UNANSWERED
+    if more > 0:
+        yield f"  - and {more} more episodes and modules"
+    if provenance.unanswered:
+        yield f"  - {_code(RECORD_NAME)} lists each with its frame, camera and cause"
 
 
 def _code(text: str) -> str:

@@ -31,6 +31,7 @@ def commit_body(merge_digest: str, provenance: Provenance) -> str:
         f"Model: {model_text(provenance)}",
         f"Settings: {provenance.config_digest}",
         f"Episodes: {provenance.episodes}; with labels: {labelled_text(provenance)}; failed: {failed}",
+        f"Questions without a usable answer: {provenance.questions_unanswered or 'none'}",
         f"Rows: {rows or 'none'}",
         *(f"Taken away: {line}" for line in provenance.taken_away),
         f"Tokens: {provenance.prompt_tokens} of prompts, {provenance.answer_tokens} of answers",

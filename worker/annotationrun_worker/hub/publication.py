@@ -71,6 +71,10 @@ class Provenance:
     """How many of them have labels of each module."""
     failed_episodes: Sequence[int] = ()
     """That the run was to label and could not."""
+    unanswered: Sequence[str] = ()
+    """Questions that got no usable answer, a line for each episode and module."""
+    questions_unanswered: int = 0
+    """How many these are."""
     rows_by_style: Mapping[str, int] = field(default_factory=dict)
     """All of the dataset."""
     taken_away: Sequence[str] = ()

@@ -23,6 +23,7 @@ from annotationrun_worker.dataset.layout import data_files
 from annotationrun_worker.errors import OutputError
 from annotationrun_worker.merge.columns import EpisodeLanguage
 from annotationrun_worker.merge.existing import READ_ERRORS, AnnotatedEpisode, read_row_group
+from annotationrun_worker.merge.record import Unanswered
 from annotationrun_worker.merge.replacement import all_rows
 from annotationrun_worker.rows import ModuleName
 
@@ -156,6 +157,8 @@ class LanguageSummary:
     """Persistent ones are counted once an episode; ``speech`` are those without style."""
     taken_away: Sequence[str] = ()
     """What an earlier output had and this one lacks, a line a style."""
+    unanswered: Sequence[Unanswered] = ()
+    """Questions that got no usable answer."""
 
 
 @dataclass(slots=True)

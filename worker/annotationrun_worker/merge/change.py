@@ -103,3 +103,9 @@ class Written:
             raise DatasetError(
                 f"{change.source}: there are results for the episodes {lost}, which no data file holds"
             )
+
+
+def unchanged(record: MergeRecord) -> Written:
+    """What stands there already, as ``record`` says."""
+    summary = LanguageSummary(labelled_episodes=record.labelled_episodes, unanswered=record.unanswered)
+    return Written(is_unchanged=True, merge_digest=record.merge_digest, summary=summary)

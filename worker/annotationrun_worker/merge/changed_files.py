@@ -57,10 +57,10 @@ def build_changed(
             (new / name).symlink_to(change.source / name)
     written.check_episodes(change)
     written.summary = change.summarize()
-    if not changed and record is not None and record.failed_episodes == change.record.failed_episodes:
+    now = change.record_now
+    if not changed and record is not None and now.lacks == record.lacks:
         written.is_unchanged, written.merge_digest = True, record.merge_digest
         return written, {}
-    now = change.record_now
     written.merge_digest = now.merge_digest
     content = replace(now, files={**tree.marks, **changed}, source_identity=change.source_identity).to_bytes()
     write_file(new / RECORD_NAME, content)

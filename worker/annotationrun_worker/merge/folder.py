@@ -17,7 +17,7 @@ from annotationrun_worker.merge.change import DatasetChange, Written
 from annotationrun_worker.merge.columns import EpisodeLanguage
 from annotationrun_worker.merge.existing import AnnotatedEpisode
 from annotationrun_worker.merge.metadata import edit_info, edit_stats
-from annotationrun_worker.merge.record import MergeRecord, merge_digest
+from annotationrun_worker.merge.record import MergeRecord, Unanswered, merge_digest
 from annotationrun_worker.merge.replacement import ExistingRows, all_rows, replace_rows
 from annotationrun_worker.rows import ModuleName, StagedRow, module_of
 from annotationrun_worker.validate.dataset import validate_dataset
@@ -54,6 +54,8 @@ class MergePlan:
     """By module; recorded in the output."""
     failed_episodes: Sequence[int] = ()
     """Selected episodes without results, which the manifest lets go; recorded in the output."""
+    unanswered: Sequence[Unanswered] = ()
+    """Questions of the results that got no usable answer; recorded in the output."""
     overwrite: bool = False
     """The output may be the source, which is then changed in place."""
 
@@ -72,6 +74,8 @@ class MergeResult:
     """Hard links, and files that share their blocks: no bytes written."""
     surviving_problems: tuple[Problem, ...] = ()
     """What the validator says of rows that were there before and stay, and all warnings."""
+    labelled_episodes: Mapping[ModuleName, int] = field(default_factory=dict)
+    """How many episodes of the output have rows of each module, whoever made them."""
     published: "Published | None" = None
     """What stands on the Hub; ``None`` for a folder."""
 
@@ -169,7 +173,11 @@ class _Made:
         for rows in self._rows.values():
             by_style.update({style or "speech": count for style, count in rows.items()})
         return LanguageSummary(
-            len(self._rows), self._labelled_episodes(), dict(by_style), self._taken_away.lines()
+            len(self._rows),
+            self._labelled_episodes(),
+            dict(by_style),
+            self._taken_away.lines(),
+            self.final_record().unanswered,
         )
 
     def _labelled_episodes(self) -> dict[ModuleName, int]:
@@ -207,7 +215,12 @@ class _Made:
         publishing["failedEpisodes"] = ",".join(map(str, failed))
         results = {index: keys for index, keys in results.items() if keys}
         digest = merge_digest(results, plan.source_identity, publishing)
-        return MergeRecord(digest, settings, {}, failed, results)
+        kept = () if old is None else old.unanswered
+        unanswered = [
+            *(it for it in kept if it.episode not in gone and not is_replaced(it.episode, it.module)),
+            *(it for it in plan.unanswered if is_replaced(it.episode, it.module)),
+        ]
+        return MergeRecord(digest, settings, {}, failed, results, unanswered=tuple(sorted(unanswered)))
 
     def _results_of(self, index: int) -> Mapping[ModuleName, str]:
         """Those of earlier merges; in place, rows are as good as anybody's."""
@@ -225,6 +238,7 @@ def merge_result(written: Written) -> MergeResult:
         bytes_written=written.bytes_written,
         files_linked=written.files_linked,
         surviving_problems=written.problems,
+        labelled_episodes=written.summary.labelled_episodes,
     )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from annotationrun_worker.merge.base import say_taken_away
-from annotationrun_worker.merge.change import DatasetChange, Written
+from annotationrun_worker.merge.change import DatasetChange, Written, unchanged
 from annotationrun_worker.merge.changed_files import build_changed
 from annotationrun_worker.merge.journal import (
     NEW_FOLDER,
@@ -96,7 +96,7 @@ def change_in_place(change: DatasetChange) -> Written:
     if record is not None and change.over is not None:
         change = change.over(record)
     if record is not None and record.merge_digest == change.record.merge_digest:
-        return Written(is_unchanged=True, merge_digest=record.merge_digest)
+        return unchanged(record)
     (root / NEW_FOLDER).mkdir()
     try:
         written, renames = _build(change, tree, record)

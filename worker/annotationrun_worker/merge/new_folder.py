@@ -10,7 +10,7 @@ from pathlib import Path
 from annotationrun_worker.dataset.layout import is_data_file
 from annotationrun_worker.fault_points import FaultPoint, reached
 from annotationrun_worker.merge.base import say_taken_away
-from annotationrun_worker.merge.change import DatasetChange, Written
+from annotationrun_worker.merge.change import DatasetChange, Written, unchanged
 from annotationrun_worker.merge.output_place import record_of_output
 from annotationrun_worker.merge.placement import (
     copy_file,
@@ -38,12 +38,12 @@ def write_folder(change: DatasetChange) -> Written:
     if record is not None and change.over is not None:
         change = change.over(record)
     if record is not None and record.merge_digest == change.record.merge_digest:
-        return Written(is_unchanged=True, merge_digest=record.merge_digest)
+        return unchanged(record)
     with contextlib.closing(change), partial_folder(change.output) as partial:
         written = _build(change, partial)
         written.problems = change.check(partial)
         if record is not None and record == read_record(partial):
-            return Written(is_unchanged=True, merge_digest=record.merge_digest, problems=written.problems)
+            return replace(unchanged(record), problems=written.problems)
         say_taken_away(written.summary)
         record_of_output(change.output)  # once more: somebody may have put files there meanwhile
         put_in_place(partial, change.output)

@@ -5,21 +5,44 @@ It holds no time and no name of a run, so that equal input gives equal bytes. Le
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Self
 
 from annotationrun_worker.errors import DatasetError, OutputError
 from annotationrun_worker.merge.source_files import LARGE_FOLDERS, RECORD_NAME, entries_of
 from annotationrun_worker.rows import ModuleName
 from annotationrun_worker.staging.digests import Digest, digest_json
 
-FORMAT_VERSION: Final = 4
+FORMAT_VERSION: Final = 5
 """Of the merged dataset: another number makes other bytes, so it is part of the merge digest."""
+
+CAUSE_CHARACTERS: Final = 200
+"""Kept of why a question has no usable answer: what the model said may be long."""
 
 FileMark = str | int
 """Stands for the content of a file: its SHA-256 in hex digits, or its size in bytes (videos, images)."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Unanswered:
+    """A question that got no usable answer: where the dataset lacks a label."""
+
+    episode: int
+    module: ModuleName
+    frame: int
+    camera: str
+    """Empty: of no camera."""
+    kind: str
+    """Of the question, such as ``vqa_count``."""
+    cause: str
+
+    @classmethod
+    def of(cls, episode: int, module: ModuleName, hole: Mapping[str, Any]) -> Self:
+        """What is told of a hole in a staged result."""
+        cause = " ".join(str(hole["cause"]).split())[:CAUSE_CHARACTERS]
+        return cls(episode, module, int(hole["frame"]), hole["camera"] or "", str(hole["kind"]), cause)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +60,16 @@ class MergeRecord:
     """The key of each result that rows of it came from, by episode and module; of earlier merges too."""
     labelled_episodes: Mapping[ModuleName, int] = field(default_factory=dict)
     """How many episodes have rows of each module, whoever made them."""
+    unanswered: Sequence[Unanswered] = ()
+    """Of these results, in order."""
     source_identity: str | None = None
     """Of a dataset that is changed in place: the ``SourceTree.identity`` that it had before, so that our own
     writing is no new source. ``None``: a merge made the folder, and may replace it."""
+
+    @property
+    def lacks(self) -> object:
+        """What the dataset lacks; equal where that is the same."""
+        return tuple(self.failed_episodes), tuple(self.unanswered)
 
     def to_bytes(self) -> bytes:
         """As it stands in the file."""
@@ -50,6 +80,7 @@ class MergeRecord:
             "failedEpisodes": list(self.failed_episodes),
             "results": {str(episode): dict(keys) for episode, keys in self.results.items()},
             "labelledEpisodes": dict(self.labelled_episodes),
+            "unanswered": [asdict(question) for question in self.unanswered],
             "sourceIdentity": self.source_identity,
             "files": dict(self.files),
         }
@@ -77,6 +108,7 @@ def read_record(root: Path) -> MergeRecord | None:
             tuple(value["failedEpisodes"]),
             {int(episode): keys for episode, keys in value["results"].items()},
             value["labelledEpisodes"],
+            tuple(Unanswered(**question) for question in value["unanswered"]),
             value["sourceIdentity"],
         )
         if record.to_bytes() != path.read_bytes():
@@ -187,3 +219,15 @@ def merge_digest(
             "publishing": dict(publishing),
         }
     )
+
+
+def unanswered_lines(questions: Iterable[Unanswered]) -> list[str]:
+    """``episode 3, vqa: 4 questions; the first: the cause``: a line for each episode and module, in order."""
+    found: dict[tuple[int, ModuleName], list[Unanswered]] = {}
+    for question in questions:
+        found.setdefault((question.episode, question.module), []).append(question)
+    return [
+        f"episode {episode}, {module}: {len(asked)} {'question' if len(asked) == 1 else 'questions'}; "
+        f"the first: {asked[0].cause}"
+        for (episode, module), asked in sorted(found.items())
+    ]

@@ -183,7 +183,7 @@ class AnnotateStep:
         if outcome.task_key is not None:
             self.task_keys[index] = outcome.task_key
         report.holes += [
-            (index, Hole(**hole)) for result in outcome.results.values() for hole in result.holes
+            (index, name, Hole(**hole)) for name, result in outcome.results.items() for hole in result.holes
         ]
         report.holes_by_module.update(
             {name: len(it.holes) for name, it in outcome.results.items() if it.holes}

@@ -19,7 +19,7 @@ from annotationrun_worker.hub.repository import HubRepository
 from annotationrun_worker.merge.base import LanguageSummary, say_taken_away
 from annotationrun_worker.merge.built import BuiltDataset, PublishedOutput, build_merged
 from annotationrun_worker.merge.folder import MergePlan, MergeResult, merge_result
-from annotationrun_worker.merge.record import read_record
+from annotationrun_worker.merge.record import read_record, unanswered_lines
 from annotationrun_worker.merge.source_files import RECORD_NAME
 from annotationrun_worker.merge.source_tree import SourceTree
 from annotationrun_worker.run.hub_source import open_tree
@@ -133,6 +133,8 @@ def _provenance(
         episodes=summary.episodes,
         labelled_episodes={str(name): count for name, count in summary.labelled_episodes.items()},
         failed_episodes=tuple(plan.failed_episodes),
+        unanswered=unanswered_lines(summary.unanswered),
+        questions_unanswered=len(summary.unanswered),
         rows_by_style=summary.rows_by_style,
         taken_away=summary.taken_away,
         prompt_tokens=cost.prompt_tokens,

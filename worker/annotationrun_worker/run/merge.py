@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
 from annotationrun_api.run_usage import RunUsage
 from annotationrun_worker.fault_points import FaultPoint, reached
 from annotationrun_worker.merge.folder import MergePlan, MergeResult, merge_to_folder
+from annotationrun_worker.merge.record import Unanswered
 from annotationrun_worker.rows import StagedRow
 from annotationrun_worker.run.annotate import AnnotateStep, results_of
 from annotationrun_worker.run.hub_source import fetch_all
@@ -84,5 +86,8 @@ def _merge_plan(run: LocalRun, source: Path, output: Path, plan: RunPlan, step: 
             module.name: digest_json(module.settings) for module in step.annotator.modules.published
         },
         failed_episodes=step.report.failed_episodes,
+        unanswered=[
+            Unanswered.of(int(index), module, asdict(hole)) for index, module, hole in step.report.holes
+        ],
         overwrite=run.spec.output.overwrite,
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from annotationrun_worker.annotate.context import Hole
 from annotationrun_worker.dataset.records import EpisodeIndex
+from annotationrun_worker.rows import ModuleName
 from annotationrun_worker.vlm.server_findings import ServerFindings
 
 
@@ -19,6 +20,9 @@ class EpisodeFailure:
     """``task`` is the derived task; ``*`` the episode as a whole."""
     cause: str
     attempts: int = 1
+    """Failed ones under the run's retry token, in all processes."""
+    time: str = ""
+    """Of the last one: ISO 8601, UTC; empty: nobody has tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,7 @@ class AnnotateReport:
     """What other workers hold, or nobody was to make."""
     results_of_left: int = 0
     """Results that there are, of the episodes that lack others."""
-    holes: list[tuple[EpisodeIndex, Hole]] = field(default_factory=list)
+    holes: list[tuple[EpisodeIndex, ModuleName, Hole]] = field(default_factory=list)
     """Questions without a usable answer in episodes that succeeded."""
     holes_by_module: Counter[str] = field(default_factory=Counter)
     """The same, counted."""
@@ -89,7 +93,9 @@ class AnnotateReport:
             "workerDeaths": self.worker_deaths,
             "failures": [asdict(failure) for failure in self.failures],
             "left": [asdict(found) for found in self.left],
-            "holes": [{"episode": episode, **asdict(hole)} for episode, hole in self.holes],
+            "holes": [
+                {"episode": episode, "module": module, **asdict(hole)} for episode, module, hole in self.holes
+            ],
             "speechOnlyEpisodes": sorted(self.speech_only),
             "warnings": self.warnings,
             "server": None if self.server is None else self.server.to_value(),

@@ -1,5 +1,6 @@
 """What the steps tell the operator of a cluster, made of what they did."""
 
+from datetime import datetime
 from typing import Literal
 
 from annotationrun_api import status
@@ -17,7 +18,7 @@ def plan_result(report: PlanReport) -> PlanResult:
     return PlanResult(
         plan=report.digest,
         episodes=len(report.plan.episodes),
-        pending=report.pending,
+        pending=len(report.missing),
         source_commit=source.revision if isinstance(source, HubPlace) else "",
     )
 
@@ -41,6 +42,9 @@ def merge_outcome(report: RunReport) -> MergeOutcome:
         commit="" if published is None else published.commit,
         previous_commit="" if published is None else published.previous_commit,
         pull_request="" if published is None else published.pull_request,
+        labelled_episodes=status.LabelledEpisodes.model_validate(
+            {} if merge is None else dict(merge.labelled_episodes)
+        ),
         usage=report.cost,
         failures=tuple(map(_told, failures[: status.SHOWN_FAILURES])),
     )
@@ -73,5 +77,6 @@ def _told(failure: EpisodeFailure) -> status.EpisodeFailure:
         episode_index=failure.episode,
         module=failure.module,
         attempts=failure.attempts,
+        time=datetime.fromisoformat(failure.time) if failure.time else None,
         cause=failure.cause.encode(errors="backslashreplace").decode(),  # names of files may be no Unicode
     )
