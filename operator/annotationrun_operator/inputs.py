@@ -52,6 +52,7 @@ def read_inputs(manifest: AnnotationRun, annotations: Mapping[str, str]) -> Inpu
     planned = {name: spec[name] for name in _PLANNED}
     planned["source"] = _without(spec["source"], "tokenSecretRef", "cacheBytes")
     planned["model"] = _without(spec["model"], "serving")
+    planned["frames"] = _without(spec["frames"], "cacheBytes")
     planned["staging"] = _without(spec["staging"], "credentialsSecretRef")
     asked = {
         "existingRows": output["existingRows"],

@@ -204,7 +204,7 @@ def _arguments(plan: PodPlan, spec: RunSpec) -> list[str]:
         return [*words, "--folder", MODELS_FOLDER, "--result", _TERMINATION_LOG]
     for claim in claims_of(spec):
         words += ["--volume", f"{claim}={_mount_path(claim)}"]
-    if plan.retry_token and step is not Step.PLAN:
+    if plan.retry_token:
         words += ["--retry-token", plan.retry_token]
     if plan.account and step is not Step.PLAN:
         words += ["--account", plan.account]

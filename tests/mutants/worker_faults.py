@@ -14,6 +14,9 @@ READING = (f"{COMPONENT}/dataset/test_dataset_reading.py", "-k", "tasks")
 BASE = (f"{COMPONENT}/merge/test_merge_base.py",)
 CLAIMS = (f"{UNIT}/staging/test_claims.py",)
 FAILURES = (f"{UNIT}/staging/test_failures.py",)
+UNANSWERED = ("tests/component/worker/run/test_unanswered.py", "-k", "alone")
+PENDING = ("tests/component/worker/run/test_pending.py", "-k", "have_gone")
+QUICK_FINGERPRINT = ("tests/unit/worker/dataset/test_quick_fingerprint.py",)
 GC = (
     f"{COMPONENT}/staging/test_gc.py",
     "-k",
@@ -231,8 +234,8 @@ WORKER_MUTANTS = (
     Mutant(
         "a failed episode tried again with the same seed",
         f"{WORKER}/run/result_maker.py",
-        "attempt=earlier",
-        "attempt=0",
+        "replace(self.worker.asker, attempt=attempt)",
+        "replace(self.worker.asker, attempt=0)",
         RESULT_MAKER,
     ),
     Mutant(
@@ -343,8 +346,8 @@ WORKER_MUTANTS = (
     Mutant(
         "a new retry token gives up at once",
         f"{WORKER}/staging/failures.py",
-        "digest_bytes(token.encode(errors='backslashreplace'))",
-        "digest_bytes(b'')",
+        "/{token_digest(token)}",
+        "/{token_digest('')}",
         FAILURES,
     ),
     Mutant(
@@ -430,5 +433,33 @@ WORKER_MUTANTS = (
         "if intent is not None and intent.repo_id == repo_id:",
         "if intent is not None:",
         PUBLISH_JOURNAL,
+    ),
+    Mutant(
+        "questions without an answer never asked again",
+        f"{WORKER}/run/result_maker.py",
+        "return may_lack_answers and token_digest(self.basis.policy.retry_token) in rounds.retry_tokens",
+        "return True",
+        UNANSWERED,
+    ),
+    Mutant(
+        "questions without an answer asked again with the seed that gave none",
+        f"{WORKER}/staging/results.py",
+        "next_attempt = found.attempt + 1",
+        "next_attempt = found.attempt",
+        UNANSWERED,
+    ),
+    Mutant(
+        "an episode of another task taken for done",
+        f"{WORKER}/dataset/quick_fingerprint.py",
+        'value = {"task": task, "parts"',
+        'value = {"task": "", "parts"',
+        QUICK_FINGERPRINT,
+    ),
+    Mutant(
+        "a result that has gone taken for staged",
+        f"{WORKER}/staging/result_index.py",
+        "if entry is not None and entry.key in staged:",
+        "if entry is not None:",
+        PENDING,
     ),
 )

@@ -112,9 +112,11 @@ class TooManyFailedError(IncompleteError):
 class GivenUpError(IncompleteError):
     """A result failed as often as it may; a new retry token tries it again."""
 
-    def __init__(self, cause: str, attempts: int) -> None:
+    def __init__(self, cause: str, attempts: int, time: str = "") -> None:
         super().__init__(f"given up before, not tried now; the last time: {cause}")
         self.attempts = attempts
+        self.time = time
+        """Of the last attempt: ISO 8601, UTC; empty: not known."""
 
 
 class AnswerError(PermanentError):

@@ -223,7 +223,8 @@ def test_each_new_time_of_a_request_is_another_retry_token_for_those_that_ask():
         for token in ("", "a"):
             annotations = {"annotationrun.dev/requested-at": time}
             jobs = [
-                made(step, annotations=annotations, retryToken=token) for step in (Step.ANNOTATE, Step.MERGE)
+                made(step, annotations=annotations, retryToken=token)
+                for step in (Step.PLAN, Step.ANNOTATE, Step.MERGE)
             ]
             (told,) = {option(job, "--retry-token") for job in jobs}
             assert len(told) <= 64

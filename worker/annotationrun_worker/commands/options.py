@@ -44,7 +44,7 @@ LimitOption = Annotated[
 RetryTokenOption = Annotated[
     str | None,
     typer.Option(
-        "--retry-token", help="Takes the place of spec.retryToken: a new one tries given up episodes again."
+        "--retry-token", help="Takes the place of spec.retryToken: a new one tries again what was given up."
     ),
 ]
 ReportOption = Annotated[

@@ -1,6 +1,7 @@
 """``annotationrun plan``: what a run would do, before anything is spent."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated
 
@@ -13,12 +14,14 @@ from annotationrun_worker.commands.options import (
     LimitOption,
     Manifest,
     ResultOption,
+    RetryTokenOption,
     RevisionOption,
     RunOptions,
     StagingOption,
     VolumeOption,
 )
 from annotationrun_worker.commands.output import tell_result
+from annotationrun_worker.rows import ResultName
 from annotationrun_worker.run.estimate import Estimate
 from annotationrun_worker.run.local import PlanReport, plan_run
 from annotationrun_worker.run.step_results import plan_result
@@ -29,6 +32,7 @@ def plan(
     volume: VolumeOption = None,
     staging: StagingOption = None,
     limit: LimitOption = None,
+    retry_token: RetryTokenOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
     result: ResultOption = None,
     revision: RevisionOption = None,
@@ -36,12 +40,14 @@ def plan(
 ) -> None:
     """Tell what a run would do, before anything is spent.
 
-    That is episodes, requests, images and tokens, estimated as if nothing were staged.
+    That is episodes, requests, images and tokens, estimated as if nothing were staged; and which episodes are
+    pending, as results of them are not staged.
 
     Finds whatever would stop the run before its first question: a broken dataset, an output that can't be
     written. Nothing is asked or decoded; the plan is staged.
     """
-    options = RunOptions(manifest, None, tuple(volume or ()), staging, limit, revision=revision, cache=cache)
+    volumes = tuple(volume or ())
+    options = RunOptions(manifest, None, volumes, staging, limit, retry_token, revision=revision, cache=cache)
     report = plan_run(options.load(asks=False))
     for warning in report.warnings:
         typer.echo(f"annotationrun: warning: {warning}", err=True)
@@ -52,8 +58,8 @@ def plan(
     _print(Console(), report)
 
 
-def _total(report: PlanReport) -> Estimate:
-    return sum(report.estimates.values(), Estimate(0, 0, 0, 0))
+def _total(estimates: Mapping[ResultName, Estimate]) -> Estimate:
+    return sum(estimates.values(), Estimate(0, 0, 0, 0))
 
 
 def _frames(report: PlanReport) -> int:
@@ -67,7 +73,10 @@ def _value(report: PlanReport) -> dict[str, object]:
         "episodes": len(report.plan.episodes),
         "frames": _frames(report),
         "modules": {name: asdict(estimate) for name, estimate in report.estimates.items()},
-        "total": asdict(_total(report)),
+        "total": asdict(_total(report.estimates)),
+        "pending": len(report.missing),
+        "pendingEpisodes": [int(index) for index in report.missing],
+        "pendingTotal": asdict(_total(report.open_estimates)),
         "warnings": list(report.warnings),
     }
 
@@ -80,10 +89,15 @@ def _print(console: Console, report: PlanReport) -> None:
     table = Table("module", box=None)
     for title in ("requests", "images", "prompt tokens", "answer tokens"):
         table.add_column(title, justify="right")
-    for name, estimate in (*report.estimates.items(), ("in all", _total(report))):
+    for name, estimate in (*report.estimates.items(), ("in all", _total(report.estimates))):
         counts = (estimate.requests, estimate.images, estimate.prompt_tokens, estimate.answer_tokens)
         table.add_row(name, *(f"{count:,}" for count in counts))
     console.print(table)
+    requests = _total(report.open_estimates).requests
+    pending = f"pending: {len(report.missing)} episodes" + (
+        f", about {requests:,} requests" if requests else ""
+    )
+    console.print(pending, markup=False, highlight=False)
     places = report.run.places
     for line in (f"source: {places.source}", f"plan: {report.digest}", f"staging: {places.staging}"):
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from annotationrun_worker.dataset.layout import data_files
+from annotationrun_worker.errors import DatasetError
 
 
 class DatasetFiles(Protocol):
@@ -35,6 +36,13 @@ class DatasetFiles(Protocol):
     def sha256_of(self, path: Path) -> str | None:
         """What is known of its content without reading it; ``None``: nothing."""
 
+    def version_of(self, path: Path) -> str:
+        """What stands for the content of a file as long as nobody changes it; nothing is read for it.
+
+        Raises:
+            DatasetError: the dataset has no such file.
+        """
+
     def give_up(self) -> None:
         """Fetch nothing more; threads that fetch or wait for a file end soon, with an error."""
 
@@ -58,6 +66,14 @@ class FolderFiles:
     def sha256_of(self, path: Path) -> str | None:
         """See ``DatasetFiles.sha256_of``."""
         return None
+
+    def version_of(self, path: Path) -> str:
+        """See ``DatasetFiles.version_of``: its place in the dataset, its size and time of change."""
+        try:
+            found = path.stat()
+        except OSError as error:
+            raise DatasetError(f"{path} can't be read: {error}; check permissions") from error
+        return f"{path.relative_to(self.root).as_posix()} {found.st_size} {found.st_mtime_ns}"
 
     def give_up(self) -> None:
         """See ``DatasetFiles.give_up``."""

@@ -16,6 +16,7 @@ from annotationrun_worker.dataset.episodes import (
 )
 from annotationrun_worker.dataset.files import DatasetFiles
 from annotationrun_worker.dataset.layout import check_readable
+from annotationrun_worker.dataset.quick_fingerprint import quick_parts
 from annotationrun_worker.dataset.records import CameraKey, EpisodeIndex
 from annotationrun_worker.errors import DatasetError
 
@@ -31,6 +32,8 @@ class Survey:
     """Why a chosen episode can't be annotated."""
     tasks: dict[EpisodeIndex, str] = field(default_factory=dict)
     """The task of a chosen episode, where ``meta/episodes`` has another text."""
+    quick_parts: dict[EpisodeIndex, Mapping[str, str]] = field(default_factory=dict)
+    """What the quick fingerprints of a chosen episode without fault are made of."""
     warnings: list[str] = field(default_factory=list)
     """What contradicts itself and was decided as LeRobot decides it."""
 
@@ -79,6 +82,7 @@ def survey_source(
             except DatasetError as error:
                 survey.faults[episode.index] = str(error)
                 continue
+            survey.quick_parts[episode.index] = quick_parts(record, cameras, files.version_of)
             if path != episode.data_path:
                 elsewhere.append(episode.index)
             if record.task != episode.task:

@@ -87,6 +87,10 @@ class HubMirror:
         """See ``DatasetFiles.sha256_of``: that of files in LFS."""
         return self._file(path).sha256
 
+    def version_of(self, path: Path) -> str:
+        """See ``DatasetFiles.version_of``: the name of its content on the Hub."""
+        return self._file(path).content_name
+
     def close(self) -> None:
         """Hold nothing any more."""
         self._held.close()

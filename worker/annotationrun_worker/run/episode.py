@@ -6,11 +6,12 @@ What another worker is making is left to it.
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
 from annotationrun_worker.annotate.context import EffectiveTask, SubtaskStart
+from annotationrun_worker.dataset.quick_fingerprint import quick_fingerprint
 from annotationrun_worker.dataset.records import EpisodeIndex, EpisodeRecord
 from annotationrun_worker.errors import (
     AnswerError,
@@ -23,11 +24,24 @@ from annotationrun_worker.rows import ModuleName, ResultName
 from annotationrun_worker.run.existing_rows import ExistingRows
 from annotationrun_worker.run.modules import Module, RunModules
 from annotationrun_worker.run.report import EpisodeFailure
-from annotationrun_worker.run.result_maker import Known, Left, Made, ResultBasis, ResultMaker, Worker
+from annotationrun_worker.run.result_maker import (
+    Known,
+    Left,
+    Made,
+    ResultBasis,
+    ResultMaker,
+    Worker,
+    note_failure,
+    unread_key,
+)
 from annotationrun_worker.staging.digests import Digest, digest_json
+from annotationrun_worker.staging.failures import FailedAttempt
 from annotationrun_worker.staging.results import ModuleResult
 
 Done = TypeVar("Done")
+
+UNANSWERED_OF: Final[frozenset[ModuleName]] = frozenset({"interjections", "vqa"})
+"""Modules that go on without an answer; the others fail."""
 
 _TRIED_AGAIN: Final = (AnswerError, FrameDecodeError, RequestFailedError)
 """Failures that another attempt may mend; a dataset that is broken stays so."""
@@ -72,27 +86,74 @@ class EpisodeAnnotator:
         """
         try:
             episode = await asyncio.to_thread(self.basis.episodes.read, index)
-            existing = await asyncio.to_thread(self._existing_rows, episode)
+            existing = await asyncio.to_thread(self.existing_rows, episode)
+            is_noted = worker is not None and self.basis.index is not None
+            parts = await asyncio.to_thread(self.basis.episodes.quick_parts, episode) if is_noted else {}
         except DatasetError as error:
-            return EpisodeOutcome(failures=[EpisodeFailure(index, "*", str(error))], has_failed_here=True)
-        work = _EpisodeWork(self, episode, existing, worker)
+            key = unread_key(self.basis.plan, index, "*")
+            failed = await note_failure(self.basis, key, error, tries=worker is not None)
+            return EpisodeOutcome(failures=[_failure(index, "*", error, failed)], has_failed_here=True)
+        quick_keys = self.quick_keys(episode.task, parts, existing) if is_noted else {}
+        maker = ResultMaker(self.basis, episode, worker, quick_keys)
+        work = _EpisodeWork(self, episode, existing, maker)
         for _ in range(self.basis.policy.attempts):
             await work.try_all()
             if not any(isinstance(error, _TRIED_AGAIN) for error in work.failures.values()):
                 break
         work.outcome.failures = [
-            EpisodeFailure(index, name, str(error), work.attempts.get(name, 1))
-            for name, error in work.failures.items()
+            _failure(index, name, error, work.failed.get(name)) for name, error in work.failures.items()
         ]
         return work.outcome
 
-    def _existing_rows(self, episode: EpisodeRecord) -> ExistingRows:
+    @property
+    def needs_existing_rows(self) -> bool:
+        """Whether what is made of an episode depends on the rows that it has."""
         published = self.modules.published
         lacks_plan = all(module.name != "plan" for module in published)
         needs_subtasks = any(module.builds_on_subtasks for module in published)
-        if self.basis.policy.existing_rows == "Keep" or (lacks_plan and needs_subtasks):
-            return self.basis.episodes.existing_rows(episode)
-        return ExistingRows()
+        return self.basis.policy.existing_rows == "Keep" or (lacks_plan and needs_subtasks)
+
+    def existing_rows(self, episode: EpisodeRecord) -> ExistingRows:
+        """The rows of ``episode``, as far as it depends on them what is made.
+
+        Raises:
+            DatasetError: they can't be read.
+        """
+        return self.basis.episodes.existing_rows(episode) if self.needs_existing_rows else ExistingRows()
+
+    def modules_of(self, existing: ExistingRows) -> list[Module[ModuleName]]:
+        """Those whose results an episode needs that has the rows ``existing``."""
+        keeps = self.basis.policy.existing_rows == "Keep"
+        return [
+            module for module in self.modules.published if not (keeps and module.name in existing.modules)
+        ]
+
+    def quick_keys(
+        self, task: str, parts: Mapping[str, str], existing: ExistingRows
+    ) -> dict[ResultName, Digest]:
+        """By which the results of an episode are found in the index, for all that it needs.
+
+        Args:
+            task: of the episode.
+            parts: what its quick fingerprints are made of.
+            existing: the rows that it has.
+        """
+        found: dict[ResultName, Digest] = {}
+
+        def add(module: Module[ResultName], *builds_on: Digest) -> None:
+            quick = Digest(quick_fingerprint(task, parts, module.cameras))
+            found[module.name] = self.basis.identity(module, quick, builds_on).key()
+
+        modules, rule = self.modules_of(existing), self.modules.task_rule
+        if modules and rule is not None and rule.has_to_derive(task):
+            add(rule.module)
+        derived = tuple(found.values())
+        for module in modules:
+            if not module.builds_on_subtasks:
+                add(module, *derived)
+            else:
+                add(module, *derived, found.get("plan") or _digest_of(existing.subtasks))
+        return found
 
 
 @dataclass(slots=True)
@@ -102,35 +163,33 @@ class _EpisodeWork:
     annotator: EpisodeAnnotator
     episode: EpisodeRecord
     existing: ExistingRows
-    worker: Worker | None
+    maker: ResultMaker
     outcome: EpisodeOutcome = field(default_factory=EpisodeOutcome)
     failures: dict[str, Exception] = field(default_factory=dict)
     """Of the last attempt, by module."""
-    attempts: dict[str, int] = field(default_factory=dict)
-    """Failed ones so far, by module."""
+    failed: dict[str, FailedAttempt | None] = field(default_factory=dict)
+    """The last failed attempt that is recorded, by module."""
     with_holes: dict[ModuleName, ModuleResult] = field(default_factory=dict)
     """Made in this attempt and not staged yet: whether the holes are too many shows at its end."""
-    maker: ResultMaker = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.maker = ResultMaker(self.annotator.basis, self.episode, self.worker)
+    asked_again: set[ModuleName] = field(default_factory=set)
+    """Results that lack more answers than may be missing now, though they were staged."""
+    lacks_answers: bool = False
+    """The episode lacks more answers than may be missing."""
 
     async def try_all(self) -> None:
-        """Make what is missing."""
-        self.failures.clear()
-        self.outcome.left.clear()
-        keeps = self.annotator.basis.policy.existing_rows == "Keep"
-        modules = [
-            module
-            for module in self.annotator.modules.published
-            if not (keeps and module.name in self.existing.modules)
-        ]
+        """Make what is missing, and ask again what too many answers are missing of."""
+        modules = self.annotator.modules_of(self.existing)
         if not modules:
             return
-        try:
-            await self._try_modules(modules)
-        finally:
-            await self.maker.release()
+        while True:
+            self.failures.clear()
+            self.outcome.left.clear()
+            try:
+                await self._try_modules(modules)
+            finally:
+                await self.maker.release()
+            if not self._has_to_ask_again():
+                return
 
     async def _try_modules(self, modules: Sequence[Module[ModuleName]]) -> None:
         known = await self._recorded("task", self._effective_task())
@@ -149,12 +208,11 @@ class _EpisodeWork:
             done = await work
         except GivenUpError as error:
             self.failures[name] = error
-            self.attempts[name] = error.attempts
         except (DatasetError, AnswerError) as error:
             await self._failed(name, error)
         except RequestFailedError as error:
-            if self.worker is not None:
-                await self.worker.asker.client.check_model()
+            if self.maker.worker is not None:
+                await self.maker.worker.asker.client.check_model()
             await self._failed(name, error)
         else:
             if not isinstance(done, Left):
@@ -165,7 +223,7 @@ class _EpisodeWork:
     async def _failed(self, name: ResultName, error: Exception) -> None:
         self.failures[name] = error
         self.outcome.has_failed_here = True
-        self.attempts[name] = await self.maker.record_failure(name, error)
+        self.failed[name] = await self.maker.record_failure(name, error)
 
     async def _effective_task(self) -> Known | Left:
         own = EffectiveTask(self.episode.task)
@@ -191,7 +249,9 @@ class _EpisodeWork:
             if after is not None and "plan" not in self.outcome.results:
                 return  # what failed or was left is noted
             known = self._with_subtasks(known)
-        made = await self._recorded(module.name, self.maker.make(module, known))
+        may_lack_answers = module.name not in self.asked_again
+        making = self.maker.make(module, known, may_lack_answers=may_lack_answers)
+        made = await self._recorded(module.name, making)
         if made is None:
             return
         if made.is_new and made.result.holes:
@@ -215,7 +275,7 @@ class _EpisodeWork:
             digest = plan.content_digest
         else:
             subtasks = self.existing.subtasks
-            digest = digest_json([[subtask.frame, subtask.text] for subtask in subtasks])
+            digest = _digest_of(subtasks)
         self.outcome.lacks_subtasks = not subtasks
         return replace(known, digests=(*known.digests, digest), subtasks=subtasks)
 
@@ -223,9 +283,12 @@ class _EpisodeWork:
         """Stage what has holes, if the episode has not too many of them; else it failed."""
         results = self.outcome.results
         judged = [
-            result for result in (*results.values(), *self.with_holes.values()) if result.module != "plan"
+            result
+            for result in (*results.values(), *self.with_holes.values())
+            if result.module in UNANSWERED_OF
         ]
         fault = too_many_holes(judged, self.annotator.basis.policy.max_holes_percent)
+        self.lacks_answers = fault is not None
         for name, result in self.with_holes.items():
             if fault is None:
                 results[name] = await self._staged(Made(result, is_new=True))
@@ -237,14 +300,43 @@ class _EpisodeWork:
         if fault is not None and not self.failures:
             self.failures["*"] = fault  # staged under a limit that was higher
 
+    def _has_to_ask_again(self) -> bool:
+        """Whether staged results lack too many answers, and this worker has not asked for them yet."""
+        if self.maker.worker is None or not self.lacks_answers:
+            return False
+        lacking = {name for name, result in self.outcome.results.items() if result.holes} - self.asked_again
+        for name in lacking:
+            del self.outcome.results[name]
+        self.asked_again |= lacking
+        return bool(lacking)
+
 
 def too_many_holes(results: Sequence[ModuleResult], max_percent: float) -> AnswerError | None:
     """What is wrong if more than ``max_percent`` of the requests of an episode stayed without answer."""
     holes = [hole for result in results for hole in result.holes]
     asked = sum(result.asked for result in results)
-    if len(holes) * 100 <= max_percent * asked:
+    if not are_too_many(len(holes), asked, max_percent):
         return None
     return AnswerError(
         f"{len(holes)} of {asked} answers are unusable, more than failurePolicy.maxHolesPercent "
         f"({max_percent}); the first: {holes[0]['cause']}"
     )
+
+
+def are_too_many(unanswered: int, asked: int, max_percent: float) -> bool:
+    """Whether more than ``max_percent`` of the questions that were ``asked`` stayed without answer."""
+    return unanswered * 100 > max_percent * asked
+
+
+def _failure(
+    index: EpisodeIndex, name: str, error: Exception, failed: FailedAttempt | None
+) -> EpisodeFailure:
+    if isinstance(error, GivenUpError):
+        return EpisodeFailure(index, name, str(error), error.attempts, error.time)
+    if failed is None:
+        return EpisodeFailure(index, name, str(error))
+    return EpisodeFailure(index, name, str(error), failed.attempt, failed.time)
+
+
+def _digest_of(subtasks: Sequence[SubtaskStart]) -> Digest:
+    return digest_json([[subtask.frame, subtask.text] for subtask in subtasks])

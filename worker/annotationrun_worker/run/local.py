@@ -1,7 +1,7 @@
 """The steps of a run on one machine, each as one call."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
@@ -9,6 +9,8 @@ from typing import Any, Final
 from annotationrun_api.exit_codes import ExitCode
 from annotationrun_api.run_usage import RunUsage
 from annotationrun_api.step_results import PROGRESS_PATH
+from annotationrun_worker.dataset.episodes import EpisodeSummary
+from annotationrun_worker.dataset.records import EpisodeIndex
 from annotationrun_worker.errors import IncompleteError, TooManyFailedError
 from annotationrun_worker.frames.provider import FrameCounts
 from annotationrun_worker.lasting_imports import lasting_imports
@@ -27,6 +29,7 @@ from annotationrun_worker.run.opening import (
     open_staging,
     open_step,
 )
+from annotationrun_worker.run.pending import missing_results
 from annotationrun_worker.run.plan import RunPlan, StagedPlan, load_plan, make_plan
 from annotationrun_worker.run.progress import StoreProgress, serve_progress
 from annotationrun_worker.run.report import AnnotateReport, failure_text, missing_text
@@ -69,8 +72,10 @@ class PlanReport:
     plan: RunPlan
     estimates: Mapping[ResultName, Estimate]
     """By module, of all episodes, as if nothing were staged."""
-    pending: int
-    """Episodes that may lack a result; the others were done for this very plan."""
+    missing: Mapping[EpisodeIndex, Collection[ResultName]]
+    """Results that are not staged, or are to be asked for again, of each episode that lacks any."""
+    open_estimates: Mapping[ResultName, Estimate]
+    """Of these alone."""
     warnings: Sequence[str] = ()
     """What is doubtful, and goes on all the same."""
 
@@ -141,9 +146,19 @@ def plan_run(run: LocalRun) -> PlanReport:
     with open_dataset(run) as dataset:
         staged = asyncio.run(make_plan(run, dataset))
         chosen = dataset.with_tasks(staged.findings.tasks).chosen
-        estimates = estimate_run(run.spec, chosen, dataset.features)
-        pending = set(map(int, staged.plan.indices)) - open_marks(run, staged.digest).done_now()
-        return PlanReport(run, staged.digest, staged.plan, estimates, len(pending), staged.findings.warnings)
+        with open_step(run, dataset.with_tasks(staged.findings.tasks), staged.digest) as step:
+            missing = asyncio.run(missing_results(step.annotator, chosen, staged.findings))
+
+        def is_missing(episode: EpisodeSummary, name: ResultName) -> bool:
+            return name in missing.get(episode.index, ())
+
+        return PlanReport(
+            run, staged.digest, staged.plan,
+            estimates=estimate_run(run.spec, chosen, dataset.features),
+            missing=missing,
+            open_estimates=estimate_run(run.spec, chosen, dataset.features, is_missing),
+            warnings=staged.findings.warnings,
+        )  # fmt: skip
 
 
 def annotate_run(

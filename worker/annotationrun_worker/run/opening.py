@@ -17,6 +17,7 @@ from annotationrun_worker.dataset.episodes import (
 )
 from annotationrun_worker.dataset.files import DatasetFiles
 from annotationrun_worker.dataset.metadata import read_features, read_info
+from annotationrun_worker.dataset.quick_fingerprint import quick_parts
 from annotationrun_worker.dataset.records import CameraKey, EpisodeIndex, EpisodeRecord, Features
 from annotationrun_worker.frames.fingerprint import episode_fingerprint
 from annotationrun_worker.frames.provider import (
@@ -40,6 +41,7 @@ from annotationrun_worker.run.report import AnnotateReport
 from annotationrun_worker.run.result_maker import EpisodePolicy, ResultBasis
 from annotationrun_worker.staging.digests import Digest
 from annotationrun_worker.staging.progress import EpisodeMarks
+from annotationrun_worker.staging.result_index import ResultIndex
 from annotationrun_worker.staging.store import StagingStore, open_store
 from annotationrun_worker.vlm.probe_request import ServerNeeds
 from annotationrun_worker.vlm.request import Sampling
@@ -97,6 +99,10 @@ class LocalEpisodes:
     def fingerprint(self, episode: EpisodeRecord, module: Module[ResultName]) -> Digest:
         """Digest of timestamps, task and the packets of the cameras that ``module`` looks at."""
         return Digest(episode_fingerprint(episode, module.cameras, self.frames.packet_digest))
+
+    def quick_parts(self, episode: EpisodeRecord) -> Mapping[str, str]:
+        """What the quick fingerprints of ``episode`` are made of."""
+        return quick_parts(episode, [*episode.videos, *episode.images], self.files.version_of)
 
     def existing_rows(self, episode: EpisodeRecord) -> ExistingRows:
         """What the episode's language columns hold already."""
@@ -198,6 +204,8 @@ def open_step(
                 existing_rows=spec.output.existing_rows,
                 retry_token=spec.retry_token,
             ),
+            plan=plan,
+            index=ResultIndex(store),
         )
         limits = StepLimits(
             episodes=spec.workers.episode_concurrency,

@@ -27,7 +27,11 @@ from annotationrun_worker.staging.plans import read_plan, stage_plan
 PLAN_FORMAT = 1
 
 _IN_PLAN = {"source", "model", "modules", "prompts", "seed", "output_language", "frames"}
-_NOT_IN_PLAN = {"model": {"serving"}, "source": {"follow", "token_secret_ref", "cache_bytes"}}
+_NOT_IN_PLAN = {
+    "model": {"serving"},
+    "source": {"follow", "token_secret_ref", "cache_bytes"},
+    "frames": {"cache_bytes"},
+}
 """Fields of the spec that a plan is made for, and those of them that it is not: another value makes another
 plan. Where the output goes, who serves the model, how much is done at once change nothing of what is to be
 done.
@@ -72,14 +76,14 @@ class StagedPlan:
     digest: Digest
     plan: RunPlan
     findings: SourceFindings = NO_FINDINGS
-    """What is doubtful of the source; of one on the Hub only who staged the plan is told."""
+    """What was found of the source; nothing where somebody else has planned."""
 
 
 async def make_plan(run: LocalRun, dataset: OpenDataset) -> StagedPlan:
     """Look whether all can be read and written, and stage the plan.
 
     The data files of a dataset on the Hub are not fetched again for a plan that is staged: who made it has
-    looked at what they held, and whoever looks whether a source is another now does so again and again.
+    looked at what they held, and staged what was found.
 
     Raises:
         OutputError, DatasetError, StorageError: see ``check_places``, ``check_source`` and ``check_rows``.
@@ -95,9 +99,9 @@ async def make_plan(run: LocalRun, dataset: OpenDataset) -> StagedPlan:
         settings=settings_digest(run),
         episodes=[(episode.index, episode.length) for episode in dataset.longest_first],
     )
-    store, findings = open_staging(run), NO_FINDINGS
+    store = open_staging(run)
+    findings = await check_source(run, dataset, store)
     if not dataset.files.commit or await read_plan(store, digest_json(plan.to_value())) is None:
-        findings = await check_source(run, dataset, store)
         check_rows(run, dataset)
     digest = await stage_plan(store, plan.to_value())
     reached(FaultPoint.AFTER_PLAN)

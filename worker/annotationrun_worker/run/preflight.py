@@ -55,6 +55,10 @@ class SourceFindings:
     warnings: Sequence[str] = ()
     tasks: Mapping[int, str] = field(default_factory=dict)
     """The tasks of episodes whose text in ``meta/episodes`` is another one."""
+    faults: Mapping[int, str] = field(default_factory=dict)
+    """Why episodes can't be annotated."""
+    quick_parts: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+    """What the quick fingerprints of the other episodes are made of."""
 
 
 _MADE_ANEW: Final = frozenset({*REPLACED_COLUMNS, *LANGUAGE_COLUMNS})
@@ -84,7 +88,8 @@ async def check_source(run: LocalRun, dataset: OpenDataset, store: StagingStore)
         faults, tasks = (
             {int(index): text for index, text in it.items()} for it in (found.faults, found.tasks)
         )
-        survey = StagedSurvey(faults, tasks, found.warnings)
+        parts = {int(index): it for index, it in found.quick_parts.items()}
+        survey = StagedSurvey(faults, tasks, found.warnings, parts)
         if dataset.files.commit:
             await stage_survey(store, key, survey)
     allowed = allowed_failures(run.spec.failure_policy.max_failed_episodes, len(chosen))
@@ -99,7 +104,9 @@ async def check_source(run: LocalRun, dataset: OpenDataset, store: StagingStore)
         for name in _metadata_names(dataset.files.root)
         if speaks_of_other_rows(name)
     ]
-    return SourceFindings([*survey.warnings, *failing, *left_out], survey.tasks)
+    return SourceFindings(
+        [*survey.warnings, *failing, *left_out], survey.tasks, survey.faults, survey.quick_parts
+    )
 
 
 def _metadata_names(root: Path) -> Iterator[str]:

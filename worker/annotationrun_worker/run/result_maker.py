@@ -20,9 +20,21 @@ from annotationrun_worker.run.existing_rows import ExistingRows
 from annotationrun_worker.run.keys import ResultIdentity
 from annotationrun_worker.run.modules import Module
 from annotationrun_worker.staging.claims import Claims
-from annotationrun_worker.staging.digests import Digest
-from annotationrun_worker.staging.failures import count_failures, read_failures, record_failure
-from annotationrun_worker.staging.results import ModuleResult, read_result, stage_result
+from annotationrun_worker.staging.digests import Digest, digest_json, token_digest
+from annotationrun_worker.staging.failures import (
+    FailedAttempt,
+    count_failures,
+    read_failures,
+    record_failure,
+)
+from annotationrun_worker.staging.result_index import IndexedResult, ResultIndex
+from annotationrun_worker.staging.results import (
+    ModuleResult,
+    Rounds,
+    read_result,
+    read_rounds,
+    stage_result,
+)
 from annotationrun_worker.staging.store import StagingStore
 from annotationrun_worker.vlm.ask import Asker
 
@@ -38,6 +50,9 @@ class EpisodeSource(Protocol):
 
     def fingerprint(self, episode: EpisodeRecord, module: Module[ResultName]) -> Digest:
         """Digest of what ``module`` sees of ``episode``; raises DatasetError."""
+
+    def quick_parts(self, episode: EpisodeRecord) -> Mapping[str, str]:
+        """What the quick fingerprints of ``episode`` are made of; raises DatasetError."""
 
     def existing_rows(self, episode: EpisodeRecord) -> ExistingRows:
         """The language rows that the dataset has already; raises DatasetError."""
@@ -66,8 +81,33 @@ class ResultBasis:
     """What results depend on of model and sampling; JSON values."""
     seed: int
     policy: EpisodePolicy
+    plan: Digest
+    """Failures of what can't be read are counted under it."""
+    index: ResultIndex | None = None
+    """Where results are noted for those who plan; ``None``: nowhere."""
     looking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LOOKS_AT_ONCE))
     """Holds back decoding: what waits for an answer is encoded, and small."""
+
+    def identity(
+        self, module: Module[ResultName], fingerprint: Digest, builds_on: Sequence[Digest]
+    ) -> ResultIdentity:
+        """What a result of ``module`` depends on.
+
+        Args:
+            module: that makes it.
+            fingerprint: of what it sees of the episode.
+            builds_on: content digests of the results that it comes from, or what stands for them.
+        """
+        return ResultIdentity(
+            module=module.name,
+            fingerprint=fingerprint,
+            settings=module.settings,
+            model=self.model,
+            prompts=module.prompts,
+            seed=self.seed,
+            output_language=self.prompts.output_language,
+            builds_on=builds_on,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +153,20 @@ class ResultMaker:
     episode: EpisodeRecord
     worker: Worker | None
     """``None``: nothing is made."""
-    _at_work: dict[ResultName, Digest] = field(default_factory=dict)
-    """Keys of what is claimed."""
+    quick_keys: Mapping[ResultName, Digest] = field(default_factory=dict)
+    """By which those who plan find the results: see ``quick_keys``."""
+    _at_work: dict[str, Digest] = field(default_factory=dict)
+    """Keys of what is claimed, by module."""
+    _earlier: dict[ResultName, ModuleResult] = field(default_factory=dict)
+    """The results that stand where nothing more is answered, by module."""
 
-    async def make(self, module: Module[ResultName], known: Known) -> Made | Left:
+    async def make(
+        self, module: Module[ResultName], known: Known, *, may_lack_answers: bool = True
+    ) -> Made | Left:
         """The result of ``module``, staged or new, unless another worker is at it.
+
+        Questions that stayed without a usable answer are asked again under another retry token than before,
+        or where the result may not lack answers.
 
         Raises:
             GivenUpError: it failed as often as it may.
@@ -126,11 +175,19 @@ class ResultMaker:
         """
         basis, store = self.basis, self.basis.store
         fingerprint = await asyncio.to_thread(basis.episodes.fingerprint, self.episode, module)
-        key = self._identity(module, fingerprint, known.digests).key()
-        staged = await self._staged(module.name, key)
-        if staged is not None:
-            return staged
-        failed = await self._failed_attempts(key)
+        first_key = basis.identity(module, fingerprint, known.digests).key()
+        rounds = await read_rounds(store, module.name, first_key)
+        if rounds.result is not None and self._is_settled(rounds, may_lack_answers=may_lack_answers):
+            return await self._noted(rounds.result)
+        key = rounds.next_key
+        if rounds.result is not None:
+            self._earlier[module.name] = rounds.result
+        try:
+            failed = await self._failed_attempts(key)
+        except GivenUpError:
+            if rounds.result is not None and may_lack_answers:
+                return await self._noted(rounds.result)
+            raise
         if self.worker is None:
             return Left(None)
         settled = await self._wait_for_server(self.worker, module.name, key)
@@ -144,8 +201,9 @@ class ResultMaker:
         if staged is not None:
             return staged
         # under a new token too another seed is asked with: the old ones gave nothing
-        earlier = await count_failures(store, key) if failed or basis.policy.retry_token else 0
-        asker = replace(self.worker.asker, attempt=earlier)
+        may_have_failed = failed or basis.policy.retry_token or rounds.result is not None
+        attempt = rounds.next_attempt + (await count_failures(store, key) if may_have_failed else 0)
+        asker = replace(self.worker.asker, attempt=attempt)
         await module.check(asker)
         context = EpisodeContext(
             episode=self.episode,
@@ -159,18 +217,31 @@ class ResultMaker:
             looking=basis.looking,
         )
         rows, holes = await module.annotate(context)
-        result = ModuleResult(module.name, key, tuple(rows), tuple(asdict(hole) for hole in holes))
-        return Made(result, is_new=True)
+        unanswered = tuple(asdict(hole) for hole in holes)
+        token = token_digest(basis.policy.retry_token)
+        return Made(ModuleResult(module.name, key, tuple(rows), unanswered, token, attempt), is_new=True)
+
+    def _is_settled(self, rounds: Rounds, *, may_lack_answers: bool) -> bool:
+        if rounds.result is None or not rounds.result.holes:
+            return True
+        return may_lack_answers and token_digest(self.basis.policy.retry_token) in rounds.retry_tokens
+
+    async def _noted(self, result: ModuleResult) -> Made:
+        """A staged result; whoever plans finds it from now on."""
+        quick_key = self.quick_keys.get(result.module)
+        if self.worker is not None and self.basis.index is not None and quick_key is not None:
+            await self.basis.index.add(result.module, IndexedResult.of(quick_key, result))
+        return Made(result, is_new=False)
 
     async def _staged(self, name: ResultName, key: Digest) -> Made | None:
         staged = await read_result(self.basis.store, name, key)
-        return None if staged is None else Made(staged, is_new=False)
+        return None if staged is None else await self._noted(staged)
 
     async def _failed_attempts(self, key: Digest) -> int:
         policy = self.basis.policy
         failed = await read_failures(self.basis.store, key, policy.retry_token)
         if len(failed) >= policy.attempts:
-            raise GivenUpError(failed[-1].cause, len(failed))
+            raise GivenUpError(failed[-1].cause, len(failed), failed[-1].time)
         return len(failed)
 
     async def _wait_for_server(self, worker: Worker, name: ResultName, key: Digest) -> Made | Left | None:
@@ -190,17 +261,20 @@ class ResultMaker:
 
     async def stage(self, result: ModuleResult) -> tuple[ModuleResult, bool]:
         """Stage ``result``; what is staged now, and whether it is this one and not another worker's."""
-        return await stage_result(self.basis.store, result)
+        staged, was_first = await stage_result(self.basis.store, result)
+        await self._noted(staged)
+        earlier = self._earlier.get(result.module)
+        if earlier is not None and earlier.content_digest == staged.content_digest:
+            return earlier, was_first
+        return staged, was_first
 
-    async def record_failure(self, name: ResultName, error: Exception) -> int:
-        """Note that ``name`` failed; the number of its failed attempts under the run's retry token.
+    async def record_failure(self, name: str, error: Exception) -> FailedAttempt | None:
+        """Note that ``name`` failed, where somebody tries to make it; the last failed attempt at it.
 
-        What failed before it was claimed has no key, and no note.
+        What failed before it was claimed has no key yet: it counts by plan and episode.
         """
-        key = self._at_work.get(name)
-        if key is None:
-            return 1
-        return await record_failure(self.basis.store, key, self.basis.policy.retry_token, str(error))
+        key = self._at_work.get(name) or unread_key(self.basis.plan, self.episode.index, name)
+        return await note_failure(self.basis, key, error, tries=self.worker is not None)
 
     async def release(self) -> None:
         """Let go what was claimed."""
@@ -208,17 +282,18 @@ class ResultMaker:
             for name in list(self._at_work):
                 await self.worker.claims.release(self._at_work.pop(name))
 
-    def _identity(
-        self, module: Module[ResultName], fingerprint: Digest, builds_on: Sequence[Digest]
-    ) -> ResultIdentity:
-        basis = self.basis
-        return ResultIdentity(
-            module=module.name,
-            fingerprint=fingerprint,
-            settings=module.settings,
-            model=basis.model,
-            prompts=module.prompts,
-            seed=basis.seed,
-            output_language=basis.prompts.output_language,
-            builds_on=builds_on,
-        )
+
+async def note_failure(
+    basis: ResultBasis, key: Digest, error: Exception, *, tries: bool
+) -> FailedAttempt | None:
+    """Record a failed attempt at ``key``, if this process ``tries`` to make it; gives the last one."""
+    token = basis.policy.retry_token
+    if tries:
+        return await record_failure(basis.store, key, token, str(error))
+    failed = await read_failures(basis.store, key, token)
+    return failed[-1] if failed else None
+
+
+def unread_key(plan: Digest, episode: EpisodeIndex, name: str) -> Digest:
+    """Under which failures of a result are counted while the key of the result is not known."""
+    return digest_json({"plan": plan, "episode": int(episode), "module": name})

@@ -28,6 +28,11 @@ def digest_json(value: object) -> Digest:
     return digest_bytes(canonical_json(value))
 
 
+def token_digest(token: str) -> Digest:
+    """What stands for a retry token, which may be any text, in paths and results: its SHA-256."""
+    return digest_bytes(token.encode(errors="backslashreplace"))
+
+
 def is_digest(text: str) -> bool:
     """Whether ``text`` looks like a ``Digest``."""
     return _DIGEST.fullmatch(text) is not None

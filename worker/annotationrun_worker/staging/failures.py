@@ -8,11 +8,12 @@ import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Final
 
 from annotationrun_worker.errors import StagingError
 from annotationrun_worker.fault_points import FaultPoint, reached
-from annotationrun_worker.staging.digests import Digest, canonical_json, digest_bytes
+from annotationrun_worker.staging.digests import Digest, canonical_json, token_digest
 from annotationrun_worker.staging.heartbeats import worker_name
 from annotationrun_worker.staging.processes import this_process
 from annotationrun_worker.staging.store import StagingStore
@@ -33,10 +34,12 @@ class FailedAttempt:
     """The retry token."""
     nonce: str
     """Random: tells this attempt from any other."""
+    time: str = ""
+    """When it failed, by the worker's clock: ISO 8601, UTC, whole seconds; empty: nobody noted it."""
 
 
 def _folder(key: Digest, token: str) -> str:
-    return f"failures/{key}/{digest_bytes(token.encode(errors='backslashreplace'))}"
+    return f"failures/{key}/{token_digest(token)}"
 
 
 async def read_failures(store: StagingStore, key: Digest, token: str) -> Sequence[FailedAttempt]:
@@ -64,8 +67,8 @@ async def count_failures(store: StagingStore, key: Digest) -> int:
     return len([found async for found in store.list(f"failures/{key}")])
 
 
-async def record_failure(store: StagingStore, key: Digest, token: str, cause: str) -> int:
-    """Record a failed attempt at the result ``key``; the number that it got.
+async def record_failure(store: StagingStore, key: Digest, token: str, cause: str) -> FailedAttempt:
+    """Record a failed attempt at the result ``key``, as it stands there now.
 
     Raises:
         StorageError: the store can't be read or written.
@@ -74,14 +77,17 @@ async def record_failure(store: StagingStore, key: Digest, token: str, cause: st
     numbers = await _numbers(store, folder)
     number = numbers[-1] + 1 if numbers else 1
     worker, nonce = worker_name(this_process()), secrets.token_hex(8)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
     while True:
-        failed = FailedAttempt(number, _as_text(cause)[:CAUSE_CHARACTERS], worker, _as_text(token), nonce)
+        failed = FailedAttempt(
+            number, _as_text(cause)[:CAUSE_CHARACTERS], worker, _as_text(token), nonce, now
+        )
         path = f"{folder}/{number}.json"
         reached(FaultPoint.BEFORE_FAILURE)
         if await store.create(path, canonical_json(asdict(failed)) + b"\n"):
-            return number
+            return failed
         if await _read(store, path) == failed:  # the object store's answer got lost
-            return number
+            return failed
         number += 1
 
 

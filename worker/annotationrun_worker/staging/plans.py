@@ -6,14 +6,14 @@ source on the Hub is in ``surveys/<digest>.json``, named by the digest of what w
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from annotationrun_worker.errors import StagingError
 from annotationrun_worker.staging.digests import Digest, canonical_json, digest_json
 from annotationrun_worker.staging.store import StagingStore
 
-_SURVEY_FORMAT: Final = 1
+_SURVEY_FORMAT: Final = 2
 """Changes with every change of what is looked at."""
 
 
@@ -26,6 +26,8 @@ class StagedSurvey:
     tasks: Mapping[int, str]
     """The task of an episode, where ``meta/episodes`` has another text, by its index."""
     warnings: Sequence[str]
+    quick_parts: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+    """What the quick fingerprints of an episode are made of, by its index; of those without fault."""
 
 
 async def stage_survey(store: StagingStore, digest: Digest, survey: StagedSurvey) -> None:
@@ -56,7 +58,8 @@ async def read_survey(store: StagingStore, digest: Digest) -> StagedSurvey | Non
         faults, tasks = (
             {int(index): str(text) for index, text in value[name].items()} for name in ("faults", "tasks")
         )
-        return StagedSurvey(faults, tasks, list(value["warnings"]))
+        parts = {int(index): dict(found) for index, found in value["quick_parts"].items()}
+        return StagedSurvey(faults, tasks, list(value["warnings"]), parts)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StagingError(
             f"the survey {path!r} in {store.location!r} can't be read ({error!r}); delete it, then plan again"

@@ -8,7 +8,7 @@ tells.
 from dataclasses import dataclass
 from typing import Final
 
-from annotationrun_worker.staging.digests import Digest, digest_bytes
+from annotationrun_worker.staging.digests import Digest, token_digest
 from annotationrun_worker.staging.store import StagingStore
 
 FOLDER: Final = "progress"
@@ -61,8 +61,7 @@ class EpisodeMarks:
 
     @property
     def _failed(self) -> str:
-        token = digest_bytes(self.retry_token.encode(errors="backslashreplace"))
-        return f"{FOLDER}/{self.plan}/failed/{token}"
+        return f"{FOLDER}/{self.plan}/failed/{token_digest(self.retry_token)}"
 
     def _listed(self, folder: str) -> frozenset[int]:
         names = (found.path.rpartition("/")[2] for found in self.store.list_now(folder))

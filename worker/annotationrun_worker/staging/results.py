@@ -1,21 +1,30 @@
 """Results of a module for one episode, staged whole: ``results/<module>/<k[:2]>/<k>.jsonl``.
 
-The first line says what the result is; each further line is one row.
+The first line says what the result is; each further line is one row. Where questions stayed without a usable
+answer, they may be asked again: what comes of it is a further round of the same result, staged under a key of
+its own, and no round is ever overwritten.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from annotationrun_worker.errors import StagingError
 from annotationrun_worker.fault_points import FaultPoint, reached
 from annotationrun_worker.rows import ResultName, StagedRow
-from annotationrun_worker.staging.digests import Digest, canonical_json, digest_bytes
+from annotationrun_worker.staging.digests import (
+    Digest,
+    canonical_json,
+    digest_bytes,
+    digest_json,
+    token_digest,
+)
 from annotationrun_worker.staging.store import StagingStore
 
 RESULT_FORMAT = 1
 """Counts up when the same answers would make other rows."""
+NO_RETRY_TOKEN: Final = token_digest("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +36,10 @@ class ModuleResult:
     rows: Sequence[StagedRow]
     holes: Sequence[Mapping[str, Any]] = ()
     """Questions without a usable answer: frame, camera, kind, cause."""
+    retry_token: Digest = NO_RETRY_TOKEN
+    """Digest of the retry token under which it was made: see ``token_digest``."""
+    attempt: int = 0
+    """With which its questions were asked: see ``Asker.attempt``."""
 
     @property
     def content_digest(self) -> Digest:
@@ -56,6 +69,8 @@ def encode_result(result: ModuleResult) -> bytes:
         "row_count": len(result.rows),
         "rows_sha256": result.content_digest,
         "holes": list(result.holes),
+        "retry_token": result.retry_token,
+        "attempt": result.attempt,
     }
     return canonical_json(head) + b"\n" + _row_lines(result.rows)
 
@@ -73,18 +88,53 @@ def decode_result(content: bytes, module: ResultName, key: Digest) -> ModuleResu
         rows = tuple(StagedRow.from_json(line) for line in body.decode().split("\n") if line)
         found = (head["format"], head["module"], head["key"], head["rows_sha256"])
         holes = tuple(head["holes"])
+        token, attempt = Digest(head.get("retry_token", NO_RETRY_TOKEN)), int(head.get("attempt", 0))
     except (ValueError, KeyError, TypeError) as error:
         raise StagingError(f"{where} can't be read ({error}); delete it, it will be made again") from error
     expected = (RESULT_FORMAT, module, key, digest_bytes(body))
     if found != expected:
         raise StagingError(f"{where} holds {found}, expected {expected}; delete it, it will be made again")
-    return ModuleResult(module=module, key=key, rows=rows, holes=holes)
+    return ModuleResult(module, key, rows, holes, token, attempt)
 
 
 async def read_result(store: StagingStore, module: ResultName, key: Digest) -> ModuleResult | None:
     """The staged result under ``key``, or ``None``."""
     content = await store.read(_path(module, key))
     return None if content is None else decode_result(content, module, key)
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """All rounds of a result that are staged."""
+
+    result: ModuleResult | None
+    """The last one; of several with the same rows the first. ``None``: there is none."""
+    next_key: Digest
+    """Of the round that is not staged yet."""
+    next_attempt: int = 0
+    """With which it is asked, at least: the earlier ones gave nothing to what stayed without an answer."""
+    retry_tokens: frozenset[Digest] = frozenset()
+    """Digests of the retry tokens under which they were made."""
+
+
+async def read_rounds(store: StagingStore, module: ResultName, key: Digest) -> Rounds:
+    """The rounds of the result whose first has the key ``key``; one without holes is the last.
+
+    Raises:
+        StagingError: one is cut, changed, or another result's.
+        StorageError: the store can't be read.
+    """
+    latest: ModuleResult | None = None
+    next_key, next_attempt, tokens = key, 0, set[Digest]()
+    while (found := await read_result(store, module, next_key)) is not None:
+        tokens.add(found.retry_token)
+        next_attempt = found.attempt + 1
+        if latest is None or found.content_digest != latest.content_digest:
+            latest = found
+        if not found.holes:
+            break
+        next_key = digest_json({"result": key, "after": next_key})
+    return Rounds(latest, next_key, next_attempt, frozenset(tokens))
 
 
 def read_result_now(store: StagingStore, module: ResultName, key: Digest) -> ModuleResult:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from annotationrun_worker.errors import StagingError, StorageError
+from annotationrun_worker.staging import result_index
+from annotationrun_worker.staging.result_index import IndexedResult
 from annotationrun_worker.staging.store import StagingStore, StoredObject
 
 DEAD_AFTER: Final = timedelta(hours=1)
@@ -23,7 +25,7 @@ _TORN: Final = re.compile(r"#\d+$")
 
 Kind = Literal[
     "workers", "claims", "failures", "torn files", "answers", "results", "plans", "progress", "usage",
-    "aliases", "surveys",
+    "aliases", "surveys", "index",
 ]  # fmt: skip
 _GO_UNUSED: Final[Sequence[Kind]] = ("answers", "plans", "progress", "usage", "aliases", "surveys")
 """Folders of the store whose objects go when nobody used them for long."""
@@ -47,7 +49,7 @@ class Sweep:
     """With its time zone."""
     unused_days: int | None = None
     """Answers, plans with their progress, counts of requests, aliases, and results that no merge names, go
-    when they are older; ``None``: they stay."""
+    when they are older; ``None``: they stay. An entry of the index goes with its result."""
     _living: set[str] = field(default_factory=set)
     _staged: set[str] = field(default_factory=set)
 
@@ -68,6 +70,7 @@ class Sweep:
             else:
                 self._staged.add(key)
         yield from self._needless_failures()
+        yield from self._needless_entries()
         for kind in _GO_UNUSED:
             for found in self.store.list_now(kind):
                 if self._is_unused(found):
@@ -113,6 +116,13 @@ class Sweep:
         for found in self.store.list_now("failures"):
             if found.path.split("/")[1] in self._staged:
                 yield Garbage("failures", found.path, found.size_bytes)
+
+    def _needless_entries(self) -> Iterator[Garbage]:
+        """Entries of the index whose results have gone; one of a result that is being staged is young."""
+        for found in self.store.list_now(result_index.FOLDER):
+            entry = IndexedResult.named(Path(found.path).name)
+            if (entry is None or entry.key not in self._staged) and self._is_older(found, DEAD_AFTER):
+                yield Garbage("index", found.path, found.size_bytes)
 
     def _torn_files(self) -> Iterator[Garbage]:
         if self.store.folder is None:

@@ -2,7 +2,10 @@
 
 import json
 import shutil
+import time
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.annotated_dataset import annotate_by_hand
@@ -94,3 +97,40 @@ def test_no_episode_is_begun_after_one_failure_too_many(limit: int | str, tried:
     assert not (tmp_path / "output").exists()
     asked = {json.dumps(body["messages"][0]) for body in server.bodies}
     assert len(asked) == sum(2 * len(range(0, frames, 60)) for frames in LONGEST_FIRST[:tried])
+
+
+def reported(folder: Path, manifest: Path) -> dict[str, Any]:
+    """The one failure that a run reports."""
+    done = run_command("run", "-f", manifest, "--report", folder / "report.json")
+    assert done.returncode == ExitCode.INCOMPLETE, done.stderr
+    (failure,) = json.loads((folder / "report.json").read_text())["failures"]
+    return dict(failure)
+
+
+def test_a_failure_before_a_question_counts_and_has_its_time(broken_video: Path, tmp_path: Path) -> None:
+    """What can't be read has no key yet; it counts all the same, and is looked at again."""
+    spec = {"source": {"episodes": "5"}, "workers": {"episodeAttempts": 2}}
+    with demo_model() as server:
+        manifest = write_manifest(tmp_path, broken_video, server.base_url, VQA, **spec)
+        began = datetime.now(UTC).replace(microsecond=0)
+        first = reported(tmp_path, manifest)
+        between = datetime.now(UTC)
+        second = reported(tmp_path, manifest)
+        assert server.bodies == []
+    assert (first["episode"], first["module"]) == (5, "vqa")
+    assert began <= datetime.fromisoformat(first["time"]) <= between
+    assert between.replace(microsecond=0) <= datetime.fromisoformat(second["time"]) <= datetime.now(UTC)
+    assert 0 < first["attempts"] < second["attempts"]
+
+
+def test_a_failure_that_is_not_tried_again_keeps_its_time_and_its_attempts(tmp_path: Path) -> None:
+    spec = {"source": {"episodes": "5"}, "workers": {"episodeAttempts": 2}}
+    with scripted_server(lambda number, body: Reply("no answer"), models=("demo-vlm",)) as server:
+        manifest = write_manifest(tmp_path, REFERENCE, server.base_url, VQA, **spec)
+        first = reported(tmp_path, manifest)
+        asked = len(server.bodies)
+        time.sleep(1.1)  # as long as a time tells apart
+        second = reported(tmp_path, manifest)
+        assert len(server.bodies) == asked > 0
+    assert first["attempts"] == second["attempts"] == 2
+    assert first["time"] == second["time"]

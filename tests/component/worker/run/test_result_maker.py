@@ -34,6 +34,7 @@ from annotationrun_worker.vlm.messages import text_part
 from annotationrun_worker.vlm.request import Question
 
 GIVES_UP_WITHIN_SECONDS = 60
+PLAN = digest_json("a plan")
 KNOWN = Known(EffectiveTask("Put the red cup on the tray"))
 EPISODE = EpisodeRecord(
     index=EpisodeIndex(0),
@@ -67,7 +68,7 @@ async def make(server, folder, *, makes=True, **policy):
     """What comes of the result in a process of its own: it, or the error, which is recorded."""
     store = StagingStore(folder)
     rules = EpisodePolicy(**{"attempts": 2, "max_holes_percent": 0.0, "existing_rows": "Replace"} | policy)
-    basis = ResultBasis(OneEpisode(), NullFrameProvider(), store, Prompts(), {"id": "m"}, 7, rules)
+    basis = ResultBasis(OneEpisode(), NullFrameProvider(), store, Prompts(), {"id": "m"}, 7, rules, PLAN)
     async with asker(server.base_url, folder) as one, Heartbeat(store) as heartbeat:
         worker = Worker(one, Claims(store, heartbeat.me, Liveness(store))) if makes else None
         maker = ResultMaker(basis, EPISODE, worker)

@@ -20,6 +20,8 @@ from annotationrun_worker.staging.digests import digest_json
 from annotationrun_worker.staging.failures import record_failure
 from annotationrun_worker.staging.heartbeats import Beat, encode_beat
 from annotationrun_worker.staging.processes import this_process
+from annotationrun_worker.staging.result_index import IndexedResult
+from annotationrun_worker.staging.results import NO_RETRY_TOKEN
 from annotationrun_worker.staging.store import open_store
 from annotationrun_worker.staging.sweep import Sweep, delete
 
@@ -33,6 +35,12 @@ def result_path(name: str) -> str:
     return f"results/vqa/{KEYS[name][:2]}/{KEYS[name]}.jsonl"
 
 
+def entry_path(name: str) -> str:
+    """In the index, of a result."""
+    entry = IndexedResult(digest_json(["quick", name]), KEYS[name], NO_RETRY_TOKEN, asked=4, unanswered=1)
+    return f"index/vqa/{entry.name}"
+
+
 USAGE = "usage/p/host-1-aa.json"
 PROGRESS = {"progress/p/done/3", "progress/p/failed/t/4"}
 STAGED = {
@@ -43,6 +51,8 @@ STAGED = {
     "merges/m.json": json.dumps({"results": {"0": {"vqa": KEYS["merged"]}}}).encode(),
     result_path("merged"): b"rows",
     result_path("never merged"): b"rows",
+    entry_path("merged"): b"",
+    entry_path("never merged"): b"",
 }
 LEFT_BY_A_DEAD_WORKER = {
     "workers/dead-1-aa": encode_beat(Beat(3, this_process())),
@@ -82,6 +92,7 @@ def listed(store):
             "progress",
             "merges",
             "usage",
+            "index",
         )
         for found in store.list_now(folder)
     }
@@ -128,8 +139,16 @@ def test_what_nobody_used_for_long_goes_by_choice_but_for_what_was_merged(locati
     assert found["progress"] == PROGRESS
     assert found["usage"] == {USAGE}
     assert found["results"] == {result_path("never merged")}
+    assert found["index"] == {entry_path("never merged")}
     assert found["failures"] == needless
-    assert listed(store) == {result_path("merged"), "merges/m.json"} | needed
+    assert listed(store) == {result_path("merged"), entry_path("merged"), "merges/m.json"} | needed
+
+
+def test_an_entry_of_the_index_goes_with_its_result_but_not_while_that_is_being_staged(location):
+    store, _, _ = store_at(location)
+    store.delete_now(result_path("never merged"))
+    assert "index" not in swept(store, timedelta(minutes=5))
+    assert swept(store, HOURS)["index"] == {entry_path("never merged")}
 
 
 def test_nothing_unused_goes_before_its_days_are_over(location):
@@ -190,11 +209,13 @@ def test_a_dry_run_says_what_would_go_and_deletes_nothing(tmp_path):
     wet = run_command("gc", tmp_path, "--unused-days", "30")
     assert wet.stdout == dry.stdout.replace("would go", "deleted")
     counts = dict(line.split(" deleted")[0].split(": ") for line in wet.stdout.splitlines())
-    assert counts == dict.fromkeys(("answers", "failures", "plans", "results", "usage", "workers"), "1") | {
+    assert counts == dict.fromkeys(
+        ("answers", "failures", "index", "plans", "results", "usage", "workers"), "1"
+    ) | {
         "claims": "2",
         "progress": "2",
     }
-    assert tree(tmp_path).keys() == {result_path("merged"), "merges/m.json"} | {
+    assert tree(tmp_path).keys() == {result_path("merged"), entry_path("merged"), "merges/m.json"} | {
         path for path in before if path.startswith(f"failures/{KEYS['failed']}")
     }
     assert run_command("gc", tmp_path, "--unused-days", "30").stdout == "nothing to delete\n"

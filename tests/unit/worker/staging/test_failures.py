@@ -26,7 +26,7 @@ def causes(store, key=KEY, token=""):
 def test_attempts_are_counted_by_key_and_retry_token(store):
     async def fail():
         return [
-            await record_failure(store, key, token, f"{key == KEY}{token}")
+            (await record_failure(store, key, token, f"{key == KEY}{token}")).attempt
             for key, token in ((KEY, ""), (KEY, ""), (KEY, "again"), (OTHER_KEY, ""))
         ]
 
@@ -48,5 +48,5 @@ def test_of_two_that_fail_at_once_none_is_lost(store, monkeypatch):
         thread.join()
 
     monkeypatch.setattr(fault_points, "listener", another_fails)
-    assert asyncio.run(record_failure(store, KEY, "", "mine")) == 2
+    assert asyncio.run(record_failure(store, KEY, "", "mine")).attempt == 2
     assert causes(store) == ["the other's", "mine"]
