@@ -90,6 +90,34 @@ def test_a_run_applied_again_after_its_end_asks_nothing(slow):
     assert second["metadata"]["uid"] != first["metadata"]["uid"]
     assert len(asked(space)) == before > 0
     assert space.hashes("out") == hashes
+    assert second["status"]["plan"]["pending"] == 0
+    assert steps_of_jobs(space) == {"plan", "merge"}, "all was staged: no worker, and no GPU"
+
+
+def test_an_edit_of_the_cache_of_frames_starts_no_worker(slow):
+    space, manifest = slow
+    space.apply(manifest)
+    first = space.wait_complete("pick")
+    before, jobs = len(asked(space)), names_of_jobs(space)
+    assert {"plan", "annotate", "merge"} <= steps_of_jobs(space)
+    patch(space, {"frames": {"cacheBytes": 123_000_000}})
+    generation = first["metadata"]["generation"] + 1
+    run = space.wait_for(
+        "pick",
+        lambda run: run["status"]["observedGeneration"] == generation and condition_holds(run, "Complete"),
+        RUN_SECONDS,
+    )
+    assert run["status"]["plan"]["digest"] == first["status"]["plan"]["digest"]
+    assert names_of_jobs(space) == jobs
+    assert len(asked(space)) == before > 0
+
+
+def steps_of_jobs(space) -> set[str]:
+    return {job["metadata"]["labels"]["annotationrun.dev/step"] for job in space.list("jobs", RUN_PODS)}
+
+
+def names_of_jobs(space) -> set[str]:
+    return {job["metadata"]["name"] for job in space.list("jobs", RUN_PODS)}
 
 
 def test_after_a_failure_a_retry_token_asks_for_the_failed_episodes_alone(slow, undisturbed):
