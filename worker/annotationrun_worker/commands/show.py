@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from annotationrun_worker.dataset.layout import check_entries
 from annotationrun_worker.report.show import counts_table, row_counts, timeline, vqa_coverage
 
 
@@ -15,6 +16,7 @@ def show(
 ) -> None:
     """Count the rows by style and episode, or show the timeline of one episode."""
     console = Console()
+    check_entries(dataset)
     if episode is None:
         console.print(counts_table(row_counts(dataset)))
         console.print(vqa_coverage(dataset), highlight=False)

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from annotationrun_api.exit_codes import ExitCode
 from annotationrun_worker.commands.output import print_problems
+from annotationrun_worker.dataset.layout import check_entries
 from annotationrun_worker.validate.dataset import validate_dataset
 
 
@@ -16,6 +17,7 @@ def validate(
 ) -> None:
     """Check every rule of the language columns; exits 4 if one is broken."""
     console = Console()
+    check_entries(dataset)
     problems = validate_dataset(dataset)
     print_problems(console, problems)
     errors = sum(problem.severity == "error" for problem in problems)

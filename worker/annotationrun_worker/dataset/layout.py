@@ -2,17 +2,21 @@
 
 Paths come from the templates of ``meta/info.json``, which is somebody else's file: a template may use its
 known fields and nothing else, and must stay inside the dataset's folder. Symbolic links are followed, as the
-Hub's cache is made of them.
+Hub's cache is made of them, but not out of the dataset: what they led to would be published with it.
 """
 
+import os
+import stat
 import string
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from annotationrun_worker.dataset.records import CameraKey
 from annotationrun_worker.errors import DatasetError
 
+OUR_FOLDER = ".annotationrun"
+"""In a dataset that is annotated in place: what a change needs until it is made."""
 INFO_PATH = PurePosixPath("meta/info.json")
 EPISODES_FOLDER = PurePosixPath("meta/episodes")
 
@@ -91,6 +95,62 @@ def is_data_file(relative: str) -> bool:
 def data_files(root: Path) -> list[Path]:
     """The data files of the dataset at ``root``, sorted, below ``data/``; LeRobot loads all of them."""
     return sorted((root / "data").glob("**/*.parquet"))
+
+
+def check_entries(root: Path) -> None:
+    """See that a dataset in a folder is made of files and folders of its own, before any of it is opened.
+
+    Hidden folders at the top (``.git``, ``.cache``) are no part of it, but for the one of our own.
+
+    Raises:
+        DatasetError: a link leads out of the folder, nowhere, or to a folder that it lies in; something is
+            neither file nor folder; or a folder can't be read.
+    """
+    if not root.is_dir():
+        return  # whoever reads it says so
+    within = own_folders(root)
+    for folder, folders, files in os.walk(root, onerror=_raise):
+        if folder == str(root):
+            folders[:] = [name for name in folders if not name.startswith(".") or name == OUR_FOLDER]
+        for name in (*folders, *files):
+            check_entry(Path(folder, name), within)
+
+
+def own_folders(root: Path) -> tuple[Path, ...]:
+    """Where files of a dataset may lie: below ``root``, or among the blobs if that is in the Hub's own cache.
+
+    https://huggingface.co/docs/huggingface_hub/guides/manage-cache
+    """
+    real = root.resolve()
+    return (real, real.parents[1] / "blobs") if real.parent.name == "snapshots" else (real,)
+
+
+def check_entry(path: Path, within: Iterable[Path]) -> None:
+    """See that ``path`` is a file or folder that lies in one of the folders ``within``, links followed.
+
+    Raises:
+        DatasetError: it does not, it is something else, or a link in a circle.
+    """
+    try:
+        real = path.resolve(strict=True) if path.is_symlink() else path
+        mode = real.lstat().st_mode
+    except (OSError, RuntimeError) as error:  # a circle of links is the latter
+        raise DatasetError(
+            f"{path} is no file, or a link that leads nowhere; is the download complete?"
+        ) from error
+    if path.is_symlink() and not any(real.is_relative_to(folder) for folder in within):
+        raise DatasetError(
+            f"{path} is a link out of the dataset, to {real}; what it leads to would be published with the "
+            "dataset: put the file or folder itself there, or bind-mount it, or remove the link"
+        )
+    if path.is_symlink() and path.parent.resolve().is_relative_to(real):
+        raise DatasetError(f"{path} links to a folder that it lies in; remove the link")
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise DatasetError(f"{path} is neither a file nor a folder (a pipe, a socket, a device); remove it")
+
+
+def _raise(error: OSError) -> None:
+    raise DatasetError(f"the folder {error.filename} can't be read: {error}; check permissions") from error
 
 
 def check_readable(path: Path, what: str) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from annotationrun_worker.dataset.layout import data_files
+from annotationrun_worker.dataset.layout import check_entries, data_files
 from annotationrun_worker.errors import OutputError
 from annotationrun_worker.merge.apply import apply_change
 from annotationrun_worker.merge.change import DatasetChange
@@ -64,6 +64,7 @@ def drop_modules(plan: DropPlan) -> DropResult:
         StorageError: the output can't be written.
     """
     dataset, output = plan.dataset.resolve(), plan.output.resolve()
+    check_entries(dataset)
     check_output(dataset, output, overwrite=True)
     dropped, rows_left = _survey(dataset, plan.modules)
     has_language = rows_left > 0

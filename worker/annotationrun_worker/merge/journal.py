@@ -15,12 +15,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from annotationrun_worker.dataset.layout import OUR_FOLDER
 from annotationrun_worker.errors import OutputError
 from annotationrun_worker.fault_points import FaultPoint, reached
 from annotationrun_worker.merge.placement import sync_folder
 from annotationrun_worker.staging.digests import canonical_json, digest_json
 
-WORK_FOLDER: Final = ".annotationrun"
+WORK_FOLDER: Final = OUR_FOLDER
 """Of a merge in place, in the dataset: on its file system, and hidden from everything that reads datasets."""
 NEW_FOLDER: Final = f"{WORK_FOLDER}/new"
 _JOURNAL: Final = f"{WORK_FOLDER}/journal.json"

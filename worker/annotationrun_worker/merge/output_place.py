@@ -7,7 +7,7 @@ from annotationrun_worker.dataset.freed_memory import return_freed_memory
 from annotationrun_worker.dataset.layout import data_files
 from annotationrun_worker.errors import DatasetError, OutputError, StorageError
 from annotationrun_worker.merge.in_place import finish, in_place_lock, recover_in_place
-from annotationrun_worker.merge.journal import check_inside
+from annotationrun_worker.merge.journal import NEW_FOLDER, WORK_FOLDER, check_inside
 from annotationrun_worker.merge.placement import output_lock, probe_writable, recover
 from annotationrun_worker.merge.record import MergeRecord, changed_file, read_record
 from annotationrun_worker.merge.replacement import ExistingRows, replaced_modules
@@ -58,6 +58,12 @@ def check_places(source: Path, output: Path, *, overwrite: bool) -> None:
     """
     if not source.is_dir():
         raise DatasetError(f"the source {source} is no folder; expected a LeRobot v3.0 dataset")
+    for name in (WORK_FOLDER, NEW_FOLDER):
+        if (source / name).is_symlink():
+            raise OutputError(
+                f"{source / name} is a link; a change in place makes and removes that folder itself: remove "
+                "the link"
+            )
     if output == source:
         if overwrite:
             return

@@ -11,7 +11,7 @@ from annotationrun_api.spec import RunSpec
 from annotationrun_api.spec_types import SecretKeyRef
 from annotationrun_api.step_results import HUB_TOKEN_VARIABLE, SOURCE_TOKEN_VARIABLE
 from annotationrun_worker.dataset.files import DatasetFiles, FolderFiles
-from annotationrun_worker.dataset.layout import is_data_file
+from annotationrun_worker.dataset.layout import check_entries, is_data_file
 from annotationrun_worker.errors import ConfigurationError
 from annotationrun_worker.merge.source_tree import SourceTree, folder_tree
 from annotationrun_worker.run.places import HubPlace, Places
@@ -103,6 +103,7 @@ def open_source(place: Path | HubPlace, access: HubAccess) -> Iterator[DatasetFi
         DatasetError, HubAccessError, HubUnavailableError, StorageError: see ``open_mirror``.
     """
     if not isinstance(place, HubPlace):
+        check_entries(place)
         yield FolderFiles(place)
         return
     from annotationrun_worker.hub.file_cache import FileCache
