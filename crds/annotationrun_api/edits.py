@@ -34,6 +34,7 @@ _CLASSES: Final = {
     "spec.source.follow": EditClass.AT_ONCE,
     "spec.source.tokenSecretRef": EditClass.NEXT_JOB,
     "spec.source.cacheBytes": EditClass.NEXT_JOB,
+    "spec.frames.cacheBytes": EditClass.NEXT_JOB,
     "spec.output.tokenSecretRef": EditClass.NEXT_JOB,
     "spec.staging.credentialsSecretRef": EditClass.NEXT_JOB,
     "spec.output": EditClass.MERGE,

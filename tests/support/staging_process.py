@@ -77,7 +77,7 @@ async def obey(command: dict[str, Any], store: StagingStore, claims: Claims) -> 
         case {"release": keys}:
             return [await claims.release(Digest(key)) for key in keys]
         case {"fail": key, "token": token, "causes": causes}:
-            return [await record_failure(store, Digest(key), token, cause) for cause in causes]
+            return [(await record_failure(store, Digest(key), token, cause)).attempt for cause in causes]
     raise ValueError(command)
 
 

@@ -1,6 +1,7 @@
 """The commands, put together; only the one that is called is imported, as that takes a while."""
 
 import importlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Final
@@ -12,6 +13,7 @@ from annotationrun_api.exit_codes import ExitCode
 from annotationrun_worker.exit_status import exit_code_of
 from annotationrun_worker.interrupts import raise_when_stopped
 from annotationrun_worker.lasting_imports import lasting_imports
+from annotationrun_worker.plain_text import plain_line, plain_lines
 
 COMMANDS: Final[Mapping[str, str]] = {
     "run": "Annotate the manifest's dataset and write the annotated one.",
@@ -56,16 +58,31 @@ def _not_called() -> None:
     """Stands in the list of commands for one that is not imported."""
 
 
+class _PlainFormatter(logging.Formatter):
+    """Log messages on one line each, as ``plain_line`` makes them."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The message of ``record``."""
+        return plain_line(super().formatMessage(record))
+
+
+def _log_plainly() -> None:
+    """Warnings and errors go to stderr, as Python's logging does where nothing is set up, but escaped."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_PlainFormatter())
+
+
 def _at_the_edge(command: Callable[..., None]) -> Callable[..., None]:
     """``command`` with every error of ours turned into its text on stderr and its exit code."""
 
     @wraps(command)
     def guarded(*args: object, **kwargs: object) -> None:
+        _log_plainly()
         try:
             with raise_when_stopped():
                 command(*args, **kwargs)
         except AnnotationRunError as error:
-            typer.echo(f"annotationrun: {error}", err=True)
+            typer.echo(plain_lines(f"annotationrun: {error}"), err=True)
             raise typer.Exit(exit_code_of(error)) from error
         except KeyboardInterrupt as error:
             typer.echo(

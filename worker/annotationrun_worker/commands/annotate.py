@@ -21,6 +21,7 @@ from annotationrun_worker.commands.options import (
     VolumeOption,
 )
 from annotationrun_worker.commands.output import episode_progress, finish
+from annotationrun_worker.plain_text import plain_line
 from annotationrun_worker.run.events import EpisodeSeen, encode_event
 from annotationrun_worker.run.local import Listener, annotate_run
 from annotationrun_worker.staging.digests import Digest
@@ -95,7 +96,7 @@ def annotate(
 
 
 def _say(text: str) -> None:
-    typer.echo(f"annotationrun: {text}", err=True)
+    typer.echo(plain_line(f"annotationrun: {text}"), err=True)
 
 
 def _say_server(findings: ServerFindings) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, cast, get_args
 import typer
 from rich.console import Console
 
+from annotationrun_worker.commands.output import print_line
 from annotationrun_worker.merge.drop import DropPlan, drop_modules
 from annotationrun_worker.rows import ModuleName
 
@@ -41,4 +42,4 @@ def drop(
     ]
     console = Console()
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_line(console, line)

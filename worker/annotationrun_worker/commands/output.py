@@ -18,6 +18,7 @@ from rich.progress import (
 from annotationrun_api.step_results import MergeOutcome, PlanResult, PrefetchResult, write_result
 from annotationrun_worker.errors import StorageError
 from annotationrun_worker.merge.folder import MergeResult
+from annotationrun_worker.plain_text import plain_line
 from annotationrun_worker.run.annotate import Progress as OnProgress
 from annotationrun_worker.run.events import EpisodeSeen
 from annotationrun_worker.run.local import RunReport
@@ -96,13 +97,13 @@ def tell_result(result: PlanResult | PrefetchResult | MergeOutcome, file: Path |
 def _print_run(console: Console, report: RunReport) -> None:
     """What a run did, what it could not answer, and where the output lies."""
     for line in _faults(report.annotated):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_line(console, line)
     for note in _notes(report.annotated):
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
+        print_line(console, note)
     if report.merge is not None:
         print_problems(console, list(report.merge.surviving_problems))
     for line in (*_count_lines(report), *_merge_lines(report)):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_line(console, line)
 
 
 def _faults(annotated: AnnotateReport) -> Iterator[str]:
@@ -182,10 +183,15 @@ def _notes(annotated: AnnotateReport) -> Iterator[str]:
         )
 
 
+def print_line(console: Console, text: str) -> None:
+    """One line, whatever ``text`` holds: words of datasets and servers are no markup and no commands."""
+    console.print(plain_line(text), markup=False, highlight=False, soft_wrap=True)
+
+
 def print_problems(console: Console, problems: list[Problem]) -> None:
     """One line a problem."""
     for problem in problems:
-        console.print(str(problem), markup=False, highlight=False, soft_wrap=True)
+        print_line(console, str(problem))
 
 
 def _usage_lines(report: RunReport) -> Iterator[str]:

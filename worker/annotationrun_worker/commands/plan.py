@@ -20,7 +20,8 @@ from annotationrun_worker.commands.options import (
     StagingOption,
     VolumeOption,
 )
-from annotationrun_worker.commands.output import tell_result
+from annotationrun_worker.commands.output import print_line, tell_result
+from annotationrun_worker.plain_text import plain_line
 from annotationrun_worker.rows import ResultName
 from annotationrun_worker.run.estimate import Estimate
 from annotationrun_worker.run.local import PlanReport, plan_run
@@ -50,7 +51,7 @@ def plan(
     options = RunOptions(manifest, None, volumes, staging, limit, retry_token, revision=revision, cache=cache)
     report = plan_run(options.load(asks=False))
     for warning in report.warnings:
-        typer.echo(f"annotationrun: warning: {warning}", err=True)
+        typer.echo(plain_line(f"annotationrun: warning: {warning}"), err=True)
     tell_result(plan_result(report), result)
     if as_json:
         typer.echo(json.dumps(_value(report), indent=2))
@@ -97,7 +98,7 @@ def _print(console: Console, report: PlanReport) -> None:
     pending = f"pending: {len(report.missing)} episodes" + (
         f", about {requests:,} requests" if requests else ""
     )
-    console.print(pending, markup=False, highlight=False)
+    print_line(console, pending)
     places = report.run.places
     for line in (f"source: {places.source}", f"plan: {report.digest}", f"staging: {places.staging}"):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_line(console, line)

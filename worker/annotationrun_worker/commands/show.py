@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from annotationrun_worker.commands.output import print_line
 from annotationrun_worker.dataset.layout import check_entries
 from annotationrun_worker.report.show import counts_table, row_counts, timeline, vqa_coverage
 
@@ -21,4 +22,5 @@ def show(
         console.print(counts_table(row_counts(dataset)))
         console.print(vqa_coverage(dataset), highlight=False)
     else:
-        console.print(timeline(dataset, episode), markup=False, highlight=False, soft_wrap=True)
+        for line in timeline(dataset, episode):
+            print_line(console, line)

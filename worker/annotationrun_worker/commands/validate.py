@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from annotationrun_api.exit_codes import ExitCode
-from annotationrun_worker.commands.output import print_problems
+from annotationrun_worker.commands.output import print_line, print_problems
 from annotationrun_worker.dataset.layout import check_entries
 from annotationrun_worker.validate.dataset import validate_dataset
 
@@ -23,6 +23,6 @@ def validate(
     errors = sum(problem.severity == "error" for problem in problems)
     warnings = len(problems) - errors
     verdict = "invalid" if errors else "valid"
-    console.print(f"{dataset}: {verdict}, {errors} errors, {warnings} warnings", markup=False, soft_wrap=True)
+    print_line(console, f"{dataset}: {verdict}, {errors} errors, {warnings} warnings")
     if errors:
         raise typer.Exit(ExitCode.DATASET)

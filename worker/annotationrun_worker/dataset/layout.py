@@ -129,24 +129,28 @@ def check_entry(path: Path, within: Iterable[Path]) -> None:
     """See that ``path`` is a file or folder that lies in one of the folders ``within``, links followed.
 
     Raises:
-        DatasetError: it does not, it is something else, or a link in a circle.
+        DatasetError: it does not, it is something else, a link in a circle, or has line ends in its name.
     """
+    if len(path.name.splitlines()) > 1 or any(ord(char) < ord(" ") for char in path.name):
+        raise DatasetError(f"{str(path)!r} has line ends or control characters in its name; rename it")
     try:
         real = path.resolve(strict=True) if path.is_symlink() else path
         mode = real.lstat().st_mode
     except (OSError, RuntimeError) as error:  # a circle of links is the latter
         raise DatasetError(
-            f"{path} is no file, or a link that leads nowhere; is the download complete?"
+            f"{str(path)!r} is no file, or a link that leads nowhere; is the download complete?"
         ) from error
     if path.is_symlink() and not any(real.is_relative_to(folder) for folder in within):
         raise DatasetError(
-            f"{path} is a link out of the dataset, to {real}; what it leads to would be published with the "
-            "dataset: put the file or folder itself there, or bind-mount it, or remove the link"
+            f"{str(path)!r} is a link out of the dataset, to {str(real)!r}; what it leads to would be published "
+            "with the dataset: put the file or folder itself there, or bind-mount it, or remove the link"
         )
     if path.is_symlink() and path.parent.resolve().is_relative_to(real):
-        raise DatasetError(f"{path} links to a folder that it lies in; remove the link")
+        raise DatasetError(f"{str(path)!r} links to a folder that it lies in; remove the link")
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise DatasetError(f"{path} is neither a file nor a folder (a pipe, a socket, a device); remove it")
+        raise DatasetError(
+            f"{str(path)!r} is neither a file nor a folder (a pipe, a socket, a device); remove it"
+        )
 
 
 def _raise(error: OSError) -> None:

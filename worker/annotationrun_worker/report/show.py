@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rich.table import Table
+from rich.text import Text
 
 from annotationrun_worker.dataset.episodes import EpisodeReader, EpisodeSummary, as_ranges, list_episodes
 from annotationrun_worker.dataset.layout import data_files
@@ -16,6 +17,7 @@ from annotationrun_worker.merge.columns import LANGUAGE_COLUMNS, EpisodeLanguage
 from annotationrun_worker.merge.existing import AnnotatedEpisode, read_annotated
 from annotationrun_worker.merge.journal import has_journal
 from annotationrun_worker.merge.replacement import all_rows
+from annotationrun_worker.plain_text import plain_line
 
 SPEECH: Final = "speech"
 """How the rows without style are called."""
@@ -65,7 +67,7 @@ def counts_table(counts: RowCounts) -> Table:
     table.add_column("episode", footer="all", justify="right")
     for style in [*styles, "total"]:
         total = sum(_count(by_style, style) for by_style in counts.values())
-        table.add_column(style, footer=str(total), justify="right", no_wrap=True)
+        table.add_column(Text(plain_line(style)), footer=str(total), justify="right", no_wrap=True)
     for index, by_style in counts.items():
         table.add_row(str(index), *(str(_count(by_style, style)) for style in [*styles, "total"]))
     return table
@@ -92,8 +94,8 @@ def _count(by_style: Mapping[str, int], style: str) -> int:
     return sum(by_style.values()) if style == "total" else by_style.get(style, 0)
 
 
-def timeline(root: Path, episode: int) -> str:
-    """All language rows of one episode as text, a line each, in order of time.
+def timeline(root: Path, episode: int) -> list[str]:
+    """All language rows of one episode as text, a line each, in order of time; their words as they are.
 
     Raises:
         DatasetError: no such episode, the dataset is not annotated, or it can't be read.
@@ -107,7 +109,7 @@ def timeline(root: Path, episode: int) -> str:
         f"episode {episode}: {summary.task!r}, {len(times)} frames, {times[0]:.2f} s to {times[-1]:.2f} s, "
         f"{sum(1 for _ in all_rows(found.language))} rows"
     )
-    return "\n".join([head, *_lines(found)])
+    return [head, *_lines(found)]
 
 
 def _read_annotated_info(root: Path) -> Mapping[str, Any]:

@@ -100,7 +100,7 @@ async def make_plan(run: LocalRun, dataset: OpenDataset) -> StagedPlan:
         episodes=[(episode.index, episode.length) for episode in dataset.longest_first],
     )
     store = open_staging(run)
-    findings = await check_source(run, dataset, store)
+    findings = await check_source(run, dataset, store, plan.source_identity)
     if not dataset.files.commit or await read_plan(store, digest_json(plan.to_value())) is None:
         check_rows(run, dataset)
     digest = await stage_plan(store, plan.to_value())

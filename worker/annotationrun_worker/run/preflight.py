@@ -24,7 +24,7 @@ from annotationrun_worker.run.annotate import allowed_failures
 from annotationrun_worker.run.foreseen_episode import cameras_looked_at
 from annotationrun_worker.run.hub_source import check_room_for_merge
 from annotationrun_worker.run.opening import LocalRun, OpenDataset
-from annotationrun_worker.staging.digests import digest_json
+from annotationrun_worker.staging.digests import Digest, digest_json
 from annotationrun_worker.staging.plans import StagedSurvey, read_survey, stage_survey
 from annotationrun_worker.staging.store import StagingStore
 
@@ -66,10 +66,13 @@ _MADE_ANEW: Final = frozenset({*REPLACED_COLUMNS, *LANGUAGE_COLUMNS})
 NO_FINDINGS: Final = SourceFindings()
 
 
-async def check_source(run: LocalRun, dataset: OpenDataset, store: StagingStore) -> SourceFindings:
+async def check_source(
+    run: LocalRun, dataset: OpenDataset, store: StagingStore, identity: Digest
+) -> SourceFindings:
     """See that the chosen episodes can be annotated, as far as it shows without decoding.
 
-    What was found of a source on the Hub is staged: another plan for the same commit fetches nothing again.
+    What was found of a source on the Hub is staged under its ``identity``, which our own commits leave as it
+    is: another plan for the same source fetches no data file again.
 
     Raises:
         DatasetError: see ``survey_source``; or more episodes can't be annotated than may fail.
@@ -79,7 +82,7 @@ async def check_source(run: LocalRun, dataset: OpenDataset, store: StagingStore)
     """
     cameras = cameras_looked_at(run.spec, dataset.features)
     chosen = [int(episode.index) for episode in dataset.chosen]
-    key = digest_json({"commit": dataset.files.commit, "cameras": sorted(cameras), "episodes": chosen})
+    key = digest_json({"source": identity, "cameras": sorted(cameras), "episodes": chosen})
     survey = await read_survey(store, key) if dataset.files.commit else None
     if survey is None:
         found = survey_source(

@@ -46,7 +46,7 @@ def test_the_table_has_a_line_an_episode_and_totals(annotated: Path) -> None:
 
 
 def test_a_timeline_tells_the_episode_in_order_of_time(annotated: Path) -> None:
-    head, *lines = timeline(annotated, 0).splitlines()
+    head, *lines = timeline(annotated, 0)
     task = "Pick up the red cube and place it in the blue bin"
     assert head == f"episode 0: {task!r}, 120 frames, 0.00 s to 3.97 s, 29 rows"
     times = [float(line.split(" s ")[0]) for line in lines]

@@ -199,9 +199,10 @@ def test_any_retry_token_is_one_path_segment(location, token):
     async def check():
         store = open_store(location)
         cause = "no such file: \udcff" + "x" * 5000
-        assert [await record_failure(store, KEY, token, cause) for _ in range(3)] == [1, 2, 3]
+        recorded = [await record_failure(store, KEY, token, cause) for _ in range(3)]
         assert {path.count("/") for path in await listed(store, f"failures/{KEY}")} == {3}
         attempts = await read_failures(store, KEY, token)
+        assert attempts == recorded
         assert [attempt.attempt for attempt in attempts] == [1, 2, 3]
         assert attempts[0].cause.startswith("no such file: \\udcffxxx")
         assert len(attempts[0].cause) <= 2000

@@ -315,7 +315,7 @@ def test_what_lerobot_reads_is_annotated_with_a_warning(
     assert warning is None or f"warning: {warning}" in done.stdout
     episodes = read_frames(bench.output)
     assert [any(episodes[index].events) for index in range(3)] == [True] * 3
-    told = [timeline(bench.output, index).split(":")[0] for index in range(3)]
+    told = [timeline(bench.output, index)[0].split(":")[0] for index in range(3)]
     assert told == ["episode 0", "episode 1", "episode 2"]
     assert not (bench.output / "meta/lerobot_annotations.json").exists()
     asked = {
