@@ -142,8 +142,8 @@ def check_entry(path: Path, within: Iterable[Path]) -> None:
         ) from error
     if path.is_symlink() and not any(real.is_relative_to(folder) for folder in within):
         raise DatasetError(
-            f"{str(path)!r} is a link out of the dataset, to {str(real)!r}; what it leads to would be published "
-            "with the dataset: put the file or folder itself there, or bind-mount it, or remove the link"
+            f"{str(path)!r} is a link out of the dataset, to {str(real)!r}; what it leads to would be "
+            "published: put the file or folder itself there, or bind-mount it, or remove the link"
         )
     if path.is_symlink() and path.parent.resolve().is_relative_to(real):
         raise DatasetError(f"{str(path)!r} links to a folder that it lies in; remove the link")
