@@ -203,3 +203,8 @@ class ModelSpec(SpecModel):
     ) = Field(
         default=None, description="reasoningEffort: reasoning_effort of each request. Default null: not sent."
     )
+
+    @property
+    def is_fetched(self) -> bool:
+        """Whether servers of ours fetch the model from the Hub; what others serve, nobody knows here."""
+        return self.serving.mode == "Sidecar" and is_hub_model(self.id)

@@ -12,6 +12,7 @@ from annotationrun_worker.commands.options import (
     CacheOption,
     LimitOption,
     Manifest,
+    ModelRevisionOption,
     ResultOption,
     RevisionOption,
     RunOptions,
@@ -32,6 +33,15 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
     result: ResultOption = None,
     revision: RevisionOption = None,
+    model_revision: ModelRevisionOption = None,
+    require_model_commit: Annotated[
+        bool,
+        typer.Option(
+            "--require-model-commit",
+            help="Fail where the Hub does not tell which commit spec.model.revision is; without, that is a "
+            "warning.",
+        ),
+    ] = False,
     cache: CacheOption = None,
 ) -> None:
     """Tell what a run would do, before anything is spent.
@@ -41,7 +51,10 @@ def plan(
     Finds whatever would stop the run before its first question: a broken dataset, an output that can't be
     written. Nothing is asked or decoded; the plan is staged.
     """
-    options = RunOptions(manifest, None, tuple(volume or ()), staging, limit, revision=revision, cache=cache)
+    options = RunOptions(
+        manifest, None, tuple(volume or ()), staging, limit, revision=revision, model_revision=model_revision,
+        requires_model_commit=require_model_commit, cache=cache,
+    )  # fmt: skip
     report = plan_run(options.load(asks=False))
     for warning in report.warnings:
         typer.echo(f"annotationrun: warning: {warning}", err=True)
@@ -64,12 +77,18 @@ def _value(report: PlanReport) -> dict[str, object]:
     return {
         "plan": report.digest,
         "source": str(report.run.places.source),
+        "model": _model(report),
         "episodes": len(report.plan.episodes),
         "frames": _frames(report),
         "modules": {name: asdict(estimate) for name, estimate in report.estimates.items()},
         "total": asdict(_total(report)),
         "warnings": list(report.warnings),
     }
+
+
+def _model(report: PlanReport) -> dict[str, str]:
+    model = report.run.spec.model
+    return {"id": model.id, "revision": model.revision, "commit": report.run.model_revision.commit}
 
 
 def _print(console: Console, report: PlanReport) -> None:
@@ -85,5 +104,10 @@ def _print(console: Console, report: PlanReport) -> None:
         table.add_row(name, *(f"{count:,}" for count in counts))
     console.print(table)
     places = report.run.places
+    model = _model(report)
+    commit = f", commit {model['commit']}" if model["commit"] else ""
+    console.print(
+        f"model: {model['id']} at {model['revision']}{commit}", markup=False, highlight=False, soft_wrap=True
+    )
     for line in (f"source: {places.source}", f"plan: {report.digest}", f"staging: {places.staging}"):
         console.print(line, markup=False, highlight=False, soft_wrap=True)

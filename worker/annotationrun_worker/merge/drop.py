@@ -135,4 +135,5 @@ def _record(plan: DropPlan, identity: str) -> MergeRecord:
         old.failed_episodes if old and kept else (),
         {episode: keys for episode, keys in results.items() if keys},
         {name: count for name, count in labelled.items() if name not in plan.modules},
+        {name: models for name, models in (old.models if old else {}).items() if name not in plan.modules},
     )

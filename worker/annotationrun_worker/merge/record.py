@@ -6,7 +6,7 @@ It holds no time and no name of a run, so that equal input gives equal bytes. Le
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +20,17 @@ FORMAT_VERSION: Final = 4
 
 FileMark = str | int
 """Stands for the content of a file: its SHA-256 in hex digits, or its size in bytes (videos, images)."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class RecordedModel:
+    """A model that rows came from."""
+
+    id: str
+    revision: str
+    """As the manifest named it."""
+    commit: str = ""
+    """SHA-1 that the revision was; empty: it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +48,8 @@ class MergeRecord:
     """The key of each result that rows of it came from, by episode and module; of earlier merges too."""
     labelled_episodes: Mapping[ModuleName, int] = field(default_factory=dict)
     """How many episodes have rows of each module, whoever made them."""
+    models: Mapping[ModuleName, Sequence[RecordedModel]] = field(default_factory=dict)
+    """The models that the rows of ``results`` came from, by module; of earlier merges too."""
     source_identity: str | None = None
     """Of a dataset that is changed in place: the ``SourceTree.identity`` that it had before, so that our own
     writing is no new source. ``None``: a merge made the folder, and may replace it."""
@@ -50,10 +63,15 @@ class MergeRecord:
             "failedEpisodes": list(self.failed_episodes),
             "results": {str(episode): dict(keys) for episode, keys in self.results.items()},
             "labelledEpisodes": dict(self.labelled_episodes),
+            **({"models": _values_of(self.models)} if self.models else {}),  # earlier records have none
             "sourceIdentity": self.source_identity,
             "files": dict(self.files),
         }
         return (json.dumps(value, indent=4, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def _values_of(models: Mapping[ModuleName, Sequence[RecordedModel]]) -> dict[str, list[dict[str, str]]]:
+    return {module: [asdict(model) for model in found] for module, found in models.items()}
 
 
 def read_record(root: Path) -> MergeRecord | None:
@@ -77,6 +95,10 @@ def read_record(root: Path) -> MergeRecord | None:
             tuple(value["failedEpisodes"]),
             {int(episode): keys for episode, keys in value["results"].items()},
             value["labelledEpisodes"],
+            {
+                module: tuple(RecordedModel(**model) for model in models)
+                for module, models in value.get("models", {}).items()
+            },
             value["sourceIdentity"],
         )
         if record.to_bytes() != path.read_bytes():

@@ -8,6 +8,7 @@ from typing import Final
 from annotationrun_api.run_usage import RunUsage
 from annotationrun_worker.fault_points import FaultPoint, reached
 from annotationrun_worker.merge.folder import MergePlan, MergeResult, merge_to_folder
+from annotationrun_worker.merge.record import RecordedModel
 from annotationrun_worker.rows import StagedRow
 from annotationrun_worker.run.annotate import AnnotateStep, results_of
 from annotationrun_worker.run.hub_source import fetch_all
@@ -83,6 +84,7 @@ def _merge_plan(run: LocalRun, source: Path, output: Path, plan: RunPlan, step: 
         settings_digests={
             module.name: digest_json(module.settings) for module in step.annotator.modules.published
         },
+        model=RecordedModel(run.spec.model.id, run.spec.model.revision, run.model_revision.commit),
         failed_episodes=step.report.failed_episodes,
         overwrite=run.spec.output.overwrite,
     )
