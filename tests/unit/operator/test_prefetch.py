@@ -234,3 +234,21 @@ def test_a_model_that_others_serve_from_now_on_is_planned_anew():
     world.settle()
     assert world.live == [Step.PLAN]
     assert world.status.plan.model_commit == ""
+
+
+def test_a_plan_after_a_push_by_others_fetches_the_model_that_it_found():
+    world = a_world()
+    world.settle()
+    world.end_plan(model_commit="ab" * 20)
+    world.settle()
+    world.end_prefetch("ab" * 20)
+    world.go_to(Step.MERGE)
+    world.end(Step.MERGE, ExitCode.OUTPUT_MOVED, "somebody pushed")
+    world.settle()
+    assert world.live == [Step.PLAN]
+    world.end_plan(plan="fe" * 32, model_commit="cd" * 20)
+    world.settle()
+    assert world.live == [Step.PREFETCH]
+    world.end_prefetch("cd" * 20)
+    world.settle()
+    assert f"--revision={'cd' * 20}" in server_of_last(world)["args"]
