@@ -49,6 +49,30 @@ def commit_named(
     return info.sha
 
 
+def model_commit(
+    model_id: str, revision: str, token: str | None, *, patience_seconds: float | None = None
+) -> str:
+    """The SHA of the commit that ``revision`` of a model names now.
+
+    Args:
+        model_id: its repository.
+        revision: to look up.
+        token: that may read it; ``None``: asked as anybody.
+        patience_seconds: with a Hub that does not answer, in one try; ``None``: as for all requests.
+
+    Raises:
+        HubAccessError, HubUnavailableError: see ``commit_named``.
+    """
+    return commit_named(
+        HfApi(token=token or False),  # False: huggingface_hub would else take any token that it finds
+        "model",
+        model_id,
+        revision,
+        attempts=ATTEMPTS if patience_seconds is None else 1,
+        timeout_seconds=patience_seconds,
+    )
+
+
 def is_offline() -> bool:
     """Whether the environment variable HF_HUB_OFFLINE forbids to ask the Hub."""
     return constants.is_offline_mode()

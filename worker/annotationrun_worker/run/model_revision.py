@@ -68,18 +68,13 @@ def find_model_revision(
 
 
 def _asked(model: ModelSpec, environment: Mapping[str, str], *, is_required: bool) -> str:
-    from huggingface_hub import HfApi
-
     from annotationrun_worker.hub.login import login_token
-    from annotationrun_worker.hub.revisions import commit_named
+    from annotationrun_worker.hub.revisions import model_commit
 
     variables = (MODEL_TOKEN_VARIABLE, HUB_TOKEN_VARIABLE)
     token = next(filter(None, (token_in(environment, variable) for variable in variables)), None)
-    # False: huggingface_hub would else take any token that it finds on the machine.
-    api = HfApi(token=token or login_token() or False)
-    if is_required:
-        return commit_named(api, "model", model.id, model.revision)
-    return commit_named(api, "model", model.id, model.revision, attempts=1, timeout_seconds=PATIENCE_SECONDS)
+    patience_seconds = None if is_required else PATIENCE_SECONDS
+    return model_commit(model.id, model.revision, token or login_token(), patience_seconds=patience_seconds)
 
 
 def _not_looked_up(model: ModelSpec, known: str | None, error: Exception) -> ModelRevision:
