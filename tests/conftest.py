@@ -17,6 +17,8 @@ NEEDS = {
 }
 """What not every machine has; the marks `needs_s3` and `needs_root` name it."""
 PRINTED = "printed"
+NO_HUB = "http://127.0.0.1:9"
+"""Where nobody listens: who names no Hub of the tests is refused at once, and asks none on the network."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -86,6 +88,7 @@ def clean_environment() -> None:
         name for name in os.environ if name.startswith(("OPENAI_", "HF_")) or name.lower().endswith("_proxy")
     ]:
         del os.environ[name]
+    os.environ["HF_ENDPOINT"] = NO_HUB
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,7 @@ _CLASSES: Final = {
     "spec.workers": EditClass.NEXT_JOB,
     "spec.queueName": EditClass.NEXT_JOB,
     "spec.model.serving": EditClass.NEXT_JOB,
+    "spec.model.serving.mode": EditClass.PLAN,
     "spec.source.follow": EditClass.AT_ONCE,
     "spec.source.tokenSecretRef": EditClass.NEXT_JOB,
     "spec.source.cacheBytes": EditClass.NEXT_JOB,

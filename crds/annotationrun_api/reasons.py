@@ -68,6 +68,12 @@ class Reason(StrEnum):
         "SourceChanged",
         "The source has changed (spec.source.follow): what is new in it is annotated and published.",
     )
+    MODEL_CHANGED = (
+        "ModelChanged",
+        "spec.model.revision is another commit of the model than at the last plan (spec.source.follow): all"
+        " episodes are asked again.",
+        "Nothing; to stay with a commit of the model, name it as spec.model.revision.",
+    )
     LOOK_FAILED = (
         "LookFailed",
         "The source could not be looked at for changes (spec.source.follow); the run stays as it is.",

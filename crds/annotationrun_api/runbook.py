@@ -140,6 +140,7 @@ REASON_GROUPS: Final = (
             Reason.SPEC_CHANGED,
             Reason.RETRY_REQUESTED,
             Reason.SOURCE_CHANGED,
+            Reason.MODEL_CHANGED,
             Reason.LOOK_FAILED,
             Reason.PROGRESS_UNAVAILABLE,
         ),

@@ -116,8 +116,8 @@ class ServingSpec(SpecModel):
     )
     token_secret_ref: SecretKeyRef | None = Field(
         default=None,
-        description="tokenSecretRef: Hub token to download the model with, for mode Sidecar. Default null:"
-        " anonymous.",
+        description="tokenSecretRef: Hub token to look the model up and to download it with, for mode"
+        " Sidecar. Default null: anonymous.",
     )
     local_media: bool = Field(
         default=False,
@@ -147,7 +147,9 @@ class ModelSpec(SpecModel):
         str, Field(max_length=512, pattern=r"^\S+$"), Expect("the model's name, such as Qwen/Qwen3.6-27B")
     ] = Field(description="id: the model's name on the Hub and at the server. Required.")
     revision: Revision = Field(
-        default="main", description="revision: branch, tag or commit of the model's repository. Default main."
+        default="main",
+        description="revision: branch, tag or commit of the model's repository; each plan looks up which"
+        " commit it is, where sidecars serve a model of the Hub. Default main.",
     )
     serving: ServingSpec = Field(
         default_factory=ServingSpec, description="serving: who serves the model. Default {mode: Sidecar}."
@@ -203,3 +205,8 @@ class ModelSpec(SpecModel):
     ) = Field(
         default=None, description="reasoningEffort: reasoning_effort of each request. Default null: not sent."
     )
+
+    @property
+    def is_fetched(self) -> bool:
+        """Whether servers of ours fetch the model from the Hub; what others serve, nobody knows here."""
+        return self.serving.mode == "Sidecar" and is_hub_model(self.id)

@@ -124,6 +124,11 @@ class PlanStatus(StepStatus):
         description="sourceCommit: commit of the source that the plan is of; our own, once a run in place has"
         ' published. Default "": a folder, or no plan.',
     )
+    model_commit: Text64 = Field(
+        default="",
+        description="modelCommit: commit that spec.model.revision was when the plan was made; its results are"
+        ' of this one. Default "": of a model that no sidecar fetches from the Hub, or no plan.',
+    )
     pending: Count = Field(
         default=0, description="pending: episodes without all results when it was made. Default 0."
     )

@@ -28,6 +28,8 @@ HUB_TOKEN_VARIABLE = "HF_TOKEN"  # noqa: S105  (a name)
 """Environment variable of whoever talks to the Hub: the token, as its client reads it. The merge's writes."""
 SOURCE_TOKEN_VARIABLE = "ANNOTATIONRUN_SOURCE_TOKEN"  # noqa: S105
 """Environment variable of the merge step: the token to read the source with, where it is another one."""
+MODEL_TOKEN_VARIABLE = "ANNOTATIONRUN_MODEL_TOKEN"  # noqa: S105
+"""Environment variable of the plan step: the token to look the model up with; unset: as for the source."""
 MANIFEST_ANNOTATION = f"{GROUP}/manifest"
 """Annotation of a step's pod: the manifest as JSON, which the pod has as a file (downward API)."""
 
@@ -47,6 +49,8 @@ class PlanResult(StatusModel):
     pending: Count
     """Those that may lack a result; 0: nothing is to be asked."""
     source_commit: Text64 = ""
+    model_commit: Text64 = ""
+    """That ``spec.model.revision`` was resolved to; empty: it stands for itself."""
 
 
 class PrefetchResult(StatusModel):

@@ -179,12 +179,18 @@ def _begin_anew(run: RunPass) -> Decision | None:
 
 
 def _take_change(run: RunPass, changed: PlanResult) -> Decision:
-    """The source is another now: its plan is carried out, within a deadline of its own."""
+    """The source, or the model, is another now: its plan is carried out, within a deadline of its own."""
     draft = run.draft
-    message = with_remedy(Reason.SOURCE_CHANGED, changed.source_commit)
-    draft.announcements.append(Announcement("Normal", Reason.SOURCE_CHANGED, message))
+    reason, said = Reason.SOURCE_CHANGED, changed.source_commit
+    before = draft.status.plan.model_commit
+    if before != changed.model_commit:
+        reason, said = (
+            Reason.MODEL_CHANGED,
+            f"It was {before or 'not known'}, it is {changed.model_commit or 'not known'}",
+        )
+    draft.announcements.append(Announcement("Normal", reason, with_remedy(reason, said)))
     _reopen(run)
-    _forget_steps(draft, draft.status.plan, Reason.SOURCE_CHANGED)
+    _forget_steps(draft, draft.status.plan, reason)
     draft.set(activity=Activity())
     return go_on_with(run, changed)
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from annotationrun_api.labels import REQUESTED_AT_ANNOTATION
 from annotationrun_api.spec import AnnotationRun, RunSpec
-from annotationrun_api.spec_model import is_hub_model
 
 _HELD = {"suspend", "ttlSecondsAfterFinished"}
 """Fields that change nothing of what a run does, only when."""
@@ -51,7 +50,8 @@ def read_inputs(manifest: AnnotationRun, annotations: Mapping[str, str]) -> Inpu
     output, policy = spec["output"], spec["failurePolicy"]
     planned = {name: spec[name] for name in _PLANNED}
     planned["source"] = _without(spec["source"], "tokenSecretRef", "cacheBytes")
-    planned["model"] = _without(spec["model"], "serving")
+    # not where it is served, but whether the revision is looked up
+    planned["model"] = _without(spec["model"], "serving") | {"mode": manifest.spec.model.serving.mode}
     planned["frames"] = _without(spec["frames"], "cacheBytes")
     planned["staging"] = _without(spec["staging"], "credentialsSecretRef")
     asked = {
@@ -66,15 +66,19 @@ def read_inputs(manifest: AnnotationRun, annotations: Mapping[str, str]) -> Inpu
     )
 
 
-def fetched_from(spec: RunSpec) -> list[str] | None:
+def fetched_from(spec: RunSpec, model_commit: str) -> list[str] | None:
     """What a prefetch Job is made from; None where the model needs none.
 
     That is where others serve it, where no claim keeps it, and where its name is that of a folder.
+
+    Args:
+        spec: of the run.
+        model_commit: of the model, as it was planned; empty: the revision stands for itself.
     """
     serving, model = spec.model.serving, spec.model
-    if serving.mode != "Sidecar" or serving.cache is None or not is_hub_model(model.id):
+    if serving.cache is None or not model.is_fetched:
         return None
-    return [model.id, model.revision, serving.cache.claim_name, serving.cache.sub_path or ""]
+    return [model.id, model_commit or model.revision, serving.cache.claim_name, serving.cache.sub_path or ""]
 
 
 def _without(value: Mapping[str, Any], *names: str) -> dict[str, Any]:

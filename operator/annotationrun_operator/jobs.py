@@ -57,8 +57,10 @@ class JobPlan:
     """Of the annotate step."""
     source_commit: str = ""
     """Of a source on the Hub, as it was planned; empty: a folder, or not planned yet."""
-    model_commit: str = ""
+    cached_commit: str = ""
     """Of the model's files that the cache holds, for the annotate step; empty: servers download them."""
+    model_commit: str = ""
+    """Of the model, as it was planned; empty: its revision stands for itself, or it is not planned yet."""
 
 
 def job_name(run: RunView, step: Step, plan_digest: str, attempt: int) -> str:
@@ -96,6 +98,7 @@ def make_job(run: RunView, manifest: AnnotationRun, plan: JobPlan, settings: Job
                 _retry_token(run, manifest),
                 account=run.uid,
                 source_commit=plan.source_commit,
+                cached_commit=plan.cached_commit,
                 model_commit=plan.model_commit,
             ),
             manifest,

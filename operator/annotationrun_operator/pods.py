@@ -18,6 +18,7 @@ from annotationrun_api.step_results import (
     API_KEY_VARIABLE,
     HUB_TOKEN_VARIABLE,
     MANIFEST_ANNOTATION,
+    MODEL_TOKEN_VARIABLE,
     PROGRESS_PORT,
     SOURCE_TOKEN_VARIABLE,
 )
@@ -71,8 +72,10 @@ class PodPlan:
     """The run's UID: under it all its workers count what they use."""
     source_commit: str = ""
     """Of a source on the Hub, as it was planned; empty: a folder, or not planned yet."""
-    model_commit: str = ""
+    cached_commit: str = ""
     """Of the model's files that the cache holds; empty: the server downloads them itself."""
+    model_commit: str = ""
+    """Of the model, as it was planned; empty: its revision stands for itself, or it is not planned yet."""
 
 
 def pod_template(
@@ -101,7 +104,7 @@ def pod_template(
             "enableServiceLinks": False,
             "securityContext": POD_SECURITY,
             **(
-                {"initContainers": [sidecar(manifest.spec, settings, plan.model_commit)]}
+                {"initContainers": [sidecar(manifest.spec, settings, plan.cached_commit, plan.model_commit)]}
                 if has_sidecar(step, manifest.spec)
                 else {}
             ),
@@ -185,7 +188,8 @@ def _secrets(step: Step, spec: RunSpec) -> list[dict[str, Any]]:
         case Step.PREFETCH:
             return from_secret(HUB_TOKEN_VARIABLE, serving.token_secret_ref)
         case Step.PLAN:
-            return from_secret(HUB_TOKEN_VARIABLE, source)
+            looked_up = serving.token_secret_ref if spec.model.is_fetched else None
+            return [*from_secret(HUB_TOKEN_VARIABLE, source), *from_secret(MODEL_TOKEN_VARIABLE, looked_up)]
         case Step.ANNOTATE:
             key = from_secret(API_KEY_VARIABLE, serving.api_key_secret_ref)
             return [*key, *from_secret(HUB_TOKEN_VARIABLE, source)]
@@ -200,6 +204,7 @@ def _secrets(step: Step, spec: RunSpec) -> list[dict[str, Any]]:
 def _arguments(plan: PodPlan, spec: RunSpec) -> list[str]:
     step = plan.step
     words = [step.value, "--file", MANIFEST_FILE]
+    words += _model_words(plan, spec)
     if step is Step.PREFETCH:
         return [*words, "--folder", MODELS_FOLDER, "--result", _TERMINATION_LOG]
     for claim in claims_of(spec):
@@ -223,6 +228,15 @@ def _arguments(plan: PodPlan, spec: RunSpec) -> list[str]:
         words += ["--endpoint", f"http://127.0.0.1:{SERVER_PORT}/v1"]
         words += ["--media-folder", MEDIA_FOLDER] if serving.local_media else []
     return words
+
+
+def _model_words(plan: PodPlan, spec: RunSpec) -> list[str]:
+    """The plan looks the model's revision up; steps after it are told, as they could find another commit."""
+    if plan.step is Step.PLAN:
+        return ["--require-model-commit"]
+    if plan.step is Step.PREFETCH and not plan.model_commit:
+        return []
+    return ["--model-revision", plan.model_commit or spec.model.revision]
 
 
 def _uses_hub(spec: RunSpec) -> bool:

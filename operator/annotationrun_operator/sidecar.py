@@ -26,14 +26,18 @@ _MEDIA_SIZE = "2Gi"
 """The worker keeps to less (``media_files.py``); a pod that wrote more would be evicted."""
 
 
-def sidecar(spec: RunSpec, settings: JobSettings, model_commit: str) -> dict[str, Any]:
+def sidecar(
+    spec: RunSpec, settings: JobSettings, cached_commit: str, model_commit: str = ""
+) -> dict[str, Any]:
     """The container.
 
     Args:
         spec: of the run.
         settings: of the installation.
-        model_commit: of the model's files that the cache holds; empty: the server downloads them itself.
+        cached_commit: of the model's files that the cache holds; empty: the server downloads them itself.
+        model_commit: of the model, as it was planned; empty: the revision stands for itself.
     """
+    revision = cached_commit or model_commit or spec.model.revision
     serving = spec.model.serving
     gpus = {serving.gpu_resource: str(serving.gpus)} if serving.gpus else {}
     given = (*settings.server_args, *serving.args)
@@ -41,8 +45,8 @@ def sidecar(spec: RunSpec, settings: JobSettings, model_commit: str) -> dict[str
         "name": SIDECAR_CONTAINER,
         "image": serving.image or settings.vllm_image,
         "restartPolicy": "Always",
-        "args": [spec.model.id, *_unless_given(_options(spec, settings, model_commit), given), *given],
-        "env": with_environment(_variables(serving, model_commit), settings),
+        "args": [spec.model.id, *_unless_given(_options(spec, settings, revision), given), *given],
+        "env": with_environment(_variables(serving, cached_commit), settings),
         "ports": [{"name": "vllm", "containerPort": SERVER_PORT}],
         "resources": resources(
             settings.sidecar, serving.resources.requests | gpus, serving.resources.limits | gpus
@@ -51,7 +55,7 @@ def sidecar(spec: RunSpec, settings: JobSettings, model_commit: str) -> dict[str
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
             TMP_MOUNT,
-            models_mount(serving, is_read_only=bool(model_commit)),
+            models_mount(serving, is_read_only=bool(cached_commit)),
             {"name": "shared-memory", "mountPath": "/dev/shm"},  # noqa: S108
             *([{**media_mount(), "readOnly": True}] if serving.local_media else []),
             *ca_mounts(settings),
@@ -91,11 +95,11 @@ def media_mount() -> dict[str, Any]:
     return {"name": "media", "mountPath": MEDIA_FOLDER}
 
 
-def _options(spec: RunSpec, settings: JobSettings, model_commit: str) -> list[str]:
+def _options(spec: RunSpec, settings: JobSettings, revision: str) -> list[str]:
     model, media = spec.model, PromptMedia.of(spec.modules)
     limits = json.dumps({"image": media.images, "video": media.videos}, separators=(",", ":"))
     return [
-        f"--revision={model_commit or model.revision}",
+        f"--revision={revision}",
         f"--served-model-name={model.id}",
         f"--max-model-len={model.context_tokens}",
         f"--limit-mm-per-prompt={limits}",
@@ -106,9 +110,9 @@ def _options(spec: RunSpec, settings: JobSettings, model_commit: str) -> list[st
     ]
 
 
-def _variables(serving: ServingSpec, model_commit: str) -> list[dict[str, Any]]:
+def _variables(serving: ServingSpec, cached_commit: str) -> list[dict[str, Any]]:
     home = [HOME, {"name": "HF_HOME", "value": MODELS_FOLDER}]
-    if not model_commit:
+    if not cached_commit:
         return [*home, *from_secret(HUB_TOKEN_VARIABLE, serving.token_secret_ref)]
     return [
         *home,

@@ -79,7 +79,7 @@ def take_step(run: RunPass) -> Decision:
 
 def _wanted_model(run: RunPass) -> str:
     """Digest of what a prefetch Job is made from; empty where none is needed."""
-    model = fetched_from(run.manifest.spec)
+    model = fetched_from(run.manifest.spec, run.draft.status.plan.model_commit)
     return digest_of(model) if model is not None else ""
 
 
@@ -160,7 +160,8 @@ def creation(run: RunPass, step: Step, pods: int) -> CreateJob:
         status.plan.digest,
         pods,
         source_commit=status.plan.source_commit,
-        model_commit=commit,
+        cached_commit=commit,
+        model_commit=status.plan.model_commit,
     )
     return CreateJob(make_job(draft.seen.run, run.manifest, plan, draft.settings))
 
@@ -283,12 +284,14 @@ def go_on_with(run: RunPass, plan: PlanResult) -> Decision:
         digest=plan.plan,
         pending=plan.pending,
         source_commit=plan.source_commit,
+        model_commit=plan.model_commit,
         ended_attempt=draft.status.plan.attempt,
         retries=0,
     )
     done = plan.episodes - min(plan.pending, plan.episodes)
     draft.set(episodes=EpisodeCounts(total=plan.episodes, done=done))
-    message = f"{plan.episodes} episodes, {plan.pending} of them to look at."
+    model = f" The model's commit is {plan.model_commit}." if plan.model_commit else ""
+    message = f"{plan.episodes} episodes, {plan.pending} of them to look at.{model}"
     draft.steps[ConditionType.PLANNED] = (True, Reason.SUCCEEDED, message)
     return take_step(run)
 

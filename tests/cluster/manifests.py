@@ -28,6 +28,10 @@ SPEC = {
 }
 
 
+NOT_LOOKED_UP = "0" * 40
+"""A commit: of the demo's model there is no repository on any Hub."""
+
+
 def manifest_of(name: str, images: Images, latency_seconds: float = 0.0, **spec: Any) -> dict[str, Any]:
     """A run with the demo's model server as sidecar."""
     serving = {
@@ -37,7 +41,7 @@ def manifest_of(name: str, images: Images, latency_seconds: float = 0.0, **spec:
         "sharedMemory": "64Mi",
         "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}},
     }
-    model = {"id": "demo-vlm", "serving": serving}
+    model = {"id": "demo-vlm", "revision": NOT_LOOKED_UP, "serving": serving}
     return {
         "apiVersion": "annotationrun.dev/v1alpha1",
         "kind": "AnnotationRun",

@@ -178,7 +178,7 @@ def test_faults_of_a_publish_leave_the_same_repository_and_one_commit(hub, publi
 def test_a_model_is_fetched_once_into_its_claim_and_servers_read_it_offline(hub, images):
     hub.space.make_volume("models")
     manifest = to_hub(manifest_of("cached", images), "me/cached")
-    manifest["spec"]["model"] |= {"id": MODEL, "coordinateScale": "Pixels"}
+    manifest["spec"]["model"] |= {"id": MODEL, "revision": "main", "coordinateScale": "Pixels"}
     manifest["spec"]["model"]["serving"] |= {"cache": {"claimName": "models"}}
     manifest["spec"]["source"] |= {"episodes": "0,1"}
     hub.space.apply(manifest)
@@ -200,6 +200,9 @@ def test_a_model_is_fetched_once_into_its_claim_and_servers_read_it_offline(hub,
         assert mount["readOnly"]
         assert {"name": "HF_HUB_OFFLINE", "value": "1"} in server["env"]
         assert f"--revision={run['status']['prefetch']['commit']}" in server["args"]
+    assert run["status"]["plan"]["modelCommit"] == run["status"]["prefetch"]["commit"]
+    looked_up = [line["path"] for line in counters["log"] if line["path"].endswith(f"{MODEL}/revision/main")]
+    assert len(looked_up) == 1, "by the plan"
 
 
 def rule_of(name, kind, endpoint, settings):

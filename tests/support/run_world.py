@@ -182,9 +182,20 @@ class RunWorld:
         self.jobs[job.name] = replace(job, conditions=(condition,), succeeded=int(not code))
 
     def end_plan(
-        self, episodes: int = 6, pending: int = 6, plan: str = PLAN, source_commit: str = ""
+        self,
+        episodes: int = 6,
+        pending: int = 6,
+        plan: str = PLAN,
+        source_commit: str = "",
+        model_commit: str = "",
     ) -> None:
-        told = PlanResult(plan=plan, episodes=episodes, pending=pending, source_commit=source_commit)
+        told = PlanResult(
+            plan=plan,
+            episodes=episodes,
+            pending=pending,
+            source_commit=source_commit,
+            model_commit=model_commit,
+        )
         self.end(Step.PLAN, 0, write_result(told))
 
     def end_prefetch(self, commit: str = COMMIT) -> None:

@@ -91,6 +91,27 @@ def test_a_look_that_finds_nothing_new_is_one_write_of_the_status_and_no_conditi
     assert steps_since(world, 3) == ["plan"] * 3
 
 
+def test_a_model_whose_branch_has_moved_is_asked_anew_and_that_is_said():
+    world = followed()
+    world.status = world.status.model_copy(
+        update={"plan": world.status.plan.model_copy(update={"model_commit": BEFORE})}
+    )
+    world.wait(INTERVAL)
+    world.settle()
+    world.end_plan(plan=OTHER_PLAN, source_commit=OURS, model_commit=NEW)
+    decision = world.step()
+    (told,) = [told for told in decision.announcements if told.reason is Reason.MODEL_CHANGED]
+    assert BEFORE in told.message
+    assert NEW in told.message
+    assert Reason.SOURCE_CHANGED not in {told.reason for told in decision.announcements}
+    assert world.condition(ConditionType.PUBLISHED) == ("False", "ModelChanged")
+    assert world.status.plan.model_commit == NEW
+    world.settle()
+    assert world.live == [Step.ANNOTATE]
+    arguments = world.created[-1]["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert arguments[arguments.index("--model-revision") + 1] == NEW
+
+
 def test_another_plan_is_carried_out_and_says_why():
     world = looking()
     before = len(world.created)

@@ -15,13 +15,21 @@ from annotationrun_operator.jobs import MAX_NAME_CHARACTERS, JobPlan, job_name, 
 
 
 def made(
-    step: Step, pods=1, labels=None, annotations=None, settings=SETTINGS, commit="", source_commit="", **spec
+    step: Step,
+    pods=1,
+    labels=None,
+    annotations=None,
+    settings=SETTINGS,
+    commit="",
+    source_commit="",
+    model_commit="",
+    **spec,
 ):
     """The Job of a step of a run whose spec has these fields too."""
     value = copy.deepcopy(MANIFEST)
     value["spec"].update(spec)
     world = RunWorld(manifest=value, labels=labels or {}, annotations=annotations or {})
-    plan = JobPlan(step, 1, "run-step-12345678", PLAN, pods, source_commit, commit)
+    plan = JobPlan(step, 1, "run-step-12345678", PLAN, pods, source_commit, commit, model_commit)
     return make_job(world.observe().run, parse_object(value, "run"), plan, settings)
 
 
@@ -215,6 +223,19 @@ def test_workers_read_the_commit_that_was_planned():
         assert option(made(step, source_commit="c" * 40), "--revision") == "c" * 40
         assert option(made(step), "--revision") is None
     assert option(made(Step.PLAN, source_commit="c" * 40), "--revision") is None
+
+
+def test_the_plan_looks_the_model_up_and_the_steps_after_it_keep_to_what_it_found():
+    model = {"id": "org/model", "revision": "v2", "serving": {"cache": {"claimName": "data"}}}
+    for step in (Step.PREFETCH, Step.ANNOTATE, Step.MERGE):
+        job = made(step, model_commit="c" * 40, model=model)
+        assert option(job, "--model-revision") == "c" * 40
+        assert "--require-model-commit" not in containers(job)["worker"]["args"]
+    for step in (Step.ANNOTATE, Step.MERGE):
+        assert option(made(step, model=model), "--model-revision") == "v2", "nor is this looked up again"
+    for job in (made(Step.PLAN, model=model), made(Step.PLAN, model_commit="c" * 40, model=model)):
+        assert option(job, "--model-revision") is None
+        assert "--require-model-commit" in containers(job)["worker"]["args"]
 
 
 def test_each_new_time_of_a_request_is_another_retry_token_for_those_that_ask():

@@ -176,3 +176,79 @@ def test_each_plan_looks_anew_whether_the_claim_holds_the_model():
     world.edit(retryToken="2")
     world.go_to(Step.ANNOTATE)
     assert created(world) == ["plan", "prefetch", "annotate", "merge", "plan", "prefetch", "annotate"]
+
+
+def test_what_was_planned_is_fetched_and_another_commit_is_fetched_after_the_next_plan():
+    world = a_world()
+    for commit, request in (("ab" * 20, "1"), ("cd" * 20, "2")):
+        world.edit(retryToken=request)
+        world.settle()
+        assert world.live == [Step.PLAN]
+        assert world.status.plan.model_commit == ""
+        world.end_plan(model_commit=commit)
+        world.settle()
+        assert world.status.plan.model_commit == commit
+        assert commit in world.message(ConditionType.PLANNED)
+        for step in (Step.PREFETCH, Step.ANNOTATE, Step.MERGE):
+            assert world.live == [step]
+            arguments = world.created[-1]["spec"]["template"]["spec"]["containers"][0]["args"]
+            assert arguments[arguments.index("--model-revision") + 1] == commit
+            if step is Step.ANNOTATE:
+                assert f"--revision={commit}" in server_of_last(world)["args"]
+            if step is Step.PREFETCH:
+                world.end_prefetch(commit)
+            elif step is Step.ANNOTATE:
+                world.end(step)
+            else:
+                world.end_merge()
+            world.settle()
+    assert created(world) == 2 * ["plan", "prefetch", "annotate", "merge"]
+
+
+def test_the_commit_that_was_planned_stays_until_the_next_plan():
+    """Though the annotate step has a second attempt, and its claim is another one."""
+    world = a_world()
+    world.settle()
+    world.end_plan(model_commit="ab" * 20)
+    world.go_to(Step.ANNOTATE)
+    world.claims["other"] = ClaimView("other", ("ReadWriteMany",), "Bound")
+    world.edit(model={"id": "org/model", "serving": {"cache": {"claimName": "other"}}})
+    world.end(Step.ANNOTATE)
+    world.settle()
+    world.end_merge("Missing", done=3)
+    world.settle()
+    assert world.live == [Step.PREFETCH]
+    arguments = world.created[-1]["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert arguments[arguments.index("--model-revision") + 1] == "ab" * 20
+
+
+def test_a_model_that_others_serve_from_now_on_is_planned_anew():
+    """What they serve nobody knows: the results are no longer those of a commit."""
+    world = a_world()
+    world.settle()
+    world.end_plan(model_commit="ab" * 20)
+    world.go_to(Step.ANNOTATE)
+    world.edit(
+        model={"id": "org/model", "serving": {"mode": "External", "endpoints": ["http://vlm:8000/v1"]}}
+    )
+    world.settle()
+    assert world.live == [Step.PLAN]
+    assert world.status.plan.model_commit == ""
+
+
+def test_a_plan_after_a_push_by_others_fetches_the_model_that_it_found():
+    world = a_world()
+    world.settle()
+    world.end_plan(model_commit="ab" * 20)
+    world.settle()
+    world.end_prefetch("ab" * 20)
+    world.go_to(Step.MERGE)
+    world.end(Step.MERGE, ExitCode.OUTPUT_MOVED, "somebody pushed")
+    world.settle()
+    assert world.live == [Step.PLAN]
+    world.end_plan(plan="fe" * 32, model_commit="cd" * 20)
+    world.settle()
+    assert world.live == [Step.PREFETCH]
+    world.end_prefetch("cd" * 20)
+    world.settle()
+    assert f"--revision={'cd' * 20}" in server_of_last(world)["args"]

@@ -95,6 +95,19 @@ def test_the_models_token_is_given_to_who_downloads_the_model_alone():
     assert token(containers(made(Step.ANNOTATE, model=cached, commit=COMMIT))["vllm"]) is None
 
 
+def test_the_plan_looks_the_model_up_with_its_token_beside_the_sources():
+    def plan(serving, **spec):
+        model = {**HUB_MODEL, "serving": {**serving, "tokenSecretRef": {"name": "gated", "key": "token"}}}
+        return containers(made(Step.PLAN, model=model, **spec))["worker"]
+
+    source = {"repoID": "org/in", "tokenSecretRef": READ}
+    assert token(plan(SERVING), "ANNOTATIONRUN_MODEL_TOKEN") == "gated"
+    found = plan(SERVING, source=source)
+    assert (token(found), token(found, "ANNOTATIONRUN_MODEL_TOKEN")) == ("read", "gated")
+    elsewhere = {"mode": "External", "endpoints": ["http://vlm:8000/v1"]}
+    assert token(plan(elsewhere), "ANNOTATIONRUN_MODEL_TOKEN") is None
+
+
 READ, WRITE = {"name": "read", "key": "token"}, {"name": "write", "key": "token"}
 
 
@@ -177,4 +190,7 @@ def test_a_model_that_was_not_fetched_is_downloaded_by_the_server():
         found = server(annotate(serving=serving))
         assert "HF_HUB_OFFLINE" not in environment(found)
         assert options(found, "--revision") == ["v2"]
+        planned = server(annotate(serving=serving, model_commit=COMMIT))
+        assert "HF_HUB_OFFLINE" not in environment(planned)
+        assert options(planned, "--revision") == [COMMIT]
         assert not any(mount.get("readOnly") for mount in found["volumeMounts"])

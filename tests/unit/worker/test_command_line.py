@@ -64,6 +64,7 @@ def test_the_commands_know_the_options_that_the_operator_gives_them(step):
         annotations=annotations,
         commit="c" * 40,
         source_commit="d" * 40,
+        model_commit="e" * 40,
         model={**CACHED_MODEL, "serving": serving},
     )
     command, *options = containers(job)["worker"]["args"]

@@ -13,6 +13,7 @@ from annotationrun_worker.commands.options import (
     EndpointOption,
     LimitOption,
     Manifest,
+    ModelRevisionOption,
     ReportOption,
     RetryTokenOption,
     RevisionOption,
@@ -73,6 +74,7 @@ def annotate(
         ),
     ] = None,
     revision: RevisionOption = None,
+    model_revision: ModelRevisionOption = None,
     cache: CacheOption = None,
 ) -> None:
     """Make the results that are missing; write nothing to the output.
@@ -82,7 +84,8 @@ def annotate(
     """
     options = RunOptions(
         manifest, endpoint, tuple(volume or ()), staging, limit, retry_token, start_timeout_seconds,
-        account=account, gpus=gpus, media_folder=media_folder, revision=revision, cache=cache,
+        account=account, gpus=gpus, media_folder=media_folder, revision=revision,
+        model_revision=model_revision, cache=cache,
     )  # fmt: skip
     local, digest = options.load(), None if plan is None else Digest(plan)
     if events:

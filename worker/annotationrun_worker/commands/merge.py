@@ -7,6 +7,7 @@ from annotationrun_worker.commands.options import (
     CacheOption,
     LimitOption,
     Manifest,
+    ModelRevisionOption,
     ReportOption,
     ResultOption,
     RetryTokenOption,
@@ -30,6 +31,7 @@ def merge(
     result: ResultOption = None,
     account: AccountOption = None,
     revision: RevisionOption = None,
+    model_revision: ModelRevisionOption = None,
     cache: CacheOption = None,
 ) -> None:
     """Write the annotated dataset from what is staged; nothing is asked.
@@ -38,7 +40,7 @@ def merge(
     """
     options = RunOptions(
         manifest, None, tuple(volume or ()), staging, limit, retry_token, account=account,
-        revision=revision, cache=cache,
+        revision=revision, model_revision=model_revision, cache=cache,
     )  # fmt: skip
     console = Console()
     local = options.load(asks=False, publishes=True)

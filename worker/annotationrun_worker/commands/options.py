@@ -9,10 +9,13 @@ from typing import Annotated
 import typer
 
 from annotationrun_api.manifest import load_manifest
+from annotationrun_api.spec import RunSpec
 from annotationrun_worker.run.api_key import read_api_key
 from annotationrun_worker.run.hub_source import hub_access, pinned
+from annotationrun_worker.run.model_revision import ModelRevision, find_model_revision
 from annotationrun_worker.run.opening import LocalRun
-from annotationrun_worker.run.places import Overrides, named_claims, resolve_places
+from annotationrun_worker.run.places import Overrides, Places, named_claims, resolve_places
+from annotationrun_worker.staging.store import open_store
 from annotationrun_worker.support import check_supported
 from annotationrun_worker.vlm.server_settings import NO_API_KEY
 
@@ -65,6 +68,14 @@ RevisionOption = Annotated[
         help="Commit of a source on the Hub, in the place of spec.source.revision: that which was planned.",
     ),
 ]
+ModelRevisionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model-revision",
+        help="Commit of the model, in the place of spec.model.revision: that which was planned. It is not "
+        "looked up on the Hub.",
+    ),
+]
 CacheOption = Annotated[
     Path | None,
     typer.Option(
@@ -98,6 +109,8 @@ class RunOptions:
     account: str | None = None
     gpus: int = 0
     revision: str | None = None
+    model_revision: str | None = None
+    requires_model_commit: bool = False
     cache: Path | None = None
 
     def arguments(self) -> list[str]:
@@ -109,6 +122,7 @@ class RunOptions:
             ("--limit", self.limit),
             ("--retry-token", self.retry_token),
             ("--revision", self.revision),
+            ("--model-revision", self.model_revision),
             ("--cache", self.cache),
             *(("--volume", volume) for volume in self.volumes),
         ):
@@ -116,7 +130,7 @@ class RunOptions:
         return words
 
     def load(self, *, asks: bool = True, publishes: bool = False) -> LocalRun:
-        """The run, its places found on this machine; a source on the Hub is pinned to a commit.
+        """The run, its places found on this machine; source and model on the Hub are pinned to commits.
 
         Args:
             asks: the command needs a model server.
@@ -125,6 +139,7 @@ class RunOptions:
         Raises:
             ManifestError, UnsupportedError, ConfigurationError: manifest or places are wrong.
             HubUnavailableError: the Hub does not answer.
+            StagingError, StorageError: what is staged of the model's revision can't be read.
             typer.BadParameter: an option is.
         """
         manifest = load_manifest(self.manifest)
@@ -145,9 +160,10 @@ class RunOptions:
         is_trial = self.limit is not None
         overrides = Overrides(self.endpoint, self.staging, volumes, self.revision, is_trial)
         access = hub_access(spec, os.environ, self.cache, publishes=publishes and not is_trial)
+        places = resolve_places(spec, overrides, asks=asks)
         return LocalRun(
             spec=spec,
-            places=pinned(resolve_places(spec, overrides, asks=asks), access),
+            places=pinned(places, access),
             name=manifest.metadata.name,
             limit=self.limit,
             api_key=read_api_key(spec, os.environ) if asks else NO_API_KEY,
@@ -156,7 +172,13 @@ class RunOptions:
             account=self.account,
             gpus=self.gpus,
             hub=access,
+            found_revision=self._model_revision(spec, places),
         )
+
+    def _model_revision(self, spec: RunSpec, places: Places) -> ModelRevision:
+        if self.model_revision:
+            return ModelRevision(self.model_revision)
+        return find_model_revision(spec, open_store(places.staging), is_required=self.requires_model_commit)
 
 
 _TOKEN_CHARACTERS = 64  # as in the manifest

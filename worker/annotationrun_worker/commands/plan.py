@@ -13,6 +13,7 @@ from annotationrun_worker.commands.options import (
     CacheOption,
     LimitOption,
     Manifest,
+    ModelRevisionOption,
     ResultOption,
     RetryTokenOption,
     RevisionOption,
@@ -37,6 +38,15 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
     result: ResultOption = None,
     revision: RevisionOption = None,
+    model_revision: ModelRevisionOption = None,
+    require_model_commit: Annotated[
+        bool,
+        typer.Option(
+            "--require-model-commit",
+            help="Fail where the Hub does not tell which commit spec.model.revision is; without, that is a "
+            "warning.",
+        ),
+    ] = False,
     cache: CacheOption = None,
 ) -> None:
     """Tell what a run would do, before anything is spent.
@@ -47,8 +57,10 @@ def plan(
     Finds whatever would stop the run before its first question: a broken dataset, an output that can't be
     written. Nothing is asked or decoded; the plan is staged.
     """
-    volumes = tuple(volume or ())
-    options = RunOptions(manifest, None, volumes, staging, limit, retry_token, revision=revision, cache=cache)
+    options = RunOptions(
+        manifest, None, tuple(volume or ()), staging, limit, retry_token, revision=revision,
+        model_revision=model_revision, requires_model_commit=require_model_commit, cache=cache,
+    )  # fmt: skip
     report = plan_run(options.load(asks=False))
     for warning in report.warnings:
         typer.echo(plain_line(f"annotationrun: warning: {warning}"), err=True)
@@ -71,6 +83,7 @@ def _value(report: PlanReport) -> dict[str, object]:
     return {
         "plan": report.digest,
         "source": str(report.run.places.source),
+        "model": _model(report),
         "episodes": len(report.plan.episodes),
         "frames": _frames(report),
         "modules": {name: asdict(estimate) for name, estimate in report.estimates.items()},
@@ -80,6 +93,11 @@ def _value(report: PlanReport) -> dict[str, object]:
         "pendingTotal": asdict(_total(report.open_estimates)),
         "warnings": list(report.warnings),
     }
+
+
+def _model(report: PlanReport) -> dict[str, str]:
+    model = report.run.spec.model
+    return {"id": model.id, "revision": model.revision, "commit": report.run.model_revision.commit}
 
 
 def _print(console: Console, report: PlanReport) -> None:
@@ -100,5 +118,8 @@ def _print(console: Console, report: PlanReport) -> None:
     )
     print_line(console, pending)
     places = report.run.places
+    model = _model(report)
+    commit = f", commit {model['commit']}" if model["commit"] else ""
+    print_line(console, f"model: {model['id']} at {model['revision']}{commit}")
     for line in (f"source: {places.source}", f"plan: {report.digest}", f"staging: {places.staging}"):
         print_line(console, line)

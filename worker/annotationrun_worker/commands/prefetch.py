@@ -10,7 +10,7 @@ import typer
 from annotationrun_api.manifest import load_manifest
 from annotationrun_api.spec_model import is_hub_model
 from annotationrun_api.step_results import HUB_TOKEN_VARIABLE, PrefetchResult
-from annotationrun_worker.commands.options import Manifest, ResultOption
+from annotationrun_worker.commands.options import Manifest, ModelRevisionOption, ResultOption
 from annotationrun_worker.commands.output import tell_result
 from annotationrun_worker.errors import ConfigurationError
 from annotationrun_worker.hub.model_cache import KeptModel, WantedModel, fetch_model, find_model
@@ -28,6 +28,7 @@ def prefetch(
         ),
     ],
     result: ResultOption = None,
+    model_revision: ModelRevisionOption = None,
 ) -> None:
     """Fetch the manifest's model from the Hub into a folder, if it is not there yet.
 
@@ -36,7 +37,7 @@ def prefetch(
     model = load_manifest(manifest).spec.model
     if not is_hub_model(model.id):
         raise ConfigurationError(f"spec.model.id {model.id!r} is no repository on the Hub; nothing to fetch")
-    wanted = WantedModel(model.id, model.revision)
+    wanted = WantedModel(model.id, model_revision or model.revision)
     kept = find_model(wanted, folder)
     if kept is None:
         began = time.monotonic()

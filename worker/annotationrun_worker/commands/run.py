@@ -11,6 +11,7 @@ from annotationrun_worker.commands.options import (
     EndpointOption,
     LimitOption,
     Manifest,
+    ModelRevisionOption,
     ReportOption,
     RetryTokenOption,
     RevisionOption,
@@ -35,6 +36,7 @@ def run(
     workers: Annotated[int, typer.Option(min=1, max=256, help="Worker processes.")] = 1,
     report: ReportOption = None,
     revision: RevisionOption = None,
+    model_revision: ModelRevisionOption = None,
     cache: CacheOption = None,
 ) -> None:
     """Annotate the manifest's dataset and write the annotated one.
@@ -44,8 +46,9 @@ def run(
     store: none does what another is at.
     """
     options = RunOptions(
-        manifest, endpoint, tuple(volume or ()), staging, limit, retry_token, revision=revision, cache=cache
-    )
+        manifest, endpoint, tuple(volume or ()), staging, limit, retry_token, revision=revision,
+        model_revision=model_revision, cache=cache,
+    )  # fmt: skip
     local = options.load(publishes=True)
     console = Console()
     with episode_progress(console) as progress:
@@ -56,6 +59,7 @@ def run(
 def _pool(run: LocalRun, options: RunOptions, workers: int) -> WorkerPool | None:
     if workers == 1:
         return None
+    options = replace(options, model_revision=run.model_revision.name)
     if isinstance(run.places.source, HubPlace):
         options = replace(options, revision=run.places.source.revision)
     allowed = run.spec.failure_policy.max_failed_episodes

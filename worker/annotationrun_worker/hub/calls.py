@@ -46,7 +46,9 @@ configure_client()
 Answer = TypeVar("Answer")
 
 
-def hub_call(what: str, call: Callable[[], Answer], stopped: threading.Event | None = None) -> Answer:
+def hub_call(
+    what: str, call: Callable[[], Answer], stopped: threading.Event | None = None, attempts: int = ATTEMPTS
+) -> Answer:
     """Give what ``call`` gives; try again where the Hub is busy, cuts a transfer or can't be reached.
 
     Between two tries it waits as long as the Hub says (``Retry-After``, ``RateLimit``), else exponentially
@@ -56,6 +58,7 @@ def hub_call(what: str, call: Callable[[], Answer], stopped: threading.Event | N
         what: is done, for the errors: ``"reading dataset 'user/name'"``.
         call: may run several times, so it must do no harm twice.
         stopped: once it is set, nothing is waited for and tried again.
+        attempts: tries at most.
 
     Raises:
         HubUnavailableError: all tries failed.
@@ -65,7 +68,7 @@ def hub_call(what: str, call: Callable[[], Answer], stopped: threading.Event | N
     """
     retrying = Retrying(
         retry=retry_if_exception(lambda error: is_transient(error) and not _is_set(stopped)),
-        stop=stop_after_attempt(ATTEMPTS) | stop_after_delay(TOTAL_SECONDS),
+        stop=stop_after_attempt(attempts) | stop_after_delay(TOTAL_SECONDS),
         wait=_wait_seconds,
         sleep=lambda seconds: _sleep(seconds, stopped),
         before_sleep=lambda state: _log_retry(what, state),
@@ -74,10 +77,28 @@ def hub_call(what: str, call: Callable[[], Answer], stopped: threading.Event | N
     try:
         return retrying(call)
     except Exception as error:
-        found = _as_ours(what, _cause_of(error))
+        found = _as_ours(what, _cause_of(error), attempts)
         if found is None:
             raise
         raise found from error
+
+
+def read_call(
+    what: str, call: Callable[[], Answer], stopped: threading.Event | None = None, attempts: int = ATTEMPTS
+) -> Answer:
+    """``hub_call`` where any other answer of the Hub is a refusal too.
+
+    Raises:
+        HubAccessError, HubUnavailableError, EntryNotFoundError: see ``hub_call``.
+    """
+    try:
+        return hub_call(what, call, stopped, attempts)
+    except EntryNotFoundError:
+        raise
+    except HfHubHTTPError as error:
+        raise HubAccessError(
+            f"{what}: {short(error)}; is the repository sound, and HF_ENDPOINT (if set) a Hub?"
+        ) from error
 
 
 def output_call(what: str, call: Callable[[], Answer]) -> Answer:
@@ -167,10 +188,11 @@ def _log_retry(what: str, state: RetryCallState) -> None:
     _LOG.warning("%s: %s; trying again in %.0f s", what, short(error), seconds)
 
 
-def _as_ours(what: str, error: BaseException) -> Exception | None:
+def _as_ours(what: str, error: BaseException, attempts: int) -> Exception | None:
     if is_transient(error):
         return HubUnavailableError(
-            f"{what}: the Hub did not answer well after {ATTEMPTS} tries or {TOTAL_SECONDS:.0f} s: "
+            f"{what}: the Hub did not answer well after "
+            f"{'1 try' if attempts == 1 else f'{attempts} tries or {TOTAL_SECONDS:.0f} s'}: "
             f"{short(error)}; run again later: nothing is lost"
         )
     remedy = _remedy(error)

@@ -58,10 +58,13 @@ def source_text(provenance: Provenance) -> str:
 
 
 def model_text(provenance: Provenance) -> str:
-    """Model and revision."""
-    return (
+    """Model, revision, and the commit that it was."""
+    commit = provenance.model_commit
+    is_named = commit in {"", provenance.model_revision}
+    named = (
         f"{provenance.model}@{provenance.model_revision}" if provenance.model_revision else provenance.model
     )
+    return named if is_named else f"{named}, commit {commit}"
 
 
 def labelled_text(provenance: Provenance) -> str:

@@ -59,12 +59,14 @@ class Provenance:
     """SHA; empty for a folder."""
     model: str
     model_revision: str
-    """SHA; empty where the server does not say."""
+    """As the manifest names it: branch, tag or commit."""
     config_digest: str
     """Of the settings of all modules."""
     run: str
     finished_at: str
     """ISO 8601, UTC."""
+    model_commit: str = ""
+    """SHA that the revision was; empty: it is not known."""
     episodes: int = 0
     """All of the dataset."""
     labelled_episodes: Mapping[str, int] = field(default_factory=dict)

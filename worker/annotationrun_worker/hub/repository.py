@@ -4,15 +4,14 @@ import contextlib
 import hashlib
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Final, TypeVar
+from typing import BinaryIO, Final
 
 from huggingface_hub import HfApi, constants, get_session, hf_hub_url
 from huggingface_hub.errors import (
     EntryNotFoundError,
-    HfHubHTTPError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -21,15 +20,13 @@ from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import hf_raise_for_status
 
 from annotationrun_worker.errors import DatasetError, HubAccessError, HubUnavailableError
-from annotationrun_worker.hub.calls import hub_call, short
+from annotationrun_worker.hub.calls import read_call
+from annotationrun_worker.hub.revisions import commit_named
 
 REPO_TYPE: Final = "dataset"
 _PIECE_BYTES: Final = 1 << 20
 _PARTIAL_CONTENT: Final = 206
-_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _CONTENT_NAME: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +74,7 @@ class HubRepository:
             HubAccessError: there is no such repository or revision, or it may not be read.
             HubUnavailableError: the Hub does not answer.
         """
-        if _COMMIT.fullmatch(revision):
-            return revision
-        what = f"reading dataset {self.repo_id!r} at {revision!r}"
-        info = _read(what, lambda: self.api.repo_info(self.repo_id, repo_type=REPO_TYPE, revision=revision))
-        if info.sha is None or not _COMMIT.fullmatch(info.sha):
-            raise HubAccessError(f"{what}: the Hub names the commit {info.sha!r}, expected a SHA-1; refused")
-        return info.sha
+        return commit_named(self.api, REPO_TYPE, self.repo_id, revision)
 
     def head(self, branch: str) -> str | None:
         """The SHA of the last commit of ``branch``; ``None`` where the repository or the branch is missing.
@@ -105,7 +96,7 @@ class HubRepository:
             HubAccessError, HubUnavailableError: see ``resolve``.
             DatasetError: a path leads out of the repository.
         """
-        found = _read(
+        found = read_call(
             f"listing dataset {self.repo_id!r} at {commit}",
             lambda: list(
                 self.api.list_repo_tree(self.repo_id, repo_type=REPO_TYPE, revision=commit, recursive=True)
@@ -148,7 +139,7 @@ class HubRepository:
         while True:
             had_bytes = _size(target)
             try:
-                _read(what, fetch, stopped)
+                read_call(what, fetch, stopped)
             except EntryNotFoundError as error:
                 raise DatasetError(
                     f"{what}: the commit has no such file; is the dataset complete?"
@@ -158,18 +149,6 @@ class HubRepository:
                     continue
                 raise
             return
-
-
-def _read(what: str, call: Callable[[], Answer], stopped: threading.Event | None = None) -> Answer:
-    """``hub_call`` where any other answer of the Hub is a refusal too."""
-    try:
-        return hub_call(what, call, stopped)
-    except EntryNotFoundError:
-        raise
-    except HfHubHTTPError as error:
-        raise HubAccessError(
-            f"{what}: {short(error)}; is the repository sound, and HF_ENDPOINT (if set) a Hub?"
-        ) from error
 
 
 def _transfer(

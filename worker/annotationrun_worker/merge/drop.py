@@ -137,4 +137,5 @@ def _record(plan: DropPlan, identity: str) -> MergeRecord:
         {episode: keys for episode, keys in results.items() if keys},
         {name: count for name, count in labelled.items() if name not in plan.modules},
         tuple(it for it in (old.unanswered if old else ()) if it.module not in plan.modules),
+        {name: models for name, models in (old.models if old else {}).items() if name not in plan.modules},
     )

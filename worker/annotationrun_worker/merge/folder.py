@@ -17,7 +17,7 @@ from annotationrun_worker.merge.change import DatasetChange, Written
 from annotationrun_worker.merge.columns import EpisodeLanguage
 from annotationrun_worker.merge.existing import AnnotatedEpisode
 from annotationrun_worker.merge.metadata import edit_info, edit_stats
-from annotationrun_worker.merge.record import MergeRecord, Unanswered, merge_digest
+from annotationrun_worker.merge.record import MergeRecord, RecordedModel, Unanswered, merge_digest
 from annotationrun_worker.merge.replacement import ExistingRows, all_rows, replace_rows
 from annotationrun_worker.rows import ModuleName, StagedRow, module_of
 from annotationrun_worker.validate.dataset import validate_dataset
@@ -52,6 +52,8 @@ class MergePlan:
     existing_rows: ExistingRows = "Replace"
     settings_digests: Mapping[str, str] = field(default_factory=dict)
     """By module; recorded in the output."""
+    model: RecordedModel | None = None
+    """That the results came from; recorded in the output."""
     failed_episodes: Sequence[int] = ()
     """Selected episodes without results, which the manifest lets go; recorded in the output."""
     unanswered: Sequence[Unanswered] = ()
@@ -220,7 +222,24 @@ class _Made:
             *(it for it in kept if it.episode not in gone and not is_replaced(it.episode, it.module)),
             *(it for it in plan.unanswered if is_replaced(it.episode, it.module)),
         ]
-        return MergeRecord(digest, settings, {}, failed, results, unanswered=tuple(sorted(unanswered)))
+        models = self._models_of(results)
+        return MergeRecord(
+            digest, settings, {}, failed, results, unanswered=tuple(sorted(unanswered)), models=models
+        )
+
+    def _models_of(
+        self, results: Mapping[int, Mapping[ModuleName, str]]
+    ) -> dict[ModuleName, tuple[RecordedModel, ...]]:
+        """The models that ``results`` came from: this merge's, and all earlier ones where theirs are left."""
+        plan, old = self._plan, {} if self._record is None else self._record.models
+        ours = () if plan.model is None else (plan.model,)
+        found: dict[ModuleName, set[RecordedModel]] = {}
+        for index, keys in results.items():
+            made = plan.results.get(index, {})
+            for module, key in keys.items():
+                models = ours if made.get(module) == key else old.get(module, ())
+                found.setdefault(module, set()).update(models)
+        return {module: tuple(sorted(models)) for module, models in sorted(found.items()) if models}
 
     def _results_of(self, index: int) -> Mapping[ModuleName, str]:
         """Those of earlier merges; in place, rows are as good as anybody's."""

@@ -45,6 +45,17 @@ class Unanswered:
         return cls(episode, module, int(hole["frame"]), hole["camera"] or "", str(hole["kind"]), cause)
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class RecordedModel:
+    """A model that rows came from."""
+
+    id: str
+    revision: str
+    """As the manifest named it."""
+    commit: str = ""
+    """SHA-1 that the revision was; empty: it is not known."""
+
+
 @dataclass(frozen=True, slots=True)
 class MergeRecord:
     """The content of ``meta/annotationrun.json``."""
@@ -62,6 +73,8 @@ class MergeRecord:
     """How many episodes have rows of each module, whoever made them."""
     unanswered: Sequence[Unanswered] = ()
     """Of these results, in order."""
+    models: Mapping[ModuleName, Sequence[RecordedModel]] = field(default_factory=dict)
+    """The models that the rows of ``results`` came from, by module; of earlier merges too."""
     source_identity: str | None = None
     """Of a dataset that is changed in place: the ``SourceTree.identity`` that it had before, so that our own
     writing is no new source. ``None``: a merge made the folder, and may replace it."""
@@ -81,10 +94,15 @@ class MergeRecord:
             "results": {str(episode): dict(keys) for episode, keys in self.results.items()},
             "labelledEpisodes": dict(self.labelled_episodes),
             "unanswered": [asdict(question) for question in self.unanswered],
+            **({"models": _values_of(self.models)} if self.models else {}),  # earlier records have none
             "sourceIdentity": self.source_identity,
             "files": dict(self.files),
         }
         return (json.dumps(value, indent=4, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def _values_of(models: Mapping[ModuleName, Sequence[RecordedModel]]) -> dict[str, list[dict[str, str]]]:
+    return {module: [asdict(model) for model in found] for module, found in models.items()}
 
 
 def read_record(root: Path) -> MergeRecord | None:
@@ -109,6 +127,10 @@ def read_record(root: Path) -> MergeRecord | None:
             {int(episode): keys for episode, keys in value["results"].items()},
             value["labelledEpisodes"],
             tuple(Unanswered(**question) for question in value["unanswered"]),
+            {
+                module: tuple(RecordedModel(**model) for model in models)
+                for module, models in value.get("models", {}).items()
+            },
             value["sourceIdentity"],
         )
         if record.to_bytes() != path.read_bytes():

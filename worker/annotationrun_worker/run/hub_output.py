@@ -127,6 +127,7 @@ def _provenance(
         source_commit=dataset.files.commit,
         model=run.spec.model.id,
         model_revision=run.spec.model.revision,
+        model_commit=run.model_revision.commit,
         config_digest=settings,
         run=run.name,
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -54,15 +54,20 @@ def hub_access(
         return HubAccess()
     from annotationrun_worker.hub.login import login_token  # runs between folders need no Hub: slow to import
 
-    common = _token(environment, HUB_TOKEN_VARIABLE) or login_token()
-    source = _token(environment, SOURCE_TOKEN_VARIABLE) or common
+    common = token_in(environment, HUB_TOKEN_VARIABLE) or login_token()
+    source = token_in(environment, SOURCE_TOKEN_VARIABLE) or common
     _check_token("source", spec.source.token_secret_ref, source)
     if publishes:  # in a pod, the other steps don't have it
         _check_token("output", spec.output.token_secret_ref, common)
     return HubAccess(source, common, cache or default_cache(), spec.source.cache_bytes)
 
 
-def _token(environment: Mapping[str, str], variable: str) -> str:
+def token_in(environment: Mapping[str, str], variable: str) -> str:
+    """The token in an environment variable; empty: there is none.
+
+    Raises:
+        ConfigurationError: what is there is no token.
+    """
     token = environment.get(variable, "").strip()
     if not all("!" <= character <= "~" for character in token):
         # HTTP can't carry it, and its libraries would tell it in their errors.

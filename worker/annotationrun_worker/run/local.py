@@ -304,7 +304,7 @@ async def _annotate(
             Heartbeat(store) as heartbeat,
             usage_staged(store, usage_path(account.name, heartbeat.me), account.read),
         ):
-            asker = Asker(client, store, make_sampling(spec), spec.model.revision)
+            asker = Asker(client, store, make_sampling(spec), run.model_revision.name)
             worker = Worker(asker, Claims(store, heartbeat.me, Liveness(store)))
             await step.run(plan.indices, worker, listener.on_episode, waits=waits)
         await client.read_server_counts()

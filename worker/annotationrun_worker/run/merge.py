@@ -9,7 +9,7 @@ from typing import Final
 from annotationrun_api.run_usage import RunUsage
 from annotationrun_worker.fault_points import FaultPoint, reached
 from annotationrun_worker.merge.folder import MergePlan, MergeResult, merge_to_folder
-from annotationrun_worker.merge.record import Unanswered
+from annotationrun_worker.merge.record import RecordedModel, Unanswered
 from annotationrun_worker.rows import StagedRow
 from annotationrun_worker.run.annotate import AnnotateStep, results_of
 from annotationrun_worker.run.hub_source import fetch_all
@@ -85,6 +85,7 @@ def _merge_plan(run: LocalRun, source: Path, output: Path, plan: RunPlan, step: 
         settings_digests={
             module.name: digest_json(module.settings) for module in step.annotator.modules.published
         },
+        model=RecordedModel(run.spec.model.id, run.spec.model.revision, run.model_revision.commit),
         failed_episodes=step.report.failed_episodes,
         unanswered=[
             Unanswered.of(int(index), module, asdict(hole)) for index, module, hole in step.report.holes

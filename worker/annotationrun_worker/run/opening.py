@@ -34,6 +34,7 @@ from annotationrun_worker.run.estimate import requests_at_once
 from annotationrun_worker.run.existing_rows import ExistingRows, ExistingRowsReader
 from annotationrun_worker.run.fetched_frames import fetched
 from annotationrun_worker.run.hub_source import HubAccess, open_source
+from annotationrun_worker.run.model_revision import ModelRevision
 from annotationrun_worker.run.modules import Module, RunModules, enabled_modules
 from annotationrun_worker.run.needs import server_needs
 from annotationrun_worker.run.places import HubPlace, Places
@@ -70,6 +71,13 @@ class LocalRun:
     """Held by the model server beside this process; 0: none, or not known."""
     hub: HubAccess = field(default_factory=HubAccess)
     """How the Hub is reached, for places there."""
+    found_revision: ModelRevision | None = None
+    """What ``spec.model.revision`` stands for; ``None``: for itself."""
+
+    @property
+    def model_revision(self) -> ModelRevision:
+        """What ``spec.model.revision`` stands for."""
+        return self.found_revision or ModelRevision(self.spec.model.revision)
 
     @property
     def is_in_place(self) -> bool:
@@ -196,7 +204,7 @@ def open_step(
             frames=frames,
             store=store,
             prompts=prompts,
-            model=model_identity(spec),
+            model=model_identity(run),
             seed=spec.seed,
             policy=EpisodePolicy(
                 attempts=spec.workers.episode_attempts,
@@ -235,9 +243,9 @@ def open_staging(run: LocalRun) -> StagingStore:
     return open_store(run.places.staging)
 
 
-def model_identity(spec: RunSpec) -> dict[str, Any]:
+def model_identity(run: LocalRun) -> dict[str, Any]:
     """What a result depends on of model and sampling; where and how it is served is no part of it."""
-    return {**asdict(make_sampling(spec)), "revision": spec.model.revision}
+    return {**asdict(make_sampling(run.spec)), "revision": run.model_revision.name}
 
 
 def make_sampling(spec: RunSpec) -> Sampling:

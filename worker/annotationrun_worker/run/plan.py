@@ -5,14 +5,17 @@ is staged already shows when its turn comes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from annotationrun_worker.annotate.coordinate_scale import resolve_coordinate_scale
 from annotationrun_worker.dataset.records import EpisodeIndex
 from annotationrun_worker.errors import ConfigurationError, StagingError
 from annotationrun_worker.fault_points import FaultPoint, reached
+from annotationrun_worker.merge.record import known_record
 from annotationrun_worker.run.hub_source import open_tree
+from annotationrun_worker.run.model_revision import model_text, note_model_revision
 from annotationrun_worker.run.opening import LocalRun, OpenDataset, open_staging
 from annotationrun_worker.run.preflight import (
     NO_FINDINGS,
@@ -23,6 +26,7 @@ from annotationrun_worker.run.preflight import (
 )
 from annotationrun_worker.staging.digests import Digest, digest_json
 from annotationrun_worker.staging.plans import read_plan, stage_plan
+from annotationrun_worker.staging.store import StagingStore
 
 PLAN_FORMAT = 1
 
@@ -64,8 +68,9 @@ class RunPlan:
 
 
 def settings_digest(run: LocalRun) -> Digest:
-    """Of what a plan is made for."""
+    """Of what a plan is made for; of the model's revision that is the commit which it names now."""
     spec = run.spec.model_dump(mode="json", by_alias=True, include=_IN_PLAN, exclude=_NOT_IN_PLAN)
+    spec["model"]["revision"] = run.model_revision.name
     return digest_json({"spec": spec, "limit": run.limit})
 
 
@@ -76,7 +81,7 @@ class StagedPlan:
     digest: Digest
     plan: RunPlan
     findings: SourceFindings = NO_FINDINGS
-    """What was found of the source; nothing where somebody else has planned."""
+    """What was found of source and model; nothing where somebody else has planned."""
 
 
 async def make_plan(run: LocalRun, dataset: OpenDataset) -> StagedPlan:
@@ -88,7 +93,7 @@ async def make_plan(run: LocalRun, dataset: OpenDataset) -> StagedPlan:
     Raises:
         OutputError, DatasetError, StorageError: see ``check_places``, ``check_source`` and ``check_rows``.
         ConfigurationError: the scale of the model's coordinates is not known.
-        StagingError: the plan is staged and can't be read.
+        StagingError: the plan or a note of the model is staged and can't be read.
         HubAccessError, HubUnavailableError: a file can't be fetched.
     """
     check_places(run, dataset)
@@ -103,9 +108,47 @@ async def make_plan(run: LocalRun, dataset: OpenDataset) -> StagedPlan:
     findings = await check_source(run, dataset, store, plan.source_identity)
     if not dataset.files.commit or await read_plan(store, digest_json(plan.to_value())) is None:
         check_rows(run, dataset)
+    moved = _moved_model(run, dataset, store)
     digest = await stage_plan(store, plan.to_value())
     reached(FaultPoint.AFTER_PLAN)
-    return StagedPlan(digest, plan, findings)
+    warnings = [*findings.warnings, *run.model_revision.warnings, *moved]
+    return StagedPlan(digest, plan, replace(findings, warnings=warnings))
+
+
+def _moved_model(run: LocalRun, dataset: OpenDataset, store: StagingStore) -> list[str]:
+    """That the output came from another commit of the model, though the manifest names the same revision.
+
+    An output elsewhere on the Hub is not fetched to see that: then it is what the staging store notes.
+
+    Raises:
+        OutputError, DatasetError: see ``known_record``.
+        StagingError, StorageError: see ``note_model_revision``.
+    """
+    model, commit, place = run.spec.model, run.model_revision.commit, run.places.output
+    noted = note_model_revision(model, run.model_revision, store)
+    folder = dataset.files.root if run.is_in_place else place
+    if isinstance(folder, Path):
+        before, where = _recorded_commits(run, folder), f"in the output {str(place)!r}"
+    else:
+        before, where = [noted] if noted else [], f"when it was planned before (staging {store.location!r})"
+    if not before or commit in before:
+        return []
+    return [
+        f"{model_text(model)}: was {before[-1] or 'not resolved to a commit'} {where}, is "
+        f"{commit or 'not resolved to a commit'} now; all episodes are asked again"
+    ]
+
+
+def _recorded_commits(run: LocalRun, folder: Path) -> list[str]:
+    """The commits of the model's revision that rows of this run's modules in ``folder`` came from."""
+    record, model = known_record(folder), run.spec.model
+    found = [
+        recorded
+        for module, models in (record.models if record else {}).items()
+        if getattr(run.spec.modules, module) is not None
+        for recorded in models
+    ]
+    return [one.commit for one in found if (one.id, one.revision) == (model.id, model.revision)]
 
 
 async def load_plan(run: LocalRun, digest: Digest) -> RunPlan:
@@ -125,7 +168,8 @@ async def load_plan(run: LocalRun, digest: Digest) -> RunPlan:
         )
     if value["settings"] != settings_digest(run):
         raise ConfigurationError(
-            f"the plan {digest} was made for another manifest or --limit; plan again, or leave out --plan"
+            f"the plan {digest} was made for another manifest or --limit; plan again, or leave out --plan; "
+            "if the model's branch has moved, --model-revision names the commit that was planned"
         )
     episodes = [(EpisodeIndex(index), length) for index, length in value["episodes"]]
     return RunPlan(Digest(value["source"]), Digest(value["settings"]), episodes)

@@ -20,6 +20,7 @@ def plan_result(report: PlanReport) -> PlanResult:
         episodes=len(report.plan.episodes),
         pending=len(report.missing),
         source_commit=source.revision if isinstance(source, HubPlace) else "",
+        model_commit=report.run.model_revision.commit,
     )
 
 

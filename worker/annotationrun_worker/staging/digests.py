@@ -9,6 +9,7 @@ Digest = NewType("Digest", str)
 """64 lower-case hex digits of a SHA-256."""
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 
 def canonical_json(value: object) -> bytes:
@@ -36,3 +37,8 @@ def token_digest(token: str) -> Digest:
 def is_digest(text: str) -> bool:
     """Whether ``text`` looks like a ``Digest``."""
     return _DIGEST.fullmatch(text) is not None
+
+
+def is_commit(text: str) -> bool:
+    """Whether ``text`` looks like the SHA-1 of a commit: 40 lower-case hex digits."""
+    return _COMMIT.fullmatch(text) is not None

@@ -2,7 +2,7 @@
 
 What is staged is created once and never overwritten: two workers that make the same object race for its
 creation, the loser reads what the winner wrote. Only a worker's heartbeat and its counts of what it used are
-overwritten, by that worker.
+overwritten, by that worker, and the notes of what a model's revision names, by whoever asked the Hub last.
 """
 
 from collections.abc import AsyncIterator, Iterator
@@ -123,7 +123,7 @@ class StagingStore:
         return True
 
     async def put(self, path: str, content: bytes) -> None:
-        """Write the object at ``path`` over what is there: for heartbeats and counts, not for results."""
+        """Write the object at ``path`` over what is there: for notes and counts, not for results."""
         store = self._open()
         try:
             await obstore.put_async(store, path, content, mode="overwrite")

@@ -39,7 +39,9 @@ class Fetching:
     folder: Path
     patch: pytest.MonkeyPatch = field(repr=False)
 
-    def __call__(self, model_id: str = MODEL, revision: str = "main", token: str = "") -> "Fetched":
+    def __call__(
+        self, model_id: str = MODEL, revision: str = "main", token: str = "", *options: str
+    ) -> "Fetched":
         model = {"id": model_id, "revision": revision}
         spec = {"source": {"path": "in"}, "output": {"path": "out"}, "model": model, "modules": {"vqa": {}}}
         manifest = {
@@ -54,7 +56,7 @@ class Fetching:
         before = len(self.hub.counters.log)
         done = run_command(
             "prefetch", "--file", self.place / "manifest.yaml", "--folder", self.folder,
-            "--result", self.place / "result",
+            "--result", self.place / "result", *options,
         )  # fmt: skip
         told = self.place / "result"
         return Fetched(
@@ -129,6 +131,15 @@ def test_what_is_there_is_not_asked_for_again_though_the_branch_moved(fetching: 
     assert newer.result is not None
     assert newer.result.commit == commit_of(fetching) != first.result.commit  # type: ignore[union-attr]
     assert newer.asked.count("resolve") == 1, "of the new commit only the file that differs is fetched"
+
+
+def test_the_commit_that_was_planned_is_fetched_though_the_branch_moved(fetching: Fetching) -> None:
+    planned = commit_of(fetching)
+    fetching.hub.append_commit(MODEL, {"config.json": b'{"architectures": []}'}, repo_type="model")
+    fetched = fetching(MODEL, "main", "", "--model-revision", planned)
+    assert fetched.result is not None
+    assert fetched.result.commit == planned != commit_of(fetching)
+    assert fetching.offline(planned)["config.json"] == FILES["config.json"]
 
 
 @pytest.mark.parametrize("damage", ["gone", "shorter"])

@@ -21,7 +21,7 @@ from tests.support.staged_results import Results, merge_plan
 from annotationrun_worker.errors import ConfigurationError
 from annotationrun_worker.merge.drop import DropPlan, drop_modules
 from annotationrun_worker.merge.folder import merge_to_folder
-from annotationrun_worker.merge.record import read_record
+from annotationrun_worker.merge.record import RecordedModel, read_record
 from annotationrun_worker.validate.dataset import validate_dataset
 
 EVERY = frozenset({"plan", "interjections", "vqa"})
@@ -88,6 +88,34 @@ def test_modules_and_episodes_may_come_one_after_the_other(
     assert {(i, module) for i, keys in record.results.items() for module in keys} == {
         (int(key[0]), key.split("/")[1]) for key in results
     }
+
+
+def test_the_record_names_the_models_of_all_rows_that_are_there(results: Results, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    one, two = RecordedModel("org/vl", "main", "1" * 40), RecordedModel("org/vl", "main", "2" * 40)
+
+    def models_after(part: Results, model: RecordedModel) -> object:
+        assert not merge_to_folder(merge_plan(REFERENCE, output, part, model=model)).unchanged
+        record = read_record(output)
+        assert record is not None
+        return record.models
+
+    def made_by_two(part: Results) -> Results:
+        return {f"{key}/2": rows for key, rows in part.items()}
+
+    assert models_after(of(results, "vqa"), one) == {"vqa": (one,)}
+    assert models_after(of(results, "plan", "interjections"), two) == {
+        "plan": (two,),
+        "interjections": (two,),
+        "vqa": (one,),
+    }
+    some, rest = (made_by_two(of(results, "vqa", episodes=episodes)) for episodes in ("01", "2345"))
+    assert models_after(some, two) == {"plan": (two,), "interjections": (two,), "vqa": (one, two)}
+    assert models_after({**some, **rest}, two) == {"plan": (two,), "interjections": (two,), "vqa": (two,)}
+    drop_modules(DropPlan(output, output, frozenset({"vqa"})))
+    dropped = read_record(output)
+    assert dropped is not None
+    assert dropped.models == {"plan": (two,), "interjections": (two,)}
 
 
 def test_rows_of_other_tools_in_the_output_stay(results: Results, source: Path, tmp_path: Path) -> None:

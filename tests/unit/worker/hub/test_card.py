@@ -47,6 +47,13 @@ def test_provenance_is_told():
         assert text in card
 
 
+def test_the_models_commit_is_told_beside_its_revision():
+    moving = dataclasses.replace(PROVENANCE, model_revision="main", model_commit="1" * 40)
+    assert f"- Model: `org/model@main, commit {'1' * 40}`\n" in updated(CARD, provenance=moving)
+    pinned = dataclasses.replace(PROVENANCE, model_revision="1" * 40, model_commit="1" * 40)
+    assert f"- Model: `org/model@{'1' * 40}`\n" in updated(CARD, provenance=pinned)
+
+
 CARDS = [
     pytest.param(CARD, id="a card as LeRobot makes it"),
     pytest.param(CARD.replace("\n", "\r\n"), id="with line ends of Windows"),

@@ -1,6 +1,7 @@
 """The record of a merge: which merge made a folder, and whether the folder is still what it was then."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from annotationrun_worker.errors import OutputError
 from annotationrun_worker.merge.record import (
     MergeRecord,
+    RecordedModel,
     changed_file,
     mark_files,
     merge_digest,
@@ -46,6 +48,15 @@ def test_a_record_is_read_as_it_was_written(root: Path) -> None:
     assert record == MergeRecord("d" * 64, {"vqa": "s" * 64}, mark_files(root), failed_episodes=(3,))
     assert set(record.files) == set(FILES)
     assert record.files["videos/top/file-000.mp4"] == len(FILES["videos/top/file-000.mp4"])
+
+
+def test_the_models_of_each_module_are_recorded_and_a_record_without_any_is_as_before(root: Path) -> None:
+    record = read_record(root)
+    assert record is not None
+    assert b"models" not in record.to_bytes()
+    models = {"vqa": (RecordedModel("org/vl", "main"), RecordedModel("org/vl", "main", "c" * 40))}
+    (root / RECORD_NAME).write_bytes(replace(record, models=models).to_bytes())
+    assert read_record(root) == replace(record, models=models)
 
 
 def test_a_folder_that_nobody_touched_is_as_its_record_says(root: Path) -> None:
