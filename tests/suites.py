@@ -41,7 +41,7 @@ SUITES: Final = (
         builds=((sys.executable, "-m", "tests.cluster", "build"),),
         pytest=("tests/cluster",),
         caches=("kubernetes-*", "helm-*", "images", "containerd"),
-        disk_bytes=22 * GIGABYTE,
+        disk_bytes=17 * GIGABYTE,
         is_longest=True,
     ),
     # Beside it what needs nothing that Go builds, until that is done.
@@ -51,7 +51,7 @@ SUITES: Final = (
         builds=(("tests/interop/environment.sh",),),
         pytest=("tests/interop",),
         caches=("interop-*", "lerobot-*"),
-        disk_bytes=9 * GIGABYTE,
+        disk_bytes=7 * GIGABYTE,
     ),
     Suite("scale", "test-cluster", pytest=("tests/scale",)),
     Suite(
@@ -60,7 +60,7 @@ SUITES: Final = (
         go_programs=("kubernetes", "helm", "kueue"),
         pytest=("tests/operator",),
         caches=("kubernetes-*", "helm-*", "kueue-*"),
-        disk_bytes=7 * GIGABYTE,
+        disk_bytes=3 * GIGABYTE,
     ),
     Suite(
         "faults",
@@ -77,7 +77,7 @@ SUITES: Final = (
         builds=(("tests/vllm/environment.sh",),),
         pytest=("tests/vllm",),
         caches=("vllm-[0-9a-f]*",),
-        disk_bytes=5 * GIGABYTE,
+        disk_bytes=3 * GIGABYTE,
     ),
     Suite(
         "storage",
@@ -105,7 +105,7 @@ SUITES: Final = (
         go_programs=("gitops",),
         pytest=("tests/gitops",),
         caches=("gitops-*",),
-        disk_bytes=2 * GIGABYTE,
+        disk_bytes=GIGABYTE,
     ),
 )
 NAMES: Final = tuple(suite.name for suite in SUITES)

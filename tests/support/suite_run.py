@@ -18,7 +18,8 @@ from tests.support.checkout import ROOT
 from tests.support.suite_record import RECORDS, Record
 
 GIGABYTE: Final = 1024**3
-SPARE_BYTES: Final = 2 * GIGABYTE
+SPARE_BYTES: Final = 4 * GIGABYTE
+"""For what the tests write and remove, and what builds need while they run."""
 """For the tests' own files, whatever is built."""
 LEFT_OUT: Final = ("skipped", "xfailed", "xpassed", "deselected")
 
