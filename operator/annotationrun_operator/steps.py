@@ -215,7 +215,8 @@ def _watch(run: RunPass, step: Step, job: JobView) -> Decision:
         note = with_remedy(Reason.PROGRESS_UNAVAILABLE, draft.seen.progress_error)
         draft.steps[ConditionType.ANNOTATED] = (False, Reason.PROGRESS_UNAVAILABLE, note)
     counts = draft.status.episodes
-    done = f"{counts.done} of {counts.total} episodes are done."
+    failed = f", {counts.failed} failed" if counts.failed else ""
+    done = f"{counts.done} of {counts.total} episodes are done{failed}."
     return _working(run, step, Reason.ANNOTATING, f"{done} {_server(draft)}".strip())
 
 
