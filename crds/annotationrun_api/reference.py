@@ -51,7 +51,8 @@ _CLUSTER_RULES = """
 On a cluster the operator asks for more than the schema (reasons `InvalidSpec`, `VolumeNotFound`,
 `VolumeAccessMode`): a `path` of source or output needs its `volume`; `spec.staging` needs `volume` or `uri`;
 each claim has to exist; with `spec.workers.parallelism` over 1 each claim has to be ReadWriteMany (or
-ReadOnlyMany).
+ReadOnlyMany). With `mode: External` the claim of `spec.model.serving.cache` is not mounted, and need not
+exist.
 """
 _EDIT_NOTES = f"""
 A new value of the annotation `{REQUESTED_AT_ANNOTATION}` is of the last class too. A run that has failed is

@@ -111,8 +111,8 @@ class ServingSpec(SpecModel):
     )
     cache: VolumeClaim | None = Field(
         default=None,
-        description="cache: claim that keeps the model's files: a Job fills it, and sidecars read it offline."
-        " Default null: each pod downloads them.",
+        description="cache: claim that keeps the model's files, for mode Sidecar: a Job fills it, and"
+        " sidecars read it offline. Default null: each pod downloads them.",
     )
     token_secret_ref: SecretKeyRef | None = Field(
         default=None,
@@ -128,6 +128,11 @@ class ServingSpec(SpecModel):
         default_factory=Resources,
         description="resources: requests and limits of the sidecar, besides its GPUs. Default {}: none.",
     )
+
+    @property
+    def mounted_cache(self) -> VolumeClaim | None:
+        """The claim that pods read the model from; None with mode External, whatever ``cache`` is."""
+        return self.cache if self.mode == "Sidecar" else None
 
 
 class ModelSpec(SpecModel):

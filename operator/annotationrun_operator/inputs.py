@@ -70,10 +70,10 @@ def fetched_from(spec: RunSpec) -> list[str] | None:
 
     That is where others serve it, where no claim keeps it, and where its name is that of a folder.
     """
-    serving, model = spec.model.serving, spec.model
-    if serving.mode != "Sidecar" or serving.cache is None or not is_hub_model(model.id):
+    model, cache = spec.model, spec.model.serving.mounted_cache
+    if cache is None or not is_hub_model(model.id):
         return None
-    return [model.id, model.revision, serving.cache.claim_name, serving.cache.sub_path or ""]
+    return [model.id, model.revision, cache.claim_name, cache.sub_path or ""]
 
 
 def _without(value: Mapping[str, Any], *names: str) -> dict[str, Any]:
