@@ -204,6 +204,11 @@ class Reason(StrEnum):
         "No worker can be asked for its progress, so it is counted by ended pods.",
         "Let the operator reach the workers' port where a NetworkPolicy or a mesh forbids it.",
     )
+    SETTINGS_WITHOUT_EFFECT = (
+        "SettingsWithoutEffect",
+        "The spec has settings that have no effect beside its others; the run goes on.",
+        "Remove what the message names, or set what it would need.",
+    )
 
 
 def find_reason(word: str) -> Reason | None:

@@ -147,7 +147,7 @@ REASON_GROUPS: Final = (
     ReasonGroup(
         "Of Events alone",
         "Each change of the state is an Event too, with the state's reason.",
-        (Reason.JOB_CREATED, Reason.JOB_DELETED),
+        (Reason.JOB_CREATED, Reason.JOB_DELETED, Reason.SETTINGS_WITHOUT_EFFECT),
     ),
 )
 

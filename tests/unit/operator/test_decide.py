@@ -367,16 +367,6 @@ def test_progress_never_falls_and_tells_the_time_to_go():
     assert world.status.progress.estimated_completion_time == world.now + timedelta(seconds=240)
 
 
-def test_failed_episodes_are_told_beside_those_that_are_done():
-    world = RunWorld()
-    world.go_to(ANNOTATING)
-    world.run_pod(ANNOTATING)
-    world.extra["progress"] = WorkerProgress(plan=PLAN, total=6, done=2, failed=1)
-    world.settle()
-    assert world.status.progress.text == "50% (2/6, 1 failed)"
-    assert "2 of 6 episodes are done, 1 failed." in world.message()
-
-
 def test_what_a_worker_found_at_its_model_server_stands_in_the_messages_of_its_attempt():
     world = RunWorld()
     world.go_to(ANNOTATING)

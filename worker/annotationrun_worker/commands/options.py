@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from annotationrun_api.manifest import load_manifest
+from annotationrun_api.spec import RunSpec
+from annotationrun_api.spec_effects import settings_without_effect
 from annotationrun_worker.run.api_key import read_api_key
 from annotationrun_worker.run.hub_source import hub_access, pinned
 from annotationrun_worker.run.opening import LocalRun
@@ -115,12 +117,14 @@ class RunOptions:
             words += [] if value is None else [name, str(value)]
         return words
 
-    def load(self, *, asks: bool = True, publishes: bool = False) -> LocalRun:
+    def load(self, *, asks: bool = True, publishes: bool = False, in_pod: bool = True) -> LocalRun:
         """The run, its places found on this machine; a source on the Hub is pinned to a commit.
 
         Args:
             asks: the command needs a model server.
             publishes: the command writes the output.
+            in_pod: the command may be a step in a pod, where settings for a cluster have had their effect;
+                else those that the manifest has are among the run's warnings.
 
         Raises:
             ManifestError, UnsupportedError, ConfigurationError: manifest or places are wrong.
@@ -156,7 +160,13 @@ class RunOptions:
             account=self.account,
             gpus=self.gpus,
             hub=access,
+            warnings=() if in_pod else _without_effect(spec),
         )
+
+
+def _without_effect(spec: RunSpec) -> tuple[str, ...]:
+    said = settings_without_effect(spec, in_cluster=False)
+    return (f"settings without effect here: {said}",) if said else ()
 
 
 _TOKEN_CHARACTERS = 64  # as in the manifest

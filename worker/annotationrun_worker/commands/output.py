@@ -1,10 +1,11 @@
 """What the commands print."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -64,6 +65,12 @@ def _episodes_text(failed: Mapping[int, bool], total: int) -> str:
     """``3 of 4 episodes, 1 failed``; ``failed`` says of each ended episode whether it failed."""
     count = sum(failed.values())
     return f"{len(failed) - count} of {total} episodes" + (f", {count} failed" if count else "")
+
+
+def warn(warnings: Iterable[str]) -> None:
+    """Tell warnings on stderr, a line each."""
+    for warning in warnings:
+        typer.echo(f"annotationrun: warning: {warning}", err=True)
 
 
 def finish(console: Console, report: RunReport, file: Path | None) -> None:

@@ -18,7 +18,7 @@ from annotationrun_worker.commands.options import (
     StagingOption,
     VolumeOption,
 )
-from annotationrun_worker.commands.output import tell_result
+from annotationrun_worker.commands.output import tell_result, warn
 from annotationrun_worker.run.estimate import Estimate
 from annotationrun_worker.run.local import PlanReport, plan_run
 from annotationrun_worker.run.step_results import plan_result
@@ -42,9 +42,8 @@ def plan(
     written. Nothing is asked or decoded; the plan is staged.
     """
     options = RunOptions(manifest, None, tuple(volume or ()), staging, limit, revision=revision, cache=cache)
-    report = plan_run(options.load(asks=False))
-    for warning in report.warnings:
-        typer.echo(f"annotationrun: warning: {warning}", err=True)
+    report = plan_run(options.load(asks=False, in_pod=result is not None))
+    warn(report.warnings)
     tell_result(plan_result(report), result)
     if as_json:
         typer.echo(json.dumps(_value(report), indent=2))

@@ -153,7 +153,8 @@ def plan_run(run: LocalRun) -> PlanReport:
         chosen = dataset.with_tasks(staged.findings.tasks).chosen
         estimates = estimate_run(run.spec, chosen, dataset.features)
         pending = set(map(int, staged.plan.indices)) - open_marks(run, staged.digest).done_now()
-        return PlanReport(run, staged.digest, staged.plan, estimates, len(pending), staged.findings.warnings)
+        warnings = (*run.warnings, *staged.findings.warnings)
+        return PlanReport(run, staged.digest, staged.plan, estimates, len(pending), warnings)
 
 
 def annotate_run(
