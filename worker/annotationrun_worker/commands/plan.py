@@ -42,7 +42,8 @@ def plan(
     written. Nothing is asked or decoded; the plan is staged.
     """
     options = RunOptions(manifest, None, tuple(volume or ()), staging, limit, revision=revision, cache=cache)
-    report = plan_run(options.load(asks=False, in_pod=result is not None))
+    in_pod = result is not None  # where the step has no token to publish with
+    report = plan_run(options.load(asks=False, publishes=not in_pod, in_pod=in_pod))
     warn(report.warnings)
     tell_result(plan_result(report), result)
     if as_json:

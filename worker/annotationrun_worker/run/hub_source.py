@@ -28,6 +28,8 @@ class HubAccess:
 
     source_token: str | None = field(default=None, repr=False)
     output_token: str | None = field(default=None, repr=False)
+    publishes: bool = False
+    """Whether the output is pushed with ``output_token``: the plan step in a pod has another one."""
     cache: Path = Path()
     """Folder for files of the Hub, shared by all processes of this machine."""
     cache_bytes: int = DEFAULT_CACHE_BYTES
@@ -59,7 +61,7 @@ def hub_access(
     _check_token("source", spec.source.token_secret_ref, source)
     if publishes:  # in a pod, the other steps don't have it
         _check_token("output", spec.output.token_secret_ref, common)
-    return HubAccess(source, common, cache or default_cache(), spec.source.cache_bytes)
+    return HubAccess(source, common, publishes, cache or default_cache(), spec.source.cache_bytes)
 
 
 def _token(environment: Mapping[str, str], variable: str) -> str:

@@ -28,6 +28,7 @@ from annotationrun_worker.run.opening import (
     open_step,
 )
 from annotationrun_worker.run.plan import RunPlan, StagedPlan, load_plan, make_plan
+from annotationrun_worker.run.preflight import check_rights_to_publish
 from annotationrun_worker.run.progress import StoreProgress, serve_progress
 from annotationrun_worker.run.report import AnnotateReport, failure_text, missing_text
 from annotationrun_worker.run.result_maker import Worker
@@ -148,6 +149,7 @@ def plan_run(run: LocalRun) -> PlanReport:
     Raises:
         AnnotationRunError: what would stop the run before its first question.
     """
+    check_rights_to_publish(run)
     with open_dataset(run) as dataset:
         staged = asyncio.run(make_plan(run, dataset))
         chosen = dataset.with_tasks(staged.findings.tasks).chosen
@@ -222,6 +224,7 @@ def run_local(run: LocalRun, progress: Progress, pool: WorkerPool | None = None)
     Raises:
         AnnotationRunError: what stops a run; too many failed episodes stand in the report.
     """
+    check_rights_to_publish(run)
     with open_dataset(run) as dataset:
         staged = asyncio.run(make_plan(run, dataset))
         digest, plan = staged.digest, staged.plan

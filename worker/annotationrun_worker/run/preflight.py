@@ -24,6 +24,7 @@ from annotationrun_worker.run.annotate import allowed_failures
 from annotationrun_worker.run.foreseen_episode import cameras_looked_at
 from annotationrun_worker.run.hub_source import check_room_for_merge
 from annotationrun_worker.run.opening import LocalRun, OpenDataset
+from annotationrun_worker.run.places import HubPlace
 from annotationrun_worker.staging.digests import digest_json
 from annotationrun_worker.staging.plans import StagedSurvey, read_survey, stage_survey
 from annotationrun_worker.staging.store import StagingStore
@@ -46,6 +47,23 @@ def check_places(run: LocalRun, dataset: OpenDataset) -> None:
             _check_room(dataset.files.root, places.output)
     if isinstance(places.staging, Path):  # of an object store the plan shows it, which is put next
         _check_staging(places.staging)
+
+
+def check_rights_to_publish(run: LocalRun) -> None:
+    """See that the token may push an output on the Hub, as far as the Hub tells; nothing is written there.
+
+    Raises:
+        HubAccessError: it may not.
+    """
+    place, output = run.places.output, run.spec.output
+    if not isinstance(place, HubPlace) or not run.hub.publishes:
+        return
+    from annotationrun_worker.hub.publication import HubTarget  # slow to import; other runs need no Hub
+    from annotationrun_worker.hub.repository import HubRepository
+    from annotationrun_worker.hub.rights import check_rights
+
+    target = HubTarget(place.revision, output.private, output.pull_request)
+    check_rights(HubRepository(place.repo_id, run.hub.output_token), target)
 
 
 @dataclass(frozen=True, slots=True)
