@@ -133,7 +133,7 @@ def check_room_for_merge(files: DatasetFiles, output: Path | HubPlace) -> None:
     That is all of the source where it becomes a folder, and the data files where it is pushed.
 
     Raises:
-        StorageError: it may not.
+        ConfigurationError: it may not.
     """
     mirror = _mirror_of(files)
     if mirror is not None:

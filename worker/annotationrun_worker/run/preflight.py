@@ -10,7 +10,13 @@ from typing import Final, get_args
 from annotationrun_worker.dataset.layout import data_files
 from annotationrun_worker.dataset.records import CameraKey
 from annotationrun_worker.dataset.survey import faults_text, survey_source
-from annotationrun_worker.errors import DatasetError, FrameDecodeError, StorageError
+from annotationrun_worker.errors import (
+    ConfigurationError,
+    DatasetError,
+    FrameDecodeError,
+    StorageError,
+    is_no_place,
+)
 from annotationrun_worker.frames.backends import make_decoder
 from annotationrun_worker.frames.decoder import EpisodeVideo
 from annotationrun_worker.merge.columns import LANGUAGE_COLUMNS, REPLACED_COLUMNS
@@ -35,6 +41,7 @@ def check_places(run: LocalRun, dataset: OpenDataset) -> None:
 
     Raises:
         OutputError: the output can't be there, or holds something that must not be lost.
+        ConfigurationError: staging can't be there, or the cache may hold less than the merge needs.
         StorageError: output or staging can't be written, or the disk is too small.
         DatasetError: the source can't be read.
     """
@@ -236,6 +243,11 @@ def _check_staging(staging: Path) -> None:
     try:
         probe_writable(staging)
     except OSError as error:
+        if is_no_place(error):
+            raise ConfigurationError(
+                f"the staging folder {str(staging)!r} can't be there: {error}; choose another with --staging "
+                "or spec.staging, or move what is in the way"
+            ) from error
         raise StorageError(
             f"the staging folder {str(staging)!r} can't be written: {error}; check space and permissions, or "
             "choose another with --staging or spec.staging"
