@@ -100,6 +100,12 @@ class Reason(StrEnum):
         "Others pushed to the output what ours would overwrite, three times after a new plan (exit code 8).",
         "Take what they changed over into the source, or name another branch or repository in spec.output.",
     )
+    OUTPUT_REFUSED = (
+        "OutputRefused",
+        "The output can't be where spec.output asks, holds what no merge wrote, or would not be valid"
+        " (exit code 9).",
+        "Do what the message says: name another place in spec.output, or move what is there.",
+    )
     VOLUME_NOT_FOUND = (
         "VolumeNotFound",
         "A PersistentVolumeClaim of the spec is not in the run's namespace.",
