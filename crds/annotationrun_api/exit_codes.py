@@ -21,8 +21,10 @@ class ExitCode(IntEnum):
     SERVER_NOT_READY = 6
     """The model server can't be reached or did not come up in time; nothing was lost."""
     STORAGE = 7
-    """Staging or output can't be written: full, read-only, permissions."""
+    """Staging, output or cache can't be read or written: full, read-only, permissions, damaged."""
     OUTPUT_MOVED = 8
     """Others pushed what the output would overwrite; nothing was pushed, run again."""
+    OUTPUT = 9
+    """The output can't be there, holds what no merge wrote, or would not be valid; it is as it was."""
     INTERRUPTED = 130
     """Ctrl-C or SIGTERM; what was answered is staged."""

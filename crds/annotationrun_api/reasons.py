@@ -106,6 +106,12 @@ class Reason(StrEnum):
         "Others pushed to the output what ours would overwrite, three times after a new plan (exit code 8).",
         "Take what they changed over into the source, or name another branch or repository in spec.output.",
     )
+    OUTPUT_REFUSED = (
+        "OutputRefused",
+        "The output can't be where spec.output asks, holds what no merge wrote, or would not be valid"
+        " (exit code 9).",
+        "Do what the message says: name another place in spec.output, or move what is there.",
+    )
     VOLUME_NOT_FOUND = (
         "VolumeNotFound",
         "A PersistentVolumeClaim of the spec is not in the run's namespace.",
@@ -209,6 +215,11 @@ class Reason(StrEnum):
         "ProgressUnavailable",
         "No worker can be asked for its progress, so it is counted by ended pods.",
         "Let the operator reach the workers' port where a NetworkPolicy or a mesh forbids it.",
+    )
+    SETTINGS_WITHOUT_EFFECT = (
+        "SettingsWithoutEffect",
+        "The spec has settings that have no effect beside its others; the run goes on.",
+        "Remove what the message names, or set what it would need.",
     )
 
 

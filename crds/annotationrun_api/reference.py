@@ -19,9 +19,11 @@ from annotationrun_api.crd_schema import crd
 from annotationrun_api.edits import EditClass, paths_of
 from annotationrun_api.labels import API_VERSION, COPIED_PREFIXES, REQUESTED_AT_ANNOTATION
 from annotationrun_api.markdown_table import code, table
+from annotationrun_api.reasons import Reason
 from annotationrun_api.spec import KIND, Metadata, RunSpec
+from annotationrun_api.spec_effects import paths_with
 from annotationrun_api.spec_fields import FieldType, child_type, describe_type, field_types, key_type
-from annotationrun_api.spec_types import SpecModel
+from annotationrun_api.spec_types import EffectOnly, SpecModel
 from annotationrun_api.status import RunStatus
 from annotationrun_api.structural_schema import Schema
 
@@ -51,7 +53,12 @@ _CLUSTER_RULES = """
 On a cluster the operator asks for more than the schema (reasons `InvalidSpec`, `VolumeNotFound`,
 `VolumeAccessMode`): a `path` of source or output needs its `volume`; `spec.staging` needs `volume` or `uri`;
 each claim has to exist; with `spec.workers.parallelism` over 1 each claim has to be ReadWriteMany (or
-ReadOnlyMany).
+ReadOnlyMany). With `mode: External` the claim of `spec.model.serving.cache` is not mounted, and need not
+exist.
+"""
+_EFFECT_NOTES = f"""
+One that differs from its default and has no effect is a warning: of `annotationrun plan` and `run` on one
+machine, and an Event with the reason `{Reason.SETTINGS_WITHOUT_EFFECT}` on a cluster.
 """
 _EDIT_NOTES = f"""
 A new value of the annotation `{REQUESTED_AT_ANNOTATION}` is of the last class too. A run that has failed is
@@ -70,6 +77,8 @@ def reference() -> str:
         "The API server checks these (CEL, over the value as `self`); `annotationrun` on one machine checks"
         f" the same.\n\n{table(('at', 'refused with', 'rule'), _rules())}"
         f"{_CLUSTER_RULES}",
+        f"## Settings that have an effect in some runs only\n\n{table(('field', 'only'), _effects())}"
+        f"{_EFFECT_NOTES}",
         f"## What an edit asks for\n\n{table(('edit of', 'what follows'), _edits())}{_EDIT_NOTES}",
         f"## status\n\nWritten by the operator alone.\n\n{_status_table()}",
         f"## Columns of kubectl get\n\n{table(('column', 'from', 'meaning', 'shown'), columns())}",
@@ -232,6 +241,11 @@ def _rules_of(schema: Schema, path: str) -> Iterator[tuple[str, str, str]]:
         yield from _rules_of(inner, f"{path}.{name}")
     if "items" in schema:
         yield from _rules_of(schema["items"], f"{path}[]")
+
+
+def _effects() -> Iterator[tuple[str, str]]:
+    for mark in EffectOnly:
+        yield ", ".join(map(code, paths_with(mark))), mark.value
 
 
 def _edits() -> Iterator[tuple[str, str]]:

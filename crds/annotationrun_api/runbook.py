@@ -47,6 +47,7 @@ _SHOWS_MORE: Final[Mapping[Reason, str]] = {
     Reason.DATASET_UNREADABLE: _logs("worker"),
     Reason.STORAGE_FAILED: _logs("worker"),
     Reason.OUTPUT_MOVED: _logs("worker", Step.MERGE),
+    Reason.OUTPUT_REFUSED: _logs("worker"),
     Reason.VOLUME_NOT_FOUND: _CLAIMS,
     Reason.VOLUME_ACCESS_MODE: _CLAIMS,
     Reason.SERVER_NOT_READY: _logs("vllm", Step.ANNOTATE),
@@ -115,6 +116,7 @@ REASON_GROUPS: Final = (
             Reason.DATASET_UNREADABLE,
             Reason.STORAGE_FAILED,
             Reason.OUTPUT_MOVED,
+            Reason.OUTPUT_REFUSED,
             Reason.SERVER_NOT_READY,
             Reason.MODEL_DOWNLOAD_FAILED,
             Reason.OUT_OF_MEMORY,
@@ -148,7 +150,7 @@ REASON_GROUPS: Final = (
     ReasonGroup(
         "Of Events alone",
         "Each change of the state is an Event too, with the state's reason.",
-        (Reason.JOB_CREATED, Reason.JOB_DELETED),
+        (Reason.JOB_CREATED, Reason.JOB_DELETED, Reason.SETTINGS_WITHOUT_EFFECT),
     ),
 )
 

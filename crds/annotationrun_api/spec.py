@@ -11,7 +11,7 @@ from annotationrun_api.spec_execution import FailurePolicy, FramesSpec, WorkersS
 from annotationrun_api.spec_model import ModelSpec
 from annotationrun_api.spec_modules import ModulesSpec
 from annotationrun_api.spec_source import OutputSpec, SourceSpec, StagingSpec
-from annotationrun_api.spec_types import Expect, Name, ObjectName, SpecModel
+from annotationrun_api.spec_types import EffectOnly, Expect, Name, ObjectName, SpecModel
 
 KIND = "AnnotationRun"
 
@@ -94,7 +94,7 @@ class RunSpec(SpecModel):
     suspend: bool = Field(
         default=False, description="suspend: hold the run; what is staged stays. Default false."
     )
-    ttl_seconds_after_finished: int | None = Field(
+    ttl_seconds_after_finished: Annotated[int | None, EffectOnly.CLUSTER] = Field(
         default=None,
         ge=0,
         le=2_147_483_647,
@@ -102,19 +102,19 @@ class RunSpec(SpecModel):
         " null: never."
         " 0: at once.",
     )
-    active_deadline_seconds: int | None = Field(
+    active_deadline_seconds: Annotated[int | None, EffectOnly.CLUSTER] = Field(
         default=None,
         ge=1,
         le=2_147_483_647,
         description="activeDeadlineSeconds: seconds that the run may be active. Default null: no limit.",
     )
-    start_deadline_seconds: int = Field(
+    start_deadline_seconds: Annotated[int, EffectOnly.CLUSTER] = Field(
         default=3600,
         ge=1,
         le=2_147_483_647,
         description="startDeadlineSeconds: seconds until the pods must have started. Default 3600.",
     )
-    queue_name: ObjectName | None = Field(
+    queue_name: Annotated[ObjectName | None, EffectOnly.CLUSTER] = Field(
         default=None, description="queueName: Kueue LocalQueue of the Jobs. Default null: no queue."
     )
 

@@ -7,7 +7,15 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BeforeValidator, Field, JsonValue
 
 from annotationrun_api.schema_marks import IntOrString
-from annotationrun_api.spec_types import Expect, ObjectName, ResourceName, Resources, Rule, SpecModel
+from annotationrun_api.spec_types import (
+    EffectOnly,
+    Expect,
+    ObjectName,
+    ResourceName,
+    Resources,
+    Rule,
+    SpecModel,
+)
 
 _LIMIT_EXPECTED = 'a whole number of episodes from 0 on, or a share from "0%" to "100%"'
 _PERCENT = re.compile(r"(100|[1-9]?[0-9])%")
@@ -164,7 +172,7 @@ class PodOverlay(SpecModel):
 class WorkersSpec(SpecModel):
     """How much is done at once, and how often it is tried."""
 
-    parallelism: int = Field(
+    parallelism: Annotated[int, EffectOnly.CLUSTER] = Field(
         default=1,
         ge=1,
         le=10_000,
@@ -188,11 +196,11 @@ class WorkersSpec(SpecModel):
         le=100,
         description="episodeAttempts: tries before an episode is given up. Default 3.",
     )
-    resources: Resources = Field(
+    resources: Annotated[Resources, EffectOnly.CLUSTER] = Field(
         default_factory=Resources,
         description="resources: requests and limits of the worker. Default {}: none.",
     )
-    pod: PodOverlay = Field(
+    pod: Annotated[PodOverlay, EffectOnly.CLUSTER] = Field(
         default_factory=PodOverlay, description="pod: added to the worker pods. Default {}: nothing."
     )
 

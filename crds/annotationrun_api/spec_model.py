@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, JsonValue
 
 from annotationrun_api.spec_types import (
+    EffectOnly,
     Endpoint,
     Expect,
     Quantity,
@@ -83,51 +84,57 @@ class ServingSpec(SpecModel):
     api_key_secret_ref: SecretKeyRef | None = Field(
         default=None, description="apiKeySecretRef: API key of the endpoints. Default null: none is sent."
     )
-    image: Annotated[str, Field(max_length=512, pattern=r"^\S+$"), Expect("a container image")] | None = (
-        Field(
-            default=None,
-            description="image: container image of the sidecar. Default null: the chart's vLLM image.",
-        )
+    image: Annotated[
+        Annotated[str, Field(max_length=512, pattern=r"^\S+$"), Expect("a container image")] | None,
+        EffectOnly.SIDECAR,
+    ] = Field(
+        default=None,
+        description="image: container image of the sidecar. Default null: the chart's vLLM image.",
     )
-    args: tuple[Annotated[str, Field(max_length=1024)], ...] = Field(
+    args: Annotated[tuple[Annotated[str, Field(max_length=1024)], ...], EffectOnly.SIDECAR] = Field(
         default=(), max_length=128, description="args: further arguments of vllm serve. Default []: none."
     )
-    gpus: int = Field(
+    gpus: Annotated[int, EffectOnly.SIDECAR] = Field(
         default=1, ge=0, le=64, description="gpus: GPUs of the sidecar. Default 1. 0: none, on CPUs."
     )
-    gpu_resource: ResourceName = Field(
+    gpu_resource: Annotated[ResourceName, EffectOnly.SIDECAR] = Field(
         default="nvidia.com/gpu",
         description="gpuResource: resource that gpus counts. Default nvidia.com/gpu.",
     )
-    shared_memory: Quantity = Field(
+    shared_memory: Annotated[Quantity, EffectOnly.SIDECAR] = Field(
         default="16Gi", description="sharedMemory: size of /dev/shm of the sidecar. Default 16Gi."
     )
-    start_timeout_seconds: int = Field(
+    start_timeout_seconds: Annotated[int, EffectOnly.CLUSTER] = Field(
         default=1800,
         ge=1,
         le=86_400,
         description="startTimeoutSeconds: seconds that the server may take until it is healthy."
         " Default 1800.",
     )
-    cache: VolumeClaim | None = Field(
+    cache: Annotated[VolumeClaim | None, EffectOnly.SIDECAR] = Field(
         default=None,
-        description="cache: claim that keeps the model's files: a Job fills it, and sidecars read it offline."
-        " Default null: each pod downloads them.",
+        description="cache: claim that keeps the model's files, for mode Sidecar: a Job fills it, and"
+        " sidecars read it offline. Default null: each pod downloads them.",
     )
-    token_secret_ref: SecretKeyRef | None = Field(
+    token_secret_ref: Annotated[SecretKeyRef | None, EffectOnly.SIDECAR] = Field(
         default=None,
         description="tokenSecretRef: Hub token to look the model up and to download it with, for mode"
         " Sidecar. Default null: anonymous.",
     )
-    local_media: bool = Field(
+    local_media: Annotated[bool, EffectOnly.SIDECAR] = Field(
         default=False,
         description="localMedia: pictures go to the sidecar as files of a volume that both share, not inside"
         " the requests. Default false.",
     )
-    resources: Resources = Field(
+    resources: Annotated[Resources, EffectOnly.SIDECAR] = Field(
         default_factory=Resources,
         description="resources: requests and limits of the sidecar, besides its GPUs. Default {}: none.",
     )
+
+    @property
+    def mounted_cache(self) -> VolumeClaim | None:
+        """The claim that pods read the model from; None with mode External, whatever ``cache`` is."""
+        return self.cache if self.mode == "Sidecar" else None
 
 
 class ModelSpec(SpecModel):

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field
 
 from annotationrun_api.schema_marks import SchemaPattern
 from annotationrun_api.spec_types import (
+    EffectOnly,
     Expect,
     FolderPath,
     RepoId,
@@ -81,7 +82,7 @@ class SourceSpec(SpecModel):
     repo_id: RepoId | None = Field(
         default=None, description="repoID: a dataset repository on the Hub. Default null: path is used."
     )
-    revision: Revision = Field(
+    revision: Annotated[Revision, EffectOnly.HUB_SOURCE] = Field(
         default="main",
         description="revision: branch, tag or commit of repoID. Default main. Without meaning for path.",
     )
@@ -107,7 +108,7 @@ class SourceSpec(SpecModel):
         description='episodes: the episodes to annotate, such as "0-99,120", ends included. Default'
         " null: all.",
     )
-    follow: FollowSpec = Field(
+    follow: Annotated[FollowSpec, EffectOnly.CLUSTER] = Field(
         default_factory=FollowSpec, description="follow: annotate later commits too. Default {mode: Never}."
     )
     token_secret_ref: SecretKeyRef | None = Field(
@@ -141,7 +142,7 @@ class OutputSpec(SpecModel):
     repo_id: RepoId | None = Field(
         default=None, description="repoID: the dataset repository to push to. Default null: path is used."
     )
-    branch: Revision = Field(
+    branch: Annotated[Revision, EffectOnly.HUB_OUTPUT] = Field(
         default="main",
         description="branch: branch of repoID to push to. Default main. Without meaning for path.",
     )

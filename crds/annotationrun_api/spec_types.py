@@ -6,6 +6,7 @@ is what a person reads when the value is refused.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from functools import cache
 from typing import Annotated, ClassVar, Self
 
@@ -32,6 +33,18 @@ class Expect:
     """Marks a type with the words for what it accepts."""
 
     text: str
+
+
+class EffectOnly(Enum):
+    """Marks a field that has an effect in some runs only; the value says in which, behind ``only``.
+
+    A mark on a mapping is for all fields in it. `spec_effects` tells which settings of a run have none.
+    """
+
+    CLUSTER = "on a cluster"
+    SIDECAR = "with spec.model.serving.mode Sidecar, on a cluster"
+    HUB_SOURCE = "with spec.source.repoID"
+    HUB_OUTPUT = "with spec.output.repoID"
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,7 +132,8 @@ def _progress(draft: Draft, counts: EpisodeCounts, since: datetime) -> Progress:
 
 
 def _text(percent: int, counts: EpisodeCounts) -> str:
-    return f"{percent}% ({counts.done + counts.failed}/{counts.total})"
+    failed = f", {counts.failed} failed" if counts.failed else ""
+    return f"{percent}% ({counts.done}/{counts.total}{failed})"
 
 
 def duration_text(seconds: float) -> str:

@@ -14,6 +14,8 @@ from annotationrun_api.errors import ManifestError
 from annotationrun_api.labels import REQUESTED_AT_ANNOTATION, Step
 from annotationrun_api.manifest import parse_object
 from annotationrun_api.reasons import Reason, find_reason
+from annotationrun_api.spec import RunSpec
+from annotationrun_api.spec_effects import settings_without_effect
 from annotationrun_api.status import (
     Activity,
     AnnotateStatus,
@@ -58,6 +60,7 @@ def decide(seen: Observation, now: datetime, settings: JobSettings) -> Decision:
         manifest = parse_object(seen.run.manifest, seen.run.name)
     except ManifestError as error:
         return _stall(draft, manifest_fault(error))
+    _tell_settings_without_effect(draft, manifest.spec)
     inputs = read_inputs(manifest, seen.run.annotations)
     if draft.status.ended_input == inputs.run:
         return _stay(RunPass(draft, manifest, inputs))
@@ -68,6 +71,14 @@ def decide(seen: Observation, now: datetime, settings: JobSettings) -> Decision:
     if manifest.spec.suspend:
         return _suspend(draft)
     return _go_on(RunPass(draft, manifest, inputs))
+
+
+def _tell_settings_without_effect(draft: Draft, spec: RunSpec) -> None:
+    """Warn of them once for each edit of the spec."""
+    said = settings_without_effect(spec, in_cluster=True)
+    if said and draft.status.observed_generation != draft.seen.run.generation:
+        message = with_remedy(Reason.SETTINGS_WITHOUT_EFFECT, said)
+        draft.announcements.append(Announcement("Warning", Reason.SETTINGS_WITHOUT_EFFECT, message))
 
 
 def _stall(draft: Draft, fault: Failure) -> Decision:

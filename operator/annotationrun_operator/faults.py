@@ -27,7 +27,7 @@ def find_fault(manifest: AnnotationRun, claims: Mapping[str, ClaimView]) -> Fail
 
 def needed_claims(spec: RunSpec) -> list[str]:
     """All claims that pods of the run mount."""
-    cache = spec.model.serving.cache
+    cache = spec.model.serving.mounted_cache
     return list(dict.fromkeys([*claims_of(spec), *([cache.claim_name] if cache else [])]))
 
 

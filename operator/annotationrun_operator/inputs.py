@@ -75,10 +75,10 @@ def fetched_from(spec: RunSpec, model_commit: str) -> list[str] | None:
         spec: of the run.
         model_commit: of the model, as it was planned; empty: the revision stands for itself.
     """
-    serving, model = spec.model.serving, spec.model
-    if serving.cache is None or not model.is_fetched:
+    model, cache = spec.model, spec.model.serving.mounted_cache
+    if cache is None or not model.is_fetched:
         return None
-    return [model.id, model_commit or model.revision, serving.cache.claim_name, serving.cache.sub_path or ""]
+    return [model.id, model_commit or model.revision, cache.claim_name, cache.sub_path or ""]
 
 
 def _without(value: Mapping[str, Any], *names: str) -> dict[str, Any]:

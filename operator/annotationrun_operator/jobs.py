@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from annotationrun_api.exit_codes import ExitCode
 from annotationrun_api.labels import (
     API_VERSION,
     APP_NAME,
@@ -23,6 +22,7 @@ from annotationrun_api.labels import (
     Step,
 )
 from annotationrun_api.spec import KIND, AnnotationRun
+from annotationrun_operator.exit_policy import AfterExit, codes_that
 from annotationrun_operator.inputs import digest_of
 from annotationrun_operator.job_settings import JobSettings
 from annotationrun_operator.observation import RunView
@@ -33,14 +33,6 @@ _INDEX_CHARACTERS = 5
 """Pods of an Indexed Job have ``-<index>`` behind the Job's name as host name; an index has 4 digits."""
 _HASH_CHARACTERS = 8
 
-_HOPELESS = [
-    ExitCode.USAGE,
-    ExitCode.CONFIGURATION,
-    ExitCode.DATASET,
-    ExitCode.INCOMPLETE,
-    ExitCode.OUTPUT_MOVED,
-]
-"""The same input fails again: the Job fails at once."""
 _RETRIES = 3
 
 
@@ -141,21 +133,21 @@ def _counts(plan: JobPlan) -> dict[str, Any]:
 
 
 def _failure_rules() -> list[dict[str, Any]]:
-    def exits(action: str, codes: list[ExitCode]) -> dict[str, Any]:
+    def exits(action: str, codes: list[int]) -> dict[str, Any]:
         return {
             "action": action,
             "onExitCodes": {
                 "containerName": WORKER_CONTAINER,
                 "operator": "In",
-                "values": sorted(int(code) for code in codes),
+                "values": codes,
             },
         }
 
     disrupted = {"type": "DisruptionTarget", "status": "True"}
     return [
         {"action": "Ignore", "onPodConditions": [disrupted]},
-        exits("Ignore", [ExitCode.INTERRUPTED]),
-        exits("FailJob", _HOPELESS),
+        exits("Ignore", codes_that(lambda policy: policy.after is AfterExit.IGNORE)),
+        exits("FailJob", codes_that(lambda policy: policy.ends_job)),
     ]
 
 

@@ -27,11 +27,12 @@ from annotationrun_operator.observation import (
 
 Raw = Mapping[str, Any]
 
+_SERVING = ("model", "serving")
 _CLAIM_PLACES = (
     ("source", "volume"),
     ("output", "volume"),
     ("staging", "volume"),
-    ("model", "serving", "cache"),
+    (*_SERVING, "cache"),
 )
 _STEPS = {step.value for step in Step}
 
@@ -188,8 +189,10 @@ def view_claim(raw: Raw) -> ClaimView:
 
 
 def claim_names(manifest: Raw) -> tuple[str, ...]:
-    """The claims that a run's spec names, each once; the spec may be wrong otherwise."""
-    names = (_at(manifest, ("spec", *place, "claimName")) for place in _CLAIM_PLACES)
+    """The claims of a run's spec that its pods mount, each once; the spec may be wrong otherwise."""
+    is_external = _at(manifest, ("spec", *_SERVING, "mode")) == "External"  # nobody mounts its cache
+    places = [place for place in _CLAIM_PLACES if not (is_external and place[: len(_SERVING)] == _SERVING)]
+    names = (_at(manifest, ("spec", *place, "claimName")) for place in places)
     return tuple(dict.fromkeys(name for name in names if isinstance(name, str) and name))
 
 

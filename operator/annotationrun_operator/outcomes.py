@@ -1,7 +1,7 @@
 """What came of a Job that has ended: what its pod tells, or why it failed."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,6 +9,7 @@ from annotationrun_api.errors import UnreadableResultError
 from annotationrun_api.exit_codes import ExitCode
 from annotationrun_api.reasons import Reason
 from annotationrun_api.step_results import MergeOutcome, PlanResult, PrefetchResult, ResultT, read_result
+from annotationrun_operator.exit_policy import AfterExit, codes_that, policy_of
 from annotationrun_operator.observation import ContainerView, JobView, PodView
 from annotationrun_operator.pods import WORKER_CONTAINER
 from annotationrun_operator.sidecar import SIDECAR_CONTAINER
@@ -16,15 +17,7 @@ from annotationrun_operator.sidecar import SIDECAR_CONTAINER
 SHOWN_CHARACTERS: Final = 600
 """Of the end of a log, in a message."""
 
-_REASONS: Mapping[int, Reason] = {
-    ExitCode.USAGE: Reason.CONFIGURATION_REFUSED,
-    ExitCode.CONFIGURATION: Reason.CONFIGURATION_REFUSED,
-    ExitCode.DATASET: Reason.DATASET_UNREADABLE,
-    ExitCode.SERVER_NOT_READY: Reason.SERVER_NOT_READY,
-    ExitCode.STORAGE: Reason.STORAGE_FAILED,
-    ExitCode.OUTPUT_MOVED: Reason.OUTPUT_MOVED,
-}
-_HOPELESS = (ExitCode.USAGE, ExitCode.CONFIGURATION, ExitCode.DATASET, ExitCode.OUTPUT_MOVED)
+_HOPELESS = codes_that(lambda policy: policy.after in {AfterExit.END, AfterExit.PLAN_AGAIN})
 # As the Job controller words it where the pod is gone already.
 _EXIT_CODE_IN_MESSAGE = re.compile(r"failed with exit code (\d+)")
 
@@ -98,18 +91,14 @@ def pod_failure(pod: PodView, worker: ContainerView) -> Failure:
         server = pod.container(SIDECAR_CONTAINER)
         if server is not None and server.exit_message:
             message += f"; the server said: {_end(server.exit_message)}"
-    return Failure(_reason(code), message)
-
-
-def _reason(code: int) -> Reason:
-    return _REASONS.get(code, Reason.PODS_FAILED)
+    return Failure(policy_of(code).reason, message)
 
 
 def _as_the_job_says(job: JobView) -> Failure:
     said = job.condition("Failed")
     message = f"{said.reason}: {said.message}" if said else "no word of it"
     code = _EXIT_CODE_IN_MESSAGE.search(message)
-    reason = _reason(int(code[1])) if code else Reason.PODS_FAILED
+    reason = policy_of(int(code[1])).reason if code else Reason.PODS_FAILED
     return Failure(reason, f"Job {job.name}: {message}")
 
 

@@ -182,7 +182,10 @@ def _worker_mounts(step: Step, spec: RunSpec) -> list[dict[str, Any]]:
 
 
 def _secrets(step: Step, spec: RunSpec) -> list[dict[str, Any]]:
-    """The EnvVars that hold tokens and keys: what the step needs, no more."""
+    """The EnvVars that hold tokens and keys: what the step needs, no more.
+
+    The token that may write to the output is the merge's alone: whether it may is not seen before.
+    """
     source, output, serving = spec.source.token_secret_ref, spec.output.token_secret_ref, spec.model.serving
     match step:
         case Step.PREFETCH:

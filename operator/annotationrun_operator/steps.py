@@ -14,6 +14,7 @@ from annotationrun_operator.accounting import set_active, set_waiting, take_prog
 from annotationrun_operator.decision import Announcement, CreateJob, Decision
 from annotationrun_operator.draft import Draft, State, with_remedy
 from annotationrun_operator.ending import PUBLISHED, complete, fail, record_publication, take_counts
+from annotationrun_operator.exit_policy import EXIT_POLICIES
 from annotationrun_operator.inputs import digest_of, fetched_from
 from annotationrun_operator.jobs import JobPlan, job_name, make_job
 from annotationrun_operator.observation import JobView
@@ -46,13 +47,7 @@ _STATES = {
     Step.MERGE: (Reason.MERGING, ConditionType.MERGED),
 }
 _ENDS_THE_RUN = frozenset(
-    {
-        Reason.CONFIGURATION_REFUSED,
-        Reason.DATASET_UNREADABLE,
-        Reason.SERVER_NOT_READY,
-        Reason.STORAGE_FAILED,
-        Reason.OUT_OF_MEMORY,
-    }
+    {Reason.OUT_OF_MEMORY, *(policy.reason for policy in EXIT_POLICIES.values() if policy.ends_run)}
 )
 """Failures of the annotate step after which another attempt would fail alike."""
 
@@ -216,7 +211,8 @@ def _watch(run: RunPass, step: Step, job: JobView) -> Decision:
         note = with_remedy(Reason.PROGRESS_UNAVAILABLE, draft.seen.progress_error)
         draft.steps[ConditionType.ANNOTATED] = (False, Reason.PROGRESS_UNAVAILABLE, note)
     counts = draft.status.episodes
-    done = f"{counts.done} of {counts.total} episodes are done."
+    failed = f", {counts.failed} failed" if counts.failed else ""
+    done = f"{counts.done} of {counts.total} episodes are done{failed}."
     return _working(run, step, Reason.ANNOTATING, f"{done} {_server(draft)}".strip())
 
 

@@ -24,12 +24,22 @@ AnnotationRunError                     annotationrun_api.errors
     │   └── GivenUpError               a result failed as often as it may
     ├── AnswerError                    the model's answer stays unusable
     ├── StagingError                   a staged object is not what was written
-    ├── StorageError                   disk full, read-only, no permission
-    └── OutputError                    the output folder is taken, or the merged dataset would be invalid
+    ├── StorageError                   disk full, read-only, no permission; nothing else
+    └── OutputError                    the output can't be there, is taken, or would be invalid
         └── OutputMovedError           somebody else pushed what our commit would overwrite
 """
 
+import errno
+from typing import Final
+
 from annotationrun_api.errors import PermanentError, TransientError
+
+_NO_PLACE: Final = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP})
+
+
+def is_no_place(error: OSError) -> bool:
+    """Whether nothing can be at a path, however much room there is: a file is in the way, a name too long."""
+    return error.errno in _NO_PLACE
 
 
 class ServerNotReadyError(TransientError):
@@ -128,7 +138,7 @@ class StagingError(PermanentError):
 
 
 class StorageError(PermanentError):
-    """Staging or output can't be written."""
+    """Staging, output or cache can't be read or written: the disk or the object store refuses."""
 
 
 class OutputError(PermanentError):

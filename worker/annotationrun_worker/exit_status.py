@@ -29,7 +29,7 @@ EXIT_CODES: dict[type[AnnotationRunError], ExitCode] = {
     errors.ServerNotReadyError: ExitCode.SERVER_NOT_READY,
     errors.StagingError: ExitCode.STORAGE,
     errors.StorageError: ExitCode.STORAGE,
-    errors.OutputError: ExitCode.STORAGE,
+    errors.OutputError: ExitCode.OUTPUT,
     errors.OutputMovedError: ExitCode.OUTPUT_MOVED,
 }
 

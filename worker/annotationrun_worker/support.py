@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from annotationrun_api.errors import UnsupportedError
 from annotationrun_api.spec import AnnotationRun, RunSpec
+from annotationrun_api.spec_effects import paths_with
 from annotationrun_api.spec_fields import type_at, walk_fields
-from annotationrun_api.spec_types import SpecModel
+from annotationrun_api.spec_types import EffectOnly, SpecModel
 
 SUPPORTED = frozenset(
     {
@@ -87,32 +88,11 @@ SUPPORTED = frozenset(
 )
 """Fields that are carried out, whatever their value."""
 
-CLUSTER_ONLY = frozenset(
-    {
-        "spec.source.follow",
-        "spec.model.serving.image",
-        "spec.model.serving.args",
-        "spec.model.serving.gpus",
-        "spec.model.serving.gpuResource",
-        "spec.model.serving.sharedMemory",
-        "spec.model.serving.startTimeoutSeconds",
-        "spec.model.serving.cache",
-        "spec.model.serving.tokenSecretRef",
-        "spec.model.serving.localMedia",
-        "spec.model.serving.resources",
-        "spec.workers.parallelism",
-        "spec.workers.resources",
-        "spec.workers.pod",
-        "spec.ttlSecondsAfterFinished",
-        "spec.activeDeadlineSeconds",
-        "spec.startDeadlineSeconds",
-        "spec.queueName",
-    }
-)
+CLUSTER_ONLY = frozenset(paths_with(EffectOnly.CLUSTER, EffectOnly.SIDECAR))
 """Fields that say something about pods and Jobs, and so nothing about one machine.
 
-The same manifest serves a cluster and one machine, so they are accepted here and change nothing: who runs the
-command stops it instead of setting a deadline.
+The same manifest serves a cluster and one machine, so they are accepted here and change nothing, which a
+warning says (``settings_without_effect``): who runs the command stops it instead of setting a deadline.
 """
 
 

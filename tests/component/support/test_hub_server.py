@@ -24,7 +24,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from tests.support.hub_server.server import HubServer
-from tests.support.hub_server.state import Account
+from tests.support.hub_server.state import Account, Scope
 from tests.support.hub_server.with_client import (
     CONTENTS,
     INFO,
@@ -400,6 +400,26 @@ def test_whoami_names_the_account_and_its_organizations(hub: HubServer, api: HfA
     assert (answer["name"], [one["name"] for one in answer["orgs"]]) == ("someone", ["team"])
     api.create_repo("team/new", repo_type="dataset", token="hf_team")
     assert hub.repo("team/new").branches.keys() == {"main"}
+
+
+def test_a_fine_grained_token_does_what_its_scopes_say(hub: HubServer, api: HfApi) -> None:
+    scopes = (Scope("dataset", REPO, ("repo.write",)), Scope("user", "me", ("repo.content.read",)))
+    hub.add_account("hf_scoped", Account("me", scopes=scopes, global_permissions=("discussion.write",)))
+    told = api.whoami(token="hf_scoped")["auth"]["accessToken"]
+    assert (told["role"], told["fineGrained"]["global"]) == ("fineGrained", ["discussion.write"])
+    assert [(one["entity"]["type"], one["permissions"]) for one in told["fineGrained"]["scoped"]] == [
+        ("dataset", ["repo.write"]),
+        ("user", ["repo.content.read"]),
+    ]
+    commit(api, CommitOperationAdd("b", b"2"), token="hf_scoped")
+    api.auth_check(REPO, repo_type="dataset", write=True, token="hf_scoped")
+    assert status_of(lambda: api.create_repo("me/new", repo_type="dataset", token="hf_scoped")) == 403
+
+
+def test_who_only_reads_opens_no_pull_request(hub: HubServer, api: HfApi) -> None:
+    hub.add_account("hf_reader", Account("me", can_write=False))
+    add = CommitOperationAdd("b", b"2")
+    assert status_of(lambda: commit(api, add, token="hf_reader", create_pr=True)) == 403
 
 
 def test_a_card_without_a_header_brings_a_warning(hub: HubServer, api: HfApi) -> None:

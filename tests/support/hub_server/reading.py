@@ -154,8 +154,28 @@ def whoami(hub: Hub, request: Request, key: str, rest: Sequence[str]) -> Reply:
     account = hub.account(request)
     if account is None:
         raise HubError(401, "Invalid username or password.")
-    orgs = [{"type": "org", "name": name, "fullname": name} for name in account.organizations]
-    role = "write" if account.can_write else "read"
-    token = {"type": "access_token", "accessToken": {"displayName": "test", "role": role}}
+    orgs = [
+        {
+            "type": "org",
+            "name": name,
+            "fullname": name,
+            "roleInOrg": "read" if name in account.reads_only_in else "write",
+        }
+        for name in account.organizations
+    ]
+    access: dict[str, Any] = {"displayName": "test", "role": account.role}
+    if account.scopes is not None:
+        access["fineGrained"] = {
+            "canReadGatedRepos": False,
+            "global": list(account.global_permissions),
+            "scoped": [
+                {
+                    "entity": {"_id": scope.name, "type": scope.kind, "name": scope.name},
+                    "permissions": list(scope.permissions),
+                }
+                for scope in account.scopes
+            ],
+        }
+    token = {"type": "access_token", "accessToken": access}
     value = {"type": "user", "id": account.name, "name": account.name, "fullname": account.name}
     return json_reply(value | {"orgs": orgs, "auth": token})

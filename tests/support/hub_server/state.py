@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from threading import RLock
+from typing import Literal
 from urllib.parse import quote
 
 from tests.support.hub_server.counters import Counters
@@ -24,15 +25,54 @@ MIB = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
+class Scope:
+    """What a fine-grained token may do with a repo, or with all of a namespace."""
+
+    kind: Literal["user", "org", "dataset", "model"]
+    name: str
+    permissions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
-    """Whom a token stands for."""
+    """Whom a token stands for, and what it may do."""
 
     name: str
     organizations: tuple[str, ...] = ()
     can_write: bool = True
+    """Its role: ``write`` or ``read``; with `scopes` it is ``fineGrained``."""
+    reads_only_in: tuple[str, ...] = ()
+    """Organizations of which the account is a member that may only read."""
+    scopes: tuple[Scope, ...] | None = None
+    global_permissions: tuple[str, ...] = ()
+    """Of a fine-grained token."""
 
     def owns(self, namespace: str) -> bool:
         return namespace in (self.name, *self.organizations)
+
+    @property
+    def role(self) -> str:
+        if self.scopes is not None:
+            return "fineGrained"
+        return "write" if self.can_write else "read"
+
+    def may_write(self, namespace: str, repo: str = "") -> bool:
+        """Write into a repo (``datasets/user/name``), or without one make one in the namespace."""
+        if not self.can_write or not self.owns(namespace) or namespace in self.reads_only_in:
+            return False
+        prefix, _, repo_id = repo.partition("/")
+        places = {("user", namespace), ("org", namespace), (prefix.removesuffix("s"), repo_id)}
+        return self.scopes is None or any(
+            (scope.kind, scope.name) in places and "repo.write" in scope.permissions for scope in self.scopes
+        )
+
+    @property
+    def may_propose(self) -> bool:
+        """Open pull requests, of repos that it sees."""
+        if self.scopes is None:
+            return self.can_write
+        given = {*self.global_permissions, *(name for scope in self.scopes for name in scope.permissions)}
+        return bool(given & {"repo.write", "discussion.write"})
 
 
 @dataclass
@@ -161,18 +201,27 @@ class Hub:
         message = f"Access to {name} is restricted and you are not in the authorized list."
         raise HubError(403, message, "GatedRepo")
 
-    def owner(self, request: Request, namespace: str) -> Account:
-        """Whoever sends the request, if they may write into `namespace`."""
+    def owner(self, request: Request, namespace: str, repo: str = "") -> Account:
+        """Whoever sends the request, if they may write into the repo, or make one in `namespace`."""
         account = self.account(request)
         if account is None:
             raise HubError(401, "Invalid username or password.")
-        if not (account.can_write and account.owns(namespace)):
+        if not account.may_write(namespace, repo):
             raise HubError(403, f"You don't have the rights to write into the namespace {namespace!r}")
         return account
 
     def writable(self, request: Request, key: str) -> tuple[Repo, Account]:
         repo = self.readable(request, key)
-        return repo, self.owner(request, repo.namespace)
+        return repo, self.owner(request, repo.namespace, key)
+
+    def proposer(self, request: Request) -> Account:
+        """Whoever sends the request, if they may open pull requests."""
+        account = self.account(request)
+        if account is None:
+            raise HubError(401, "Invalid username or password.")
+        if not account.may_propose:
+            raise HubError(403, "You don't have the rights to open a pull request")
+        return account
 
     def signed(self, method: str, base: str, path: str) -> str:
         """A link that works without a token, for a time."""

@@ -33,12 +33,10 @@ def preupload(hub: Hub, request: Request, key: str, rest: Sequence[str]) -> Repl
 
 
 def _repo_to_commit_to(hub: Hub, request: Request, key: str) -> tuple[Repo, Account]:
-    """Pull requests may come from whoever sees the repo."""
+    """Pull requests may come from whoever sees the repo, but not by a token that only reads."""
     if not request.is_set("create_pr"):
         return hub.writable(request, key)
-    account = hub.account(request)
-    if account is None:
-        raise HubError(401, "Invalid username or password.")
+    account = hub.proposer(request)
     return hub.readable(request, key), account
 
 

@@ -173,7 +173,7 @@ def test_disruptions_and_interrupts_cost_nothing_and_hopeless_failures_end_the_j
     disrupted, interrupted, hopeless = spec["podFailurePolicy"]["rules"]
     assert (disrupted["action"], disrupted["onPodConditions"][0]["type"]) == ("Ignore", "DisruptionTarget")
     assert (interrupted["action"], interrupted["onExitCodes"]["values"]) == ("Ignore", [130])
-    assert (hopeless["action"], hopeless["onExitCodes"]["values"]) == ("FailJob", [2, 3, 4, 5, 8])
+    assert (hopeless["action"], hopeless["onExitCodes"]["values"]) == ("FailJob", [2, 3, 4, 5, 8, 9])
     assert spec["template"]["spec"]["restartPolicy"] == "Never"
 
 

@@ -263,6 +263,9 @@ def test_gpus_are_counted_by_whatever_name(resources, gpu_resource, expected):
 
 def test_the_claims_of_a_spec_are_found_each_once():
     assert claim_names(raw_run()) == ("datasets", "staging", "models")
+    external = raw_run()
+    external["spec"]["model"]["serving"]["mode"] = "External"
+    assert claim_names(external) == ("datasets", "staging"), "no pod mounts the model's cache"
 
 
 @pytest.mark.parametrize(

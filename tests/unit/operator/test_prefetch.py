@@ -1,6 +1,7 @@
 """A model is fetched into its claim before the workers start; what becomes of a run if that fails."""
 
 import copy
+import json
 
 import pytest
 from tests.support.run_world import COMMIT, MANIFEST, RunWorld
@@ -65,6 +66,22 @@ def test_the_model_is_fetched_before_any_gpu_is_asked_for_and_the_servers_read_i
 def test_nothing_is_fetched_where_nothing_is_to_be_kept(world):
     world.complete()
     assert created(world) == ["plan", "annotate", "merge"]
+
+
+def test_servers_of_others_need_no_claim_for_the_model():
+    world = a_world(mode="External", endpoints=["http://vlm:8000/v1"])
+    del world.claims["models"]
+    world.complete()
+    assert world.condition(ConditionType.COMPLETE)[0] == "True"
+    assert created(world) == ["plan", "annotate", "merge"]
+    assert "models" not in json.dumps([job["spec"]["template"]["spec"] for job in world.created])
+
+
+def test_servers_of_others_are_asked_by_several_workers_whatever_the_claim_can_serve():
+    world = a_world(mode="External", endpoints=["http://vlm:8000/v1"])
+    world.claims["models"] = ClaimView("models", ("ReadWriteOnce",), "Bound")
+    world.complete()
+    assert world.condition(ConditionType.COMPLETE)[0] == "True"
 
 
 def test_nothing_is_fetched_where_nothing_is_to_be_asked():

@@ -22,6 +22,7 @@ from annotationrun_worker.commands.options import (
     VolumeOption,
 )
 from annotationrun_worker.commands.output import episode_progress, finish
+from annotationrun_worker.frames.protocol import FrameCounts
 from annotationrun_worker.plain_text import plain_line
 from annotationrun_worker.run.events import EpisodeSeen, encode_event
 from annotationrun_worker.run.local import Listener, annotate_run
@@ -89,7 +90,7 @@ def annotate(
     )  # fmt: skip
     local, digest = options.load(), None if plan is None else Digest(plan)
     if events:
-        done = annotate_run(local, digest, Listener(_tell, _tell, _tell, _say), progress_port)
+        done = annotate_run(local, digest, Listener(_tell, _tell, _tell, _tell, _say), progress_port)
         finish(Console(stderr=True, quiet=True), done, report)
         return
     console = Console()
@@ -107,5 +108,5 @@ def _say_server(findings: ServerFindings) -> None:
         _say(f"model server: {findings.line()}")
 
 
-def _tell(event: EpisodeSeen | ServerFindings | Mapping[str, Usage]) -> None:
+def _tell(event: EpisodeSeen | ServerFindings | FrameCounts | Mapping[str, Usage]) -> None:
     typer.echo(encode_event(event))

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from annotationrun_worker.errors import StorageError
+from annotationrun_worker.errors import ConfigurationError
 from annotationrun_worker.staging.store import open_store
 from annotationrun_worker.staging.sweep import Sweep, delete
 
@@ -30,7 +30,7 @@ def gc(
     """
     store, console = open_store(staging), Console()
     if store.folder is not None and not store.folder.is_dir():
-        raise StorageError(f"there is no staging folder {staging!r}; name the one that a run printed")
+        raise ConfigurationError(f"there is no staging folder {staging!r}; name the one that a run printed")
     counts: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     for garbage in Sweep(store, datetime.now(UTC), unused_days).find():

@@ -10,6 +10,7 @@ import typer
 
 from annotationrun_api.manifest import load_manifest
 from annotationrun_api.spec import RunSpec
+from annotationrun_api.spec_effects import settings_without_effect
 from annotationrun_worker.run.api_key import read_api_key
 from annotationrun_worker.run.hub_source import hub_access, pinned
 from annotationrun_worker.run.model_revision import ModelRevision, find_model_revision
@@ -129,12 +130,14 @@ class RunOptions:
             words += [] if value is None else [name, str(value)]
         return words
 
-    def load(self, *, asks: bool = True, publishes: bool = False) -> LocalRun:
+    def load(self, *, asks: bool = True, publishes: bool = False, in_pod: bool = True) -> LocalRun:
         """The run, its places found on this machine; source and model on the Hub are pinned to commits.
 
         Args:
             asks: the command needs a model server.
             publishes: the command writes the output.
+            in_pod: the command may be a step in a pod, where settings for a cluster have had their effect;
+                else those that the manifest has are among the run's warnings.
 
         Raises:
             ManifestError, UnsupportedError, ConfigurationError: manifest or places are wrong.
@@ -173,12 +176,18 @@ class RunOptions:
             gpus=self.gpus,
             hub=access,
             found_revision=self._model_revision(spec, places),
+            warnings=() if in_pod else _without_effect(spec),
         )
 
     def _model_revision(self, spec: RunSpec, places: Places) -> ModelRevision:
         if self.model_revision:
             return ModelRevision(self.model_revision)
         return find_model_revision(spec, open_store(places.staging), is_required=self.requires_model_commit)
+
+
+def _without_effect(spec: RunSpec) -> tuple[str, ...]:
+    said = settings_without_effect(spec, in_cluster=False)
+    return (f"settings without effect here: {said}",) if said else ()
 
 
 _TOKEN_CHARACTERS = 64  # as in the manifest

@@ -1,14 +1,14 @@
 """What the commands print."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeElapsedColumn,
@@ -29,7 +29,8 @@ from annotationrun_worker.validate.problem import Problem
 @contextmanager
 def episode_progress(console: Console) -> Iterator[OnProgress]:
     """A bar with the time left on a terminal; a line an episode elsewhere, so that logs stay readable."""
-    done: set[int] = set()
+    failed: dict[int, bool] = {}
+    """Whether it failed, by episode, of those that are ended; another worker may yet make one that failed."""
     left: set[int] = set()
     if not console.is_terminal:
 
@@ -37,28 +38,40 @@ def episode_progress(console: Console) -> Iterator[OnProgress]:
             if event.left and event.episode not in left:
                 left.add(event.episode)
                 console.print(f"episode {event.episode}: results are missing, or another worker's to make")
-            elif not event.left and event.episode not in done:
-                done.add(event.episode)
-                console.print(f"{len(done)} of {event.total} episodes")
+            elif not event.left and failed.get(event.episode) != event.failed:
+                failed[event.episode] = event.failed
+                console.print(_episodes_text(failed, event.total))
 
         yield say
         return
     columns = (
-        TextColumn("episodes"),
         BarColumn(),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[text]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task("episodes", total=None)
+        task = bar.add_task("episodes", total=None, text="episodes")
 
         def draw(event: EpisodeSeen) -> None:
             if not event.left:
-                done.add(event.episode)
-            bar.update(task, completed=len(done), total=event.total)
+                failed[event.episode] = event.failed
+            text = _episodes_text(failed, event.total)
+            bar.update(task, completed=len(failed), total=event.total, text=text)
 
         yield draw
+
+
+def _episodes_text(failed: Mapping[int, bool], total: int) -> str:
+    """``3 of 4 episodes, 1 failed``; ``failed`` says of each ended episode whether it failed."""
+    count = sum(failed.values())
+    return f"{len(failed) - count} of {total} episodes" + (f", {count} failed" if count else "")
+
+
+def warn(warnings: Iterable[str]) -> None:
+    """Tell warnings on stderr, a line each."""
+    for warning in warnings:
+        typer.echo(plain_line(f"annotationrun: warning: {warning}"), err=True)
 
 
 def finish(console: Console, report: RunReport, file: Path | None) -> None:
@@ -119,9 +132,10 @@ def _count_lines(report: RunReport) -> Iterator[str]:
     annotated, frames = report.annotated, report.frames
     failed = len(annotated.failed_episodes)
     by_module = ", ".join(f"{name} {count}" for name, count in sorted(annotated.holes_by_module.items()))
-    failed_part = f" ({failed} failed, their rows stay as they were)" if failed else ""
+    failed_part = f", {failed} failed (rows stay as they were)" if failed else ""
     yield (
-        f"{report.episodes} episodes{failed_part}, {annotated.results_made} results made, "
+        f"{annotated.episodes_done} of {report.episodes} episodes{failed_part}, "
+        f"{annotated.results_made} results made, "
         f"{annotated.results_reused} reused, {annotated.results_made_twice} made twice, "
         f"{len(annotated.holes)} holes{by_module and f' ({by_module})'}"
     )

@@ -21,8 +21,7 @@ from annotationrun_worker.commands.options import (
     StagingOption,
     VolumeOption,
 )
-from annotationrun_worker.commands.output import print_line, tell_result
-from annotationrun_worker.plain_text import plain_line
+from annotationrun_worker.commands.output import print_line, tell_result, warn
 from annotationrun_worker.rows import ResultName
 from annotationrun_worker.run.estimate import Estimate
 from annotationrun_worker.run.local import PlanReport, plan_run
@@ -61,9 +60,9 @@ def plan(
         manifest, None, tuple(volume or ()), staging, limit, retry_token, revision=revision,
         model_revision=model_revision, requires_model_commit=require_model_commit, cache=cache,
     )  # fmt: skip
-    report = plan_run(options.load(asks=False))
-    for warning in report.warnings:
-        typer.echo(plain_line(f"annotationrun: warning: {warning}"), err=True)
+    in_pod = result is not None  # where the step has no token to publish with
+    report = plan_run(options.load(asks=False, publishes=not in_pod, in_pod=in_pod))
+    warn(report.warnings)
     tell_result(plan_result(report), result)
     if as_json:
         typer.echo(json.dumps(_value(report), indent=2))

@@ -19,7 +19,7 @@ from annotationrun_worker.commands.options import (
     StagingOption,
     VolumeOption,
 )
-from annotationrun_worker.commands.output import episode_progress, finish
+from annotationrun_worker.commands.output import episode_progress, finish, warn
 from annotationrun_worker.run.local import run_local
 from annotationrun_worker.run.opening import LocalRun
 from annotationrun_worker.run.places import HubPlace
@@ -49,7 +49,8 @@ def run(
         manifest, endpoint, tuple(volume or ()), staging, limit, retry_token, revision=revision,
         model_revision=model_revision, cache=cache,
     )  # fmt: skip
-    local = options.load(publishes=True)
+    local = options.load(publishes=True, in_pod=False)
+    warn(local.warnings)
     console = Console()
     with episode_progress(console) as progress:
         done = run_local(local, progress, _pool(local, options, workers))

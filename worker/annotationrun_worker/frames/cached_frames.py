@@ -115,13 +115,7 @@ class CachedFrames:
 
     def _count(self, more: FrameCounts) -> None:
         with self._counting:
-            so_far = self._counts
-            self._counts = FrameCounts(
-                asked=so_far.asked + more.asked,
-                decoded=so_far.decoded + more.decoded,
-                from_cache=so_far.from_cache + more.from_cache,
-                failed=so_far.failed + more.failed,
-            )
+            self._counts += more
 
     def _count_failure(self, frames: int, error: FrameDecodeError) -> None:
         level = logging.DEBUG if self.counts.failed else logging.ERROR

@@ -45,9 +45,10 @@ def main() -> None:
         except (av.FFmpegError, OSError) as error:
             for _ in frames:  # the rest of what belongs to this request
                 continue
-            raise RefusedError("write", f"encoding failed: {error}") from error
+            kind = "write" if isinstance(error, OSError) else "encode"  # the encoder's own are no OSErrors
+            raise RefusedError(kind, f"encoding failed: {error}") from error
         if found != len(pts_ticks):
-            raise RefusedError("write", f"the encoded file holds {found} of {len(pts_ticks)} frames")
+            raise RefusedError("encode", f"the encoded file holds {found} of {len(pts_ticks)} frames")
         return {"frames": found}
 
     serve(carry_out)

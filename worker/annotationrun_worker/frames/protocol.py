@@ -25,7 +25,17 @@ class FrameCounts:
     failed: int = 0
     """All frames of each call that failed while decoding."""
     fallback_files: int = 0
-    """Videos that backend ``auto`` had to decode with the ffmpeg program."""
+    """Videos that backend ``auto`` had to decode with the ffmpeg program; each process counts its own."""
+
+    def __add__(self, other: "FrameCounts") -> "FrameCounts":
+        """Both together."""
+        return FrameCounts(
+            asked=self.asked + other.asked,
+            decoded=self.decoded + other.decoded,
+            from_cache=self.from_cache + other.from_cache,
+            failed=self.failed + other.failed,
+            fallback_files=self.fallback_files + other.fallback_files,
+        )
 
 
 class FrameProvider(Protocol):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from annotationrun_worker.dataset.layout import is_data_file
-from annotationrun_worker.errors import DatasetError, StorageError
+from annotationrun_worker.errors import ConfigurationError, DatasetError, StorageError
 from annotationrun_worker.hub.file_cache import FileCache
 from annotationrun_worker.hub.repository import HubFile, HubRepository
 
@@ -99,12 +99,12 @@ class HubMirror:
         """See whether all these files of the commit may be in the cache at once; nothing is fetched.
 
         Raises:
-            StorageError: they may not.
+            ConfigurationError: they may not.
         """
         sizes = {file.content_name: file.size_bytes for file in map(self.files.__getitem__, paths)}
         total, bound = sum(sizes.values()), self._cache.max_bytes
         if total > bound:
-            raise StorageError(
+            raise ConfigurationError(
                 f"{len(paths)} files of dataset {self.repository.repo_id!r} are needed at once, {total} "
                 f"bytes, and the cache may hold {bound}; raise spec.source.cacheBytes"
             )

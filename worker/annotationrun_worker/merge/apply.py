@@ -1,15 +1,12 @@
 """Carry a change of a dataset out: into a new folder, or in place."""
 
-import errno
 from dataclasses import replace
-from pathlib import Path
 
-from annotationrun_worker.errors import DatasetError, StorageError
+from annotationrun_worker.errors import DatasetError, OutputError, StorageError, is_no_place
 from annotationrun_worker.merge.change import DatasetChange, Written
 from annotationrun_worker.merge.in_place import change_in_place, in_place_lock, recover_in_place
-from annotationrun_worker.merge.journal import WORK_FOLDER
 from annotationrun_worker.merge.new_folder import write_folder
-from annotationrun_worker.merge.output_place import check_places
+from annotationrun_worker.merge.output_place import check_places, is_of_source
 from annotationrun_worker.merge.placement import output_lock
 
 
@@ -34,20 +31,15 @@ def apply_change(change: DatasetChange, *, overwrite: bool) -> Written:
         with output_lock(output):
             return write_folder(change)
     except OSError as error:
-        if _is_of_source(error, source, output):
+        if is_of_source(error, source, output):
             raise DatasetError(f"can't read the source: {error}") from error
+        if is_no_place(error):
+            raise OutputError(
+                f"the merged dataset can't be at {output}: {error}; name another output, or move what is in "
+                "the way, then run again"
+            ) from error
         state = "the next run completes what was begun" if source == output else "it is as it was before"
         raise StorageError(
             f"can't write the merged dataset to {output}: {error}; {state}; check space and permissions, "
             "then run again"
         ) from error
-
-
-def _is_of_source(error: OSError, source: Path, output: Path) -> bool:
-    """Whether reading failed: no full disk, and a file of the source or of the cache that it links to."""
-    if error.filename is None or error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
-        return False
-    path = Path(error.filename)
-    if path.is_relative_to(source / WORK_FOLDER):
-        return False
-    return path.is_relative_to(source) or not path.is_relative_to(output.parent)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from annotationrun_worker.dataset.episodes import list_episodes
 from annotationrun_worker.dataset.metadata import read_info
-from annotationrun_worker.errors import OutputError, StorageError
+from annotationrun_worker.errors import DatasetError, OutputError, StorageError
 from annotationrun_worker.merge.change import Written
 from annotationrun_worker.merge.changed_files import build_changed
 from annotationrun_worker.merge.folder import MergePlan, change_of
+from annotationrun_worker.merge.output_place import is_of_source
 from annotationrun_worker.merge.record import FileMark, MergeRecord
 from annotationrun_worker.merge.source_tree import SourceTree
 
@@ -66,6 +67,8 @@ def build_merged(
         with closing(change):
             written, changed = build_changed(change, plan.output, tree, record)
     except OSError as error:
+        if is_of_source(error, tree.root, plan.output):
+            raise DatasetError(f"can't read the source: {error}; check permissions") from error
         raise StorageError(
             f"can't write the merged dataset to {str(plan.output)!r}: {error}; check space and permissions"
         ) from error

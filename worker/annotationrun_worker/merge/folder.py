@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from annotationrun_worker.errors import OutputError
+from annotationrun_worker.errors import DatasetError, OutputError
 from annotationrun_worker.merge.apply import apply_change
 from annotationrun_worker.merge.base import LanguageSummary, OutputBase, RowsTakenAway
 from annotationrun_worker.merge.change import DatasetChange, Written
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _SHOWN_PROBLEMS = 5
 _RULES_OF_THE_SOURCE: Final = frozenset({"episodes", "episode-rows", "frames"})
 """The validator's, on what no change of language rows touches; an episode with new rows kept them all."""
+_FAULTS_OF_THE_SOURCE: Final = frozenset({"episodes", "missing-file", "schema-same", "tasks"})
+"""The validator's, of what every merge takes over as it is."""
 
 METADATA_EDITS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
     "meta/info.json": edit_info,
@@ -277,13 +279,15 @@ def check_valid(
 
     Raises:
         OutputError: it is not valid.
+        DatasetError: the same, by faults of the source alone, which no merge makes.
     """
     problems = [p for p in validate_dataset(folder) if p.rule not in rules_left_out]
     ours = [p for p in problems if p.severity == "error" and not _survives(p, replaced)]
     if ours:
         shown = "\n".join(f"  {problem}" for problem in ours[:_SHOWN_PROBLEMS])
         shown = shown.replace(str(folder), str(output))
-        raise OutputError(
+        is_of_source = all(problem.rule in _FAULTS_OF_THE_SOURCE for problem in ours)
+        raise (DatasetError if is_of_source else OutputError)(
             f"the merged dataset would not be valid ({len(ours)} errors); {output} is as it was:\n{shown}"
         )
     return tuple(problems)

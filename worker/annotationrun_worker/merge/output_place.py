@@ -1,11 +1,13 @@
 """What can be known of a merge before there is anything to merge: is its place free, can the data take it."""
 
+import errno
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from typing import Final
 
 from annotationrun_worker.dataset.freed_memory import return_freed_memory
 from annotationrun_worker.dataset.layout import data_files
-from annotationrun_worker.errors import DatasetError, OutputError, StorageError
+from annotationrun_worker.errors import DatasetError, OutputError, StorageError, is_no_place
 from annotationrun_worker.merge.in_place import finish, in_place_lock, recover_in_place
 from annotationrun_worker.merge.journal import NEW_FOLDER, WORK_FOLDER, check_inside
 from annotationrun_worker.merge.placement import output_lock, probe_writable, recover
@@ -14,6 +16,8 @@ from annotationrun_worker.merge.replacement import ExistingRows, replaced_module
 from annotationrun_worker.merge.rewrite import sound_episodes
 from annotationrun_worker.merge.source_files import RECORD_NAME
 from annotationrun_worker.rows import ModuleName
+
+_OF_THE_DISK: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
 def check_output(source: Path, output: Path, *, overwrite: bool = False) -> None:
@@ -44,10 +48,28 @@ def check_output(source: Path, output: Path, *, overwrite: bool = False) -> None
                 recover(output)
                 record_of_output(output)
     except OSError as error:
+        if is_of_source(error, source, output):
+            raise DatasetError(f"can't read the source: {error}; check permissions") from error
+        if is_no_place(error):
+            raise OutputError(
+                f"the output {output} can't be there: {error}; name another output, or move what is "
+                "in the way"
+            ) from error
         raise StorageError(
             f"the output {output} can't be written: {error}; check space and permissions, or name another "
             "output"
         ) from error
+
+
+def is_of_source(error: OSError, source: Path, output: Path) -> bool:
+    """Whether reading failed: no full disk, and a file of the source or of the cache that it links to."""
+    if error.filename is None or error.errno in _OF_THE_DISK:
+        return False
+    path = Path(error.filename)
+    if path.is_relative_to(source / WORK_FOLDER):
+        return False
+    is_of_output = path.is_relative_to(output.parent) or output.is_relative_to(path.parent)
+    return path.is_relative_to(source) or not is_of_output
 
 
 def check_places(source: Path, output: Path, *, overwrite: bool) -> None:

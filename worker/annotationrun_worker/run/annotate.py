@@ -174,10 +174,10 @@ class AnnotateStep:
             report.left += [LeftResult(index, name, it.holder) for name, it in outcome.left.items()]
             report.results_of_left += len(outcome.results)
             return
-        report.episodes_done += 1
         report.results_reused += len(outcome.results) - outcome.made
         if outcome.failures:
             return
+        report.episodes_done += 1
         report.episodes_finished += bool(outcome.made)
         self.keys[index] = {name: result.key for name, result in outcome.results.items()}
         if outcome.task_key is not None:

@@ -28,6 +28,8 @@ class HubAccess:
 
     source_token: str | None = field(default=None, repr=False)
     output_token: str | None = field(default=None, repr=False)
+    publishes: bool = False
+    """Whether the output is pushed with ``output_token``: the plan step in a pod has another one."""
     cache: Path = Path()
     """Folder for files of the Hub, shared by all processes of this machine."""
     cache_bytes: int = DEFAULT_CACHE_BYTES
@@ -59,7 +61,7 @@ def hub_access(
     _check_token("source", spec.source.token_secret_ref, source)
     if publishes:  # in a pod, the other steps don't have it
         _check_token("output", spec.output.token_secret_ref, common)
-    return HubAccess(source, common, cache or default_cache(), spec.source.cache_bytes)
+    return HubAccess(source, common, publishes, cache or default_cache(), spec.source.cache_bytes)
 
 
 def token_in(environment: Mapping[str, str], variable: str) -> str:
@@ -137,7 +139,7 @@ def check_room_for_merge(files: DatasetFiles, output: Path | HubPlace) -> None:
     That is all of the source where it becomes a folder, and the data files where it is pushed.
 
     Raises:
-        StorageError: it may not.
+        ConfigurationError: it may not.
     """
     mirror = _mirror_of(files)
     if mirror is not None:

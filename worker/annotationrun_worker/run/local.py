@@ -12,7 +12,7 @@ from annotationrun_api.step_results import PROGRESS_PATH
 from annotationrun_worker.dataset.episodes import EpisodeSummary
 from annotationrun_worker.dataset.records import EpisodeIndex
 from annotationrun_worker.errors import IncompleteError, TooManyFailedError
-from annotationrun_worker.frames.provider import FrameCounts
+from annotationrun_worker.frames.provider import FrameCounts, FrameProvider
 from annotationrun_worker.lasting_imports import lasting_imports
 from annotationrun_worker.merge.folder import MergeResult
 from annotationrun_worker.rows import ResultName
@@ -31,6 +31,7 @@ from annotationrun_worker.run.opening import (
 )
 from annotationrun_worker.run.pending import missing_results
 from annotationrun_worker.run.plan import RunPlan, StagedPlan, load_plan, make_plan
+from annotationrun_worker.run.preflight import check_rights_to_publish
 from annotationrun_worker.run.progress import StoreProgress, serve_progress
 from annotationrun_worker.run.report import AnnotateReport, failure_text, missing_text
 from annotationrun_worker.run.result_maker import Worker
@@ -45,8 +46,8 @@ from annotationrun_worker.vlm.server_settings import ServerSettings
 from annotationrun_worker.vlm.usage import Usage, sum_usages
 
 REPORT_FORMAT: Final = 1
-USAGE_SECONDS: Final = 1.0
-"""Between two times that usage is told."""
+COUNTS_SECONDS: Final = 1.0
+"""Between two times that usage and frames are told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,8 @@ class Listener:
     on_episode: Progress
     on_usage: Callable[[Mapping[str, Usage]], None] = lambda usage: None
     """By kind of question, since the start."""
+    on_frames: Callable[[FrameCounts], None] = lambda counts: None
+    """Since the start."""
     on_server: Callable[[ServerFindings], None] = lambda findings: None
     """What the model server was found to take; once more at the end."""
     say: Callable[[str], None] = lambda text: None
@@ -91,6 +94,7 @@ class RunReport:
     usage: Mapping[str, Usage]
     """By kind of question."""
     frames: FrameCounts
+    """By this process and the workers that it started."""
     used: WorkerUsage = field(default_factory=WorkerUsage)
     """By this process and the workers that it started; of a merge, by all workers of its account."""
     video_seconds: float = 0.0
@@ -117,6 +121,13 @@ class RunReport:
             "episodes": self.episodes,
             **annotated.to_value(),
             "holesByModule": dict(annotated.holes_by_module),
+            "frames": {
+                "asked": self.frames.asked,
+                "decoded": self.frames.decoded,
+                "fromCache": self.frames.from_cache,
+                "failed": self.frames.failed,
+                "fallbackFiles": self.frames.fallback_files,
+            },
             "usage": {
                 kind: {"requests": usage.requests, **asdict(usage)}
                 for kind, usage in sorted(self.usage.items())
@@ -143,6 +154,7 @@ def plan_run(run: LocalRun) -> PlanReport:
     Raises:
         AnnotationRunError: what would stop the run before its first question.
     """
+    check_rights_to_publish(run)
     with open_dataset(run) as dataset:
         staged = asyncio.run(make_plan(run, dataset))
         chosen = dataset.with_tasks(staged.findings.tasks).chosen
@@ -157,7 +169,7 @@ def plan_run(run: LocalRun) -> PlanReport:
             estimates=estimate_run(run.spec, chosen, dataset.features),
             missing=missing,
             open_estimates=estimate_run(run.spec, chosen, dataset.features, is_missing),
-            warnings=staged.findings.warnings,
+            warnings=(*run.warnings, *staged.findings.warnings),
         )  # fmt: skip
 
 
@@ -226,6 +238,7 @@ def run_local(run: LocalRun, progress: Progress, pool: WorkerPool | None = None)
     Raises:
         AnnotationRunError: what stops a run; too many failed episodes stand in the report.
     """
+    check_rights_to_publish(run)
     with open_dataset(run) as dataset:
         staged = asyncio.run(make_plan(run, dataset))
         digest, plan = staged.digest, staged.plan
@@ -240,6 +253,7 @@ def run_local(run: LocalRun, progress: Progress, pool: WorkerPool | None = None)
         if pool:
             step.report.count_pool(pool.made, pool.made_twice, pool.deaths)
             step.report.server = step.report.server or pool.server
+            frames += pool.frames
         report = RunReport(
             run, digest, len(plan.indices), step.report, usage, frames,
             used=account.read(), video_seconds=_video_seconds(step, plan, dataset),
@@ -273,7 +287,7 @@ async def _plan(run: LocalRun, dataset: OpenDataset, digest: Digest | None) -> S
 async def _annotate(
     step: AnnotateStep, run: LocalRun, plan: RunPlan, listener: Listener, account: Account, *, waits: bool
 ) -> Mapping[str, Usage]:
-    spec, store = run.spec, step.annotator.basis.store
+    spec, store, frames = run.spec, step.annotator.basis.store, step.annotator.basis.frames
 
     def found(findings: ServerFindings) -> None:
         step.report.server = findings
@@ -298,7 +312,7 @@ async def _annotate(
         found,
     )
     account.asked = client.usage
-    telling = asyncio.create_task(_tell_usage(client.usage, listener))
+    telling = asyncio.create_task(_tell_counts(client.usage, frames, listener))
     try:
         async with (
             Heartbeat(store) as heartbeat,
@@ -311,18 +325,23 @@ async def _annotate(
     finally:
         telling.cancel()
         listener.on_usage(client.usage)
+        listener.on_frames(frames.counts)
         await client.close()
     return dict(client.usage)
 
 
-async def _tell_usage(counted: Mapping[str, Usage], listener: Listener) -> None:
-    told = 0
+async def _tell_counts(usages: Mapping[str, Usage], frames: FrameProvider, listener: Listener) -> None:
+    """Tell both again and again, each when it has grown."""
+    told_requests, told_frames = 0, FrameCounts()
     while True:
-        await asyncio.sleep(USAGE_SECONDS)
-        requests = sum(usage.requests for usage in counted.values())
-        if requests != told:
-            listener.on_usage(counted)
-            told = requests
+        await asyncio.sleep(COUNTS_SECONDS)
+        requests, counts = sum(usage.requests for usage in usages.values()), frames.counts
+        if requests != told_requests:
+            listener.on_usage(usages)
+            told_requests = requests
+        if counts != told_frames:
+            listener.on_frames(counts)
+            told_frames = counts
 
 
 def _merged(step: AnnotateStep, report: RunReport, plan: RunPlan, dataset: OpenDataset) -> RunReport:

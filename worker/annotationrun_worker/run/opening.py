@@ -71,6 +71,8 @@ class LocalRun:
     """Held by the model server beside this process; 0: none, or not known."""
     hub: HubAccess = field(default_factory=HubAccess)
     """How the Hub is reached, for places there."""
+    warnings: tuple[str, ...] = ()
+    """What the manifest asks for that has no effect here."""
     found_revision: ModelRevision | None = None
     """What ``spec.model.revision`` stands for; ``None``: for itself."""
 
@@ -185,7 +187,7 @@ def open_step(
         NoCamerasError, UnknownCameraError: the frames that the run needs are not there.
         ConfigurationError: the settings can't give right labels.
     """
-    spec, report = run.spec, AnnotateReport()
+    spec, report = run.spec, AnnotateReport(warnings=list(run.warnings))
     prompts = make_prompts(spec.prompts, spec.output_language)
     summaries = {summary.index: summary for summary in dataset.chosen}
     store = open_staging(run)

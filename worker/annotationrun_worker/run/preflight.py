@@ -10,7 +10,13 @@ from typing import Final, get_args
 from annotationrun_worker.dataset.layout import data_files
 from annotationrun_worker.dataset.records import CameraKey
 from annotationrun_worker.dataset.survey import faults_text, survey_source
-from annotationrun_worker.errors import DatasetError, FrameDecodeError, StorageError
+from annotationrun_worker.errors import (
+    ConfigurationError,
+    DatasetError,
+    FrameDecodeError,
+    StorageError,
+    is_no_place,
+)
 from annotationrun_worker.frames.backends import make_decoder
 from annotationrun_worker.frames.decoder import EpisodeVideo
 from annotationrun_worker.merge.columns import LANGUAGE_COLUMNS, REPLACED_COLUMNS
@@ -24,6 +30,7 @@ from annotationrun_worker.run.annotate import allowed_failures
 from annotationrun_worker.run.foreseen_episode import cameras_looked_at
 from annotationrun_worker.run.hub_source import check_room_for_merge
 from annotationrun_worker.run.opening import LocalRun, OpenDataset
+from annotationrun_worker.run.places import HubPlace
 from annotationrun_worker.staging.digests import Digest, digest_json
 from annotationrun_worker.staging.plans import StagedSurvey, read_survey, stage_survey
 from annotationrun_worker.staging.store import StagingStore
@@ -34,6 +41,7 @@ def check_places(run: LocalRun, dataset: OpenDataset) -> None:
 
     Raises:
         OutputError: the output can't be there, or holds something that must not be lost.
+        ConfigurationError: staging can't be there, or the cache may hold less than the merge needs.
         StorageError: output or staging can't be written, or the disk is too small.
         DatasetError: the source can't be read.
     """
@@ -46,6 +54,23 @@ def check_places(run: LocalRun, dataset: OpenDataset) -> None:
             _check_room(dataset.files.root, places.output)
     if isinstance(places.staging, Path):  # of an object store the plan shows it, which is put next
         _check_staging(places.staging)
+
+
+def check_rights_to_publish(run: LocalRun) -> None:
+    """See that the token may push an output on the Hub, as far as the Hub tells; nothing is written there.
+
+    Raises:
+        HubAccessError: it may not.
+    """
+    place, output = run.places.output, run.spec.output
+    if not isinstance(place, HubPlace) or not run.hub.publishes:
+        return
+    from annotationrun_worker.hub.publication import HubTarget  # slow to import; other runs need no Hub
+    from annotationrun_worker.hub.repository import HubRepository
+    from annotationrun_worker.hub.rights import check_rights
+
+    target = HubTarget(place.revision, output.private, output.pull_request)
+    check_rights(HubRepository(place.repo_id, run.hub.output_token), target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +253,11 @@ def _check_staging(staging: Path) -> None:
     try:
         probe_writable(staging)
     except OSError as error:
+        if is_no_place(error):
+            raise ConfigurationError(
+                f"the staging folder {str(staging)!r} can't be there: {error}; choose another with --staging "
+                "or spec.staging, or move what is in the way"
+            ) from error
         raise StorageError(
             f"the staging folder {str(staging)!r} can't be written: {error}; check space and permissions, or "
             "choose another with --staging or spec.staging"

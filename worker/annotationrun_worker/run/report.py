@@ -40,7 +40,7 @@ class AnnotateReport:
     """Counts of the annotate step; results are per episode and module."""
 
     episodes_done: int = 0
-    """With all their results, or failed."""
+    """With all their results; those that failed are not among them."""
     results_made: int = 0
     results_reused: int = 0
     results_made_twice: int = 0
@@ -87,6 +87,7 @@ class AnnotateReport:
         """As it stands in a report file: JSON values."""
         return {
             "episodesDone": self.episodes_done,
+            "episodesFailed": len(self.failed_episodes),
             "resultsMade": self.results_made,
             "resultsReused": self.results_reused,
             "resultsMadeTwice": self.results_made_twice,
@@ -114,7 +115,7 @@ def describe_failure(failure: EpisodeFailure) -> str:
 
 def failure_text(report: AnnotateReport, episodes: int, allowed: int) -> str:
     """Which of the ``episodes`` failed, and why, where only ``allowed`` may; and what to do."""
-    left = episodes - report.episodes_done
+    left = episodes - report.episodes_done - len(report.failed_episodes)
     stopped = f"; the run stopped with {left} episodes not begun" if left else ""
     return "\n".join(
         [

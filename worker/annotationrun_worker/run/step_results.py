@@ -34,7 +34,7 @@ def merge_outcome(report: RunReport) -> MergeOutcome:
         outcome=_outcome(report),
         plan=report.plan,
         total=report.episodes,
-        done=annotated.episodes_done - failed,
+        done=annotated.episodes_done,
         failed=failed,
         holes=len(annotated.holes),
         results=annotated.results_made + annotated.results_reused + annotated.results_of_left,

@@ -21,6 +21,7 @@ from annotationrun_worker.errors import (
     StorageError,
     WorkerDiedError,
 )
+from annotationrun_worker.frames.protocol import FrameCounts
 from annotationrun_worker.run.annotate import Progress, allowed_failures
 from annotationrun_worker.run.events import EpisodeSeen, decode_event
 from annotationrun_worker.staging.digests import Digest
@@ -63,8 +64,15 @@ class WorkerPool:
     _failed: set[int] = field(default_factory=set)
     _usage: dict[int, Mapping[str, Usage]] = field(default_factory=dict)
     """By process."""
+    _frames: dict[int, FrameCounts] = field(default_factory=dict)
+    """By process."""
     _deaths_in_a_row: int = 0
     _stopped: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def frames(self) -> FrameCounts:
+        """Of all workers, those that died included, up to what they told last."""
+        return sum(self._frames.values(), FrameCounts())
 
     def run(self, plan: Digest, progress: Progress) -> dict[str, Usage]:
         """Have the plan worked on until no worker finds anything to take; gives what was asked.
@@ -126,20 +134,25 @@ class WorkerPool:
     async def _listen(self, pid: int, stdout: asyncio.StreamReader, progress: Progress) -> None:
         async for line in stdout:
             event = decode_event(line.decode())
-            if isinstance(event, ServerFindings):
-                self.server = event
-                continue
-            if not isinstance(event, EpisodeSeen):
-                self._usage[pid] = event
-                self._deaths_in_a_row = 0
-                continue
-            self.made += event.made
-            self.made_twice += event.made_twice
-            if event.failed:
-                self._failed.add(event.episode)
-            progress(event)
-            if len(self._failed) > allowed_failures(self.max_failed_episodes, event.total):
-                self._stopped.set()
+            match event:
+                case ServerFindings():
+                    self.server = event
+                case FrameCounts():
+                    self._frames[pid] = event
+                case EpisodeSeen():
+                    self._take_episode(event)
+                    progress(event)
+                case _:
+                    self._usage[pid] = event
+                    self._deaths_in_a_row = 0
+
+    def _take_episode(self, event: EpisodeSeen) -> None:
+        self.made += event.made
+        self.made_twice += event.made_twice
+        if event.failed:
+            self._failed.add(event.episode)
+        if len(self._failed) > allowed_failures(self.max_failed_episodes, event.total):
+            self._stopped.set()
 
 
 def _stream(stream: asyncio.StreamReader | None) -> asyncio.StreamReader:

@@ -131,6 +131,6 @@ def test_a_change_in_place_removes_no_folder_elsewhere(dataset: Path, tmp_path: 
         manifest = write_manifest(tmp_path, dataset, server.base_url, MODULES, output=output, **ONE)
         done = run_command("run", "-f", manifest)
         assert server.bodies == []
-    assert done.returncode == ExitCode.STORAGE, done.stderr
+    assert done.returncode == ExitCode.OUTPUT, done.stderr
     assert ".annotationrun is a link" in done.stderr
     assert tree(dataset) == before

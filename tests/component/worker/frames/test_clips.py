@@ -188,6 +188,16 @@ def test_a_full_disk_is_an_error_of_the_storage_and_leaves_nothing(tmp_path):
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["0.mp4", "2.mp4"]
 
 
+def test_a_picture_that_the_encoder_refuses_is_no_error_of_the_storage(tmp_path):
+    store = ClipStore(tmp_path)
+    clip = replace(clip_of_frames(reference_episode(0), [0], 1.0), name="wide.mp4")
+    too_wide = np.zeros((2, 17_000, 3), np.uint8)  # H.264 has 16,384 at most
+    with pytest.raises(FrameDecodeError, match=r"clip of episode 0, camera .*encoding failed"):
+        store.path_of(clip, CAMERA, "f" * 64, lambda: iter([too_wide]))
+    store.close()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
 @pytest.mark.parametrize("name", ["..", "."])
 def test_a_camera_name_leads_nowhere_else(tmp_path, name):
     store = ClipStore(tmp_path / "clips")

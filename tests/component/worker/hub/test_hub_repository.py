@@ -13,7 +13,13 @@ from tests.support.hub_server.faults import Fault, When, too_many_requests
 from tests.support.hub_server.server import HubServer
 
 from annotationrun_api.exit_codes import ExitCode
-from annotationrun_worker.errors import DatasetError, HubAccessError, HubUnavailableError, StorageError
+from annotationrun_worker.errors import (
+    ConfigurationError,
+    DatasetError,
+    HubAccessError,
+    HubUnavailableError,
+    StorageError,
+)
 from annotationrun_worker.exit_status import exit_code_of
 from annotationrun_worker.hub import calls
 from annotationrun_worker.hub.file_cache import FileCache
@@ -269,7 +275,7 @@ def test_files_that_are_needed_at_once_and_never_fit_are_told_before_one_is_fetc
 ) -> None:
     with (
         mirror(repository, tmp_path, cache_bytes=SIZE) as opened,
-        pytest.raises(StorageError, match=r"raise spec\.source\.cacheBytes"),
+        pytest.raises(ConfigurationError, match=r"raise spec\.source\.cacheBytes"),
     ):
         opened.hold([VIDEO, INFO])
     assert hub.counters.served == {}

@@ -22,9 +22,11 @@ from tests.support.annotated_dataset import (
 from tests.support.checkout import REFERENCE
 from tests.support.staged_results import Results, merge_plan
 
-from annotationrun_worker.errors import DatasetError, OutputError, StagingError, StorageError
+from annotationrun_worker.errors import DatasetError, OutputError, StagingError
+from annotationrun_worker.merge.built import build_merged
 from annotationrun_worker.merge.folder import merge_to_folder
 from annotationrun_worker.merge.placement import output_lock
+from annotationrun_worker.merge.source_tree import folder_tree
 from annotationrun_worker.rows import StagedRow
 from annotationrun_worker.validate.dataset import validate_dataset
 
@@ -356,9 +358,38 @@ def test_a_damaged_source_is_named_and_nothing_is_written(
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
-def test_a_folder_that_cannot_be_written_is_a_storage_error(results: Results, tmp_path: Path) -> None:
+def without_a_video(source: Path) -> None:
+    min(source.glob("videos/*/*/*.mp4")).unlink()
+
+
+def without_tasks(source: Path) -> None:
+    (source / "meta/tasks.parquet").unlink()
+
+
+@pytest.mark.parametrize("damage", [without_a_video, without_tasks])
+def test_what_a_source_lacks_is_a_fault_of_the_dataset_and_not_of_the_output(
+    damage, source: Path, results: Results, tmp_path: Path
+) -> None:
+    damage(source)
+    with pytest.raises(DatasetError, match="does not exist"):
+        merge_to_folder(merge_plan(source, tmp_path / "out", results))
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_source_that_goes_while_it_is_merged_for_the_hub_is_a_fault_of_the_dataset(
+    source: Path, results: Results, tmp_path: Path
+) -> None:
+    (tmp_path / "built").mkdir()
+    plan = merge_plan(source, tmp_path / "built", results)
+    tree = folder_tree(source)
+    (source / "meta/info.json").unlink()
+    with pytest.raises(DatasetError, match=r"can't read the source.*info\.json"):
+        build_merged(plan, tree, is_in_place=False)
+
+
+def test_an_output_below_a_file_is_no_matter_of_storage(results: Results, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="run again"):
+    with pytest.raises(OutputError, match="run again"):
         merge_to_folder(merge_plan(REFERENCE, tmp_path / "file" / "out", results))
 
 

@@ -1,6 +1,7 @@
 """Episodes that fail: how many may, and what is published without them."""
 
 import json
+import re
 import shutil
 import time
 from datetime import UTC, datetime
@@ -42,11 +43,16 @@ def test_an_allowed_failure_is_listed_and_its_rows_stay(broken_video: Path, tmp_
         manifest = write_manifest(
             run, broken_video, server.base_url, VQA, failurePolicy={"maxFailedEpisodes": "17%"}
         )
-        done = run_command("run", "-f", manifest)
+        done = run_command("run", "-f", manifest, "--report", run / "report.json")
         again = run_command("run", "-f", manifest)
     assert done.returncode == ExitCode.OK, done.stderr
     assert "failed: episode 5, vqa" in done.stdout
-    assert "6 episodes (1 failed, their rows stay as they were)" in done.stdout
+    assert "5 of 6 episodes, 1 failed (rows stay as they were)" in done.stdout
+    assert re.findall(r"^\d of 6 episodes(?:, \d failed)?$", done.stdout, re.MULTILINE)[-1] == (
+        "5 of 6 episodes, 1 failed"
+    )
+    counts = json.loads((run / "report.json").read_text())
+    assert (counts["episodes"], counts["episodesDone"], counts["episodesFailed"]) == (6, 5, 1)
     assert "0 files and 0 bytes written" in again.stdout
     record = json.loads((run / "output/meta/annotationrun.json").read_text())
     assert record["failedEpisodes"] == [5]

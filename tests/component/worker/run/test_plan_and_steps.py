@@ -57,6 +57,25 @@ def test_a_plan_says_what_a_run_asks_and_asks_nothing(tmp_path, whole):
     assert [path.name for path in (tmp_path / "output.staging").iterdir()] == ["plans"]
 
 
+def test_settings_for_a_cluster_are_a_warning_on_one_machine_and_none_in_a_pod(tmp_path, whole):
+    spec = SPEC | {"workers": {"parallelism": 3}, "queueName": "gpus"}
+    said = "settings without effect here: spec.workers.parallelism, spec.queueName (only on a cluster)"
+    with demo_model() as server:
+        manifest = write_manifest(tmp_path, REFERENCE, server.base_url, MODULES, **spec)
+        done = run_command("plan", "-f", manifest)
+        assert f"annotationrun: warning: {said}\n" in done.stderr
+        assert planned(manifest)["warnings"] == [said]
+        in_pod = run_command("plan", "-f", manifest, "--result", tmp_path / "result.json")
+        assert in_pod.returncode == ExitCode.OK
+        assert said not in in_pod.stderr
+        report = tmp_path / "report.json"
+        done = run_command("run", "-f", manifest, "--report", report)
+    assert done.returncode == ExitCode.OK, done.stderr
+    assert done.stderr.count(f"annotationrun: warning: {said}\n") == 1
+    assert json.loads(report.read_text())["warnings"] == [said]
+    assert tree(tmp_path / "output") == whole[0]
+
+
 def test_the_table_has_the_numbers_of_the_json(tmp_path):
     manifest = write_manifest(tmp_path, REFERENCE, NO_SERVER, MODULES, **SPEC)
     value = planned(manifest)

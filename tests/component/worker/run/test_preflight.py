@@ -29,7 +29,6 @@ from annotationrun_worker.errors import (
     DatasetError,
     OutputError,
     ServerNotReadyError,
-    StorageError,
 )
 
 PLAN = {"plan": {"taskRephrasings": 0, "emitMemory": False, "deriveTask": "Never"}}
@@ -57,6 +56,11 @@ def output_is_a_file(run: Path) -> None:
     (run / "output").write_text("mine")
 
 
+def output_below_a_file(run: Path) -> None:
+    (run / "mine").write_text("mine")
+    (run / "output").symlink_to(run / "mine" / "output")
+
+
 def staging_is_a_file(run: Path) -> None:
     (run / "output.staging").write_text("mine")
 
@@ -71,8 +75,9 @@ def no_folder_can_be_made(run: Path) -> None:
     [
         pytest.param(somebodys_file, OutputError, "no merge made", id="somebody's files in the output"),
         pytest.param(output_is_a_file, OutputError, "is a file", id="the output is a file"),
-        pytest.param(staging_is_a_file, StorageError, "staging folder", id="staging is a file"),
-        pytest.param(no_folder_can_be_made, StorageError, "can't be written", id="a name that is too long"),
+        pytest.param(staging_is_a_file, ConfigurationError, "staging folder", id="staging is a file"),
+        pytest.param(no_folder_can_be_made, OutputError, "can't be there", id="a name that is too long"),
+        pytest.param(output_below_a_file, OutputError, "can't be there", id="the output is below a file"),
     ],
 )
 def test_places_that_cannot_be_written_are_found_before_the_first_question(

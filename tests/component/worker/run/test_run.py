@@ -128,7 +128,7 @@ def test_an_output_that_is_somebody_elses_is_not_touched(three_episodes, tmp_pat
     (tmp_path / "output" / "thesis.txt").write_text("mine")
     manifest = write_manifest(tmp_path, REFERENCE, "http://127.0.0.1:9/v1", source={"episodes": "0,2,4"})
     done = run_command("run", "-f", manifest)
-    assert done.returncode == ExitCode.STORAGE
+    assert done.returncode == ExitCode.OUTPUT == 9
     assert "holds files that no merge made" in done.stderr
     assert [path.name for path in (tmp_path / "output").iterdir()] == ["thesis.txt"]
 

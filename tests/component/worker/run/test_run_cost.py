@@ -263,6 +263,10 @@ def test_a_run_reports_its_own_cost_and_a_second_one_that_asks_nothing_none(tmp_
         assert f"{meter.answered} requests, {meter.prompt_tokens:,} prompt and" in first.stdout
         assert "tokens a video-hour" in first.stdout
         assert "GPU" not in first.stdout, "of servers of others nothing is known"
+        frames = json.loads(report.read_text())["frames"]
+        assert frames["asked"] == frames["decoded"] + frames["fromCache"]
+        assert frames["asked"] == meter.questions, "each question is about one frame, whichever process asks"
+        assert f"{frames['decoded']} frames decoded, {frames['fromCache']} from the cache" in first.stdout
         asked = meter.answered
         second = run_command(*command)
         assert second.returncode == ExitCode.OK, second.stderr

@@ -294,6 +294,6 @@ def test_a_cache_that_is_too_small_for_the_merge_is_told_before_any_question(tmp
             tmp_path, REPO, server.base_url, MODULES, source={**SOURCE, "cacheBytes": 1 << 20}
         )
         done = run_command("plan", "-f", manifest, "--cache", tmp_path / "cache", environment=hub.environment)
-        assert done.returncode == ExitCode.STORAGE
+        assert done.returncode == ExitCode.CONFIGURATION
         assert "spec.source.cacheBytes" in done.stderr
         assert not server.bodies

@@ -165,8 +165,10 @@ def test_only_who_publishes_needs_the_token_of_the_output(tmp_path, hub, model):
     manifest = write_manifest(tmp_path, SOURCE, model.base_url, MODULES, source=EPISODES, output=output)
     tokenless = {**hub.environment, "HF_TOKEN": "", "HF_HOME": str(tmp_path / "nobody")}
     common = ("-f", manifest, "--cache", tmp_path / "cache", "--staging", tmp_path / "staging")
+    told = ("--result", tmp_path / "result.json")
     ended = {
-        step: run_command(step, *common, environment=tokenless) for step in ("plan", "annotate", "merge")
+        step: run_command(step, *common, *(told if step == "plan" else ()), environment=tokenless)
+        for step in ("plan", "annotate", "merge")
     }
     assert [ended[step].returncode for step in ended] == [ExitCode.OK, ExitCode.OK, ExitCode.CONFIGURATION]
     assert "spec.output.tokenSecretRef" in ended["merge"].stderr

@@ -294,7 +294,9 @@ def test_on_s3_gc_leaves_a_finished_run_as_it_is(tmp_path, s3_location):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        pytest.param(["nowhere"], ExitCode.STORAGE, "there is no staging folder 'nowhere'", id="no folder"),
+        pytest.param(
+            ["nowhere"], ExitCode.CONFIGURATION, "there is no staging folder 'nowhere'", id="no folder"
+        ),
         pytest.param(
             ["ftp://host/x"],
             ExitCode.CONFIGURATION,

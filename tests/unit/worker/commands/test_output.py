@@ -1,6 +1,7 @@
 """How a command ends: what is missing ends it with its exit code, whatever else is asked of it."""
 
 import json
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,13 @@ from rich.console import Console
 from tests.support.manifests import local_run
 
 from annotationrun_api.exit_codes import ExitCode
-from annotationrun_worker.commands.output import finish
+from annotationrun_worker.commands.output import episode_progress, finish
 from annotationrun_worker.dataset.records import EpisodeIndex
 from annotationrun_worker.errors import IncompleteError, StorageError, TooManyFailedError
 from annotationrun_worker.exit_status import exit_code_of
 from annotationrun_worker.frames.provider import FrameCounts
 from annotationrun_worker.run.annotate import AnnotateStep, StepLimits
+from annotationrun_worker.run.events import EpisodeSeen
 from annotationrun_worker.run.local import RunReport
 from annotationrun_worker.run.opening import LocalRun
 from annotationrun_worker.run.places import Places
@@ -47,6 +49,37 @@ def test_a_run_that_lacks_nothing_ends_well_and_tells_so(tmp_path, capsys):
     finish(Console(), report_of(), file)
     assert json.loads(file.read_text())["exitCode"] == 0
     assert "2" in capsys.readouterr().out
+
+
+def seen(episode: int, *, failed: bool = False) -> EpisodeSeen:
+    return EpisodeSeen(EpisodeIndex(episode), total=4, failed=failed, left=False, made=1, made_twice=0)
+
+
+@pytest.mark.parametrize("is_terminal", [False, True], ids=["a log", "a terminal"])
+def test_failed_episodes_are_told_beside_those_that_are_done(is_terminal):
+    file = StringIO()
+    console = Console(file=file, force_terminal=is_terminal, width=200)
+    with episode_progress(console) as tell:
+        for event in (seen(0), seen(1), seen(2), seen(2), seen(3, failed=True)):
+            tell(event)
+    lines = [line.strip() for line in file.getvalue().splitlines()]
+    assert any("3 of 4 episodes, 1 failed" in line for line in lines)
+    assert "4 of 4" not in file.getvalue()
+    if not is_terminal:
+        assert lines == [
+            "1 of 4 episodes",
+            "2 of 4 episodes",
+            "3 of 4 episodes",
+            "3 of 4 episodes, 1 failed",
+        ]
+
+
+def test_an_episode_that_another_worker_could_make_after_all_is_done():
+    file = StringIO()
+    with episode_progress(Console(file=file)) as tell:
+        tell(seen(3, failed=True))
+        tell(seen(3))
+    assert file.getvalue().splitlines() == ["0 of 4 episodes, 1 failed", "1 of 4 episodes"]
 
 
 def test_a_report_that_can_not_be_written_is_told(tmp_path):
