@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from annotationrun_api.prompt_media import frames_per_prompt
 from annotationrun_api.spec_modules import PlanModule
-from annotationrun_worker.annotate.answer_text import Line
+from annotationrun_worker.annotate.answer_text import TaskLine
 from annotationrun_worker.annotate.context import EffectiveTask, EpisodeContext
 from annotationrun_worker.annotate.sampling import plan_samples
 from annotationrun_worker.annotate.showing import show_frames
@@ -28,7 +28,7 @@ class TaskAnswer(BaseModel):
     """Answer to the prompt ``task``."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-    task: Line
+    task: TaskLine
 
 
 def is_short(task: str, min_words: int) -> bool:
