@@ -9,6 +9,7 @@ from typing import Any, Final
 from annotationrun_api.exit_codes import ExitCode
 from annotationrun_api.run_usage import RunUsage
 from annotationrun_api.step_results import PROGRESS_PATH
+from annotationrun_worker.annotate.prompts import override_warnings
 from annotationrun_worker.errors import IncompleteError, TooManyFailedError
 from annotationrun_worker.frames.provider import FrameCounts
 from annotationrun_worker.lasting_imports import lasting_imports
@@ -143,7 +144,8 @@ def plan_run(run: LocalRun) -> PlanReport:
         chosen = dataset.with_tasks(staged.findings.tasks).chosen
         estimates = estimate_run(run.spec, chosen, dataset.features)
         pending = set(map(int, staged.plan.indices)) - open_marks(run, staged.digest).done_now()
-        return PlanReport(run, staged.digest, staged.plan, estimates, len(pending), staged.findings.warnings)
+        warnings = [*override_warnings(run.spec.prompts), *staged.findings.warnings]
+        return PlanReport(run, staged.digest, staged.plan, estimates, len(pending), warnings)
 
 
 def annotate_run(

@@ -7,10 +7,11 @@ import json
 from collections import Counter
 
 import pytest
-from tests.support.annotation import read_frames
+from tests.support.annotation import REFERENCE, read_frames, run_command, write_manifest
 from tests.support.module_runs import EVERY_MODULE, demo_model, kind_of, look, run_here, text_of
 from tests.support.openai_server import Reply
 
+from annotationrun_api.exit_codes import ExitCode
 from annotationrun_worker.errors import ConfigurationError, IncompleteError
 
 NOWHERE = "http://127.0.0.1:9/v1"
@@ -138,6 +139,31 @@ def test_overrides_and_the_language_reach_the_model_and_change_what_they_touch_a
 def test_an_unknown_prompt_stops_the_run_before_anything_is_asked(tmp_path):
     with pytest.raises(ConfigurationError, match="'vqa_boxes', which is no prompt"):
         run_here(tmp_path, NOWHERE, {"vqa": {}}, source=OWN, prompts={"vqa_boxes": "x"})
+
+
+def test_a_prompt_without_what_its_answers_depend_on_stops_plan_and_run(tmp_path):
+    prompts = {"subtasks": "Task: {task}\n{shown}\nDivide it. {description}"}
+    manifest = write_manifest(tmp_path, REFERENCE, NOWHERE, {"plan": QUIET_PLAN}, source=OWN, prompts=prompts)
+    done = run_command("plan", "-f", manifest)
+    assert done.returncode == ExitCode.CONFIGURATION
+    assert "spec.prompts.subtasks leaves out {window_seconds} (how long what is shown lasts)" in done.stderr
+    with pytest.raises(ConfigurationError, match=r"spec\.prompts\.subtasks leaves out \{window_seconds\}"):
+        run_here(tmp_path, NOWHERE, {"plan": QUIET_PLAN}, source=OWN, prompts=prompts)
+
+
+def test_a_prompt_that_is_only_poorer_is_a_warning_of_plan_and_run(tmp_path):
+    prompts = {"vqa_count": "Count the squares in the image of {width}x{height} pixels of {camera}."}
+    warning = "spec.prompts.vqa_count leaves out {task}, which the shipped prompt has"
+    manifest = write_manifest(tmp_path, REFERENCE, NOWHERE, {"vqa": COUNTS}, source=OWN, prompts=prompts)
+    planned = run_command("plan", "-f", manifest, "--json")
+    assert planned.returncode == ExitCode.OK
+    (told,) = json.loads(planned.stdout)["warnings"]
+    assert told.startswith(warning)
+    assert f"annotationrun: warning: {warning}" in planned.stderr
+    with demo_model() as server:
+        report = run_here(tmp_path, server.base_url, {"vqa": COUNTS}, source=OWN, prompts=prompts)
+    assert report.annotated.warnings == [told]
+    assert report.to_value()["warnings"] == [told]
 
 
 def test_interjections_alone_use_the_subtasks_that_are_there(derived, tmp_path):
