@@ -72,7 +72,10 @@ async def derive_task(context: EpisodeContext, settings: PlanModule, camera: Cam
     """
     samples = plan_samples(context.episode.timestamps_seconds, settings.frames_per_second)
     frames = [samples[place] for place in uniform_indices(len(samples), frames_per_prompt(settings))]
-    shown = await show_frames(context, settings, camera, frames)
+    fps = settings.frames_per_second
+    if len(frames) < len(samples):  # a clip of thinned frames lasts as long as the episode all the same
+        fps = (len(frames) - 1) / (context.seconds(frames[-1]) - context.seconds(frames[0]))
+    shown = await show_frames(context, settings, camera, frames, fps)
     text = context.prompt("task", shown=shown.words)
     task, request = await context.asker.ask(
         Question("task", [*shown.parts, text_part(text)], TaskAnswer, shown.body), _usable_task

@@ -54,5 +54,18 @@ def to_video_block(
 
 def to_video_url_block(clip: Path) -> ContentPart:
     """A video part that carries the mp4 file ``clip`` itself as a data URL."""
-    url = "data:video/mp4;base64," + base64.b64encode(clip.read_bytes()).decode()
+    return video_part(clip.read_bytes())
+
+
+def video_part(mp4: bytes) -> ContentPart:
+    """A video part that carries the mp4 itself as a data URL."""
+    url = "data:video/mp4;base64," + base64.b64encode(mp4).decode()
     return {"type": "video_url", "video_url": {"url": url}}
+
+
+def clip_fields(fps: float) -> dict[str, Any]:
+    """What a request has beside a clip of ``fps`` frames a second: the server shall take every frame of it.
+
+    Clips are sampled already; Qwen's processors take the rate with each request.
+    """
+    return {"mm_processor_kwargs": {"fps": fps, "do_sample_frames": False}}

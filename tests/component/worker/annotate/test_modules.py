@@ -12,6 +12,8 @@ from tests.support.module_runs import EVERY_MODULE, demo_model, kind_of, look, r
 from tests.support.openai_server import Reply
 
 from annotationrun_api.exit_codes import ExitCode
+from annotationrun_worker.demo.chat_request import parse_request
+from annotationrun_worker.demo.frame_code import read as read_code
 from annotationrun_worker.errors import ConfigurationError, IncompleteError
 
 NOWHERE = "http://127.0.0.1:9/v1"
@@ -314,3 +316,26 @@ def test_a_scale_set_by_hand_goes_on_with_a_warning(tmp_path):
         report = run_here(tmp_path, server.base_url, {"vqa": {}}, source=OWN, model=model)
     (warning,) = report.annotated.warnings
     assert "going on, as spec.model.coordinateScale is set to Pixels" in warning
+
+
+def test_a_clip_that_shows_a_whole_episode_is_said_to_have_the_rate_that_it_has(tmp_path):
+    """16 samples of 7.5 s, thinned to 4: the plan's two a second would make it a clip of 1.5 s."""
+    plan = {**QUIET_PLAN, "deriveTask": "Always", "input": "VideoUrl", "maxVideoFrames": 4}
+    with demo_model() as server:
+        run_here(tmp_path, server.base_url, {"plan": plan}, source=SHORT)
+        (body,) = [body for body in server.bodies if kind_of(body) == "task"]
+        rates = {other["mm_processor_kwargs"]["fps"] for other in server.bodies
+                 if kind_of(other) == "subtasks"}  # fmt: skip
+    (video,) = parse_request(body).images
+    codes = [read_code(tile.pixels) for tile in video.tiles]
+    episode = read_frames(tmp_path / "output")[1]
+    true = [float(episode.timestamps[code["index"] - episode.first_index]) for code in codes]
+    assert true[-1] == float(episode.timestamps[-1])
+    assert [tile.seconds for tile in video.tiles] == pytest.approx(true, abs=0.25), (
+        "a gap of the samples halved"
+    )
+    assert video.tiles[-1].seconds == pytest.approx(true[-1], abs=1e-3)
+    fps = body["mm_processor_kwargs"]["fps"]
+    assert fps == pytest.approx(3 / true[-1])
+    assert f"The video has 4 frames in the order of time, {fps:g} of them a second;" in text_of(body)
+    assert rates == {2.0}, "the windows are not thinned"
