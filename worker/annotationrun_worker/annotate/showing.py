@@ -16,8 +16,6 @@ from annotationrun_worker.annotate.sheets import SheetLayout, build_sheet
 from annotationrun_worker.dataset.records import CameraKey
 from annotationrun_worker.vlm.messages import ContentPart, clip_fields, image_part, to_video_block
 
-FRAME_JPEG_QUALITY: Final = 90
-"""Of a frame that is sent whole; boxes and grasps need its edges."""
 FRAMES_AT_ONCE: Final = 20
 """Decoded together and encoded before the next are: as many as stand on a sheet by default."""
 
@@ -160,7 +158,7 @@ async def timed_images(
         now = slice(start, start + FRAMES_AT_ONCE)
 
         def encode(seen: NDArray[np.uint8], now: slice = now) -> list[ContentPart]:
-            return to_video_block(seen, times_seconds[now], FRAME_JPEG_QUALITY)
+            return to_video_block(seen, times_seconds[now])
 
         parts += await context.look(frames[now], camera, encode)
     return parts
