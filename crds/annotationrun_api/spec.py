@@ -59,7 +59,8 @@ class RunSpec(SpecModel):
     prompts: dict[PromptName, Annotated[str, Field(min_length=1, max_length=16_384)]] = Field(
         default_factory=dict,
         max_length=64,
-        description="prompts: texts that replace shipped prompts, by name. Default {}: none.",
+        description="prompts: texts that replace shipped prompts, by name. A text keeps the placeholders that"
+        " its answers depend on, such as {shown}. Default {}: none.",
     )
     seed: int = Field(
         default=1729,

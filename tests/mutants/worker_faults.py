@@ -213,8 +213,8 @@ WORKER_MUTANTS = (
     Mutant(
         "servers tried with the smallest prompt",
         f"{WORKER}/run/needs.py",
-        "largest = max(prompts, key=lambda prompt: (_pixels",
-        "largest = min(prompts, key=lambda prompt: (_pixels",
+        "largest = max(prompts, key=lambda prompt: (prompt.pixels",
+        "largest = min(prompts, key=lambda prompt: (prompt.pixels",
         (f"{UNIT}/run/test_needs.py",),
     ),
     Mutant(

@@ -25,6 +25,7 @@ class VllmLike:
     max_images: int = 999
     model_images: int = 999
     """The model's own limit; that of the settings does not reach beyond."""
+    max_videos: int = 999
     max_model_len: int = 32_768
     tokens_per_image: int = 100
     schemas: str = "Honoured"
@@ -69,7 +70,7 @@ class VllmLike:
 
     def _fill_in(self, body: dict[str, Any]) -> str | None:
         """Put the pictures from the cache into their places; what is wrong where that can't be."""
-        parts = _image_parts(body)
+        parts = _parts_of(body, "image_url")
         if parts and not self.multimodal:
             return f"{self.model} is not a multimodal model"
         limit = min(self.max_images, self.model_images)
@@ -78,6 +79,8 @@ class VllmLike:
             return f"At most {limit} image(s) may be provided in one prompt." + (
                 raised if len(parts) <= self.model_images else ""
             )
+        if len(_parts_of(body, "video_url")) > self.max_videos:
+            return f"At most {self.max_videos} video(s) may be provided in one prompt."
         for place, part in enumerate(parts):
             if part["image_url"] is None and part["uuid"] not in self._cache:
                 self.misses += 1
@@ -96,7 +99,8 @@ class VllmLike:
 
     def _tokens(self, body: dict[str, Any]) -> int:
         text = sum(len(part.get("text", "")) for part in _parts(body))
-        return text // CHARACTERS_PER_TOKEN + self.tokens_per_image * len(_image_parts(body))
+        media = len(_parts_of(body, "image_url")) + len(_parts_of(body, "video_url"))
+        return text // CHARACTERS_PER_TOKEN + self.tokens_per_image * media
 
 
 def _parts(body: dict[str, Any]) -> list[dict[str, Any]]:
@@ -104,5 +108,5 @@ def _parts(body: dict[str, Any]) -> list[dict[str, Any]]:
     return [part for c in contents for part in ([{"type": "text", "text": c}] if isinstance(c, str) else c)]
 
 
-def _image_parts(body: dict[str, Any]) -> list[dict[str, Any]]:
-    return [part for part in _parts(body) if part["type"] == "image_url"]
+def _parts_of(body: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    return [part for part in _parts(body) if part["type"] == kind]

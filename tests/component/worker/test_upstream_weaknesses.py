@@ -202,14 +202,14 @@ def test_w08_f5_no_window_is_a_sliver(bodies):
     assert sizes == [16, 31, 31]
 
 
-@pytest.mark.parametrize("seconds", [0.4, 5.0])
-def test_w09_the_limits_on_subtasks_are_enforced(seconds, tmp_path):
+@pytest.mark.parametrize(("count", "seconds"), [(12, 0.4), (7, 2.0)], ids=["too short", "too many"])
+def test_w09_the_limits_on_subtasks_are_enforced(count, seconds, tmp_path):
     """W9: minimal length and maximal number of subtasks were words in a prompt, and nothing else."""
 
     def many(number, body):
         if kind_of(body) != "subtasks":
             return seen(number, body)
-        spans = [{"text": f"step {i}", "start": i * seconds, "end": (i + 1) * seconds} for i in range(12)]
+        spans = [{"text": f"step {i}", "start": i * seconds, "end": (i + 1) * seconds} for i in range(count)]
         return Reply(json.dumps({"subtasks": spans}))
 
     plan = {"plan": {"maxSteps": 3, "minSubtaskSeconds": 1.5, "emitMemory": False, "taskRephrasings": 0}}

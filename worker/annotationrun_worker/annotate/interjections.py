@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from annotationrun_api.spec_modules import InterjectionsModule
-from annotationrun_worker.annotate.answer_text import Line
+from annotationrun_worker.annotate.answer_text import SentenceLine
 from annotationrun_worker.annotate.context import EpisodeContext, Hole, SubtaskStart
 from annotationrun_worker.annotate.showing import timed_images
 from annotationrun_worker.annotate.together import finish_all
@@ -28,15 +28,15 @@ class SpeechAnswer(BaseModel):
     """Answer to the prompt ``speech``."""
 
     model_config = ConfigDict(extra="forbid")
-    text: Line
+    text: SentenceLine
 
 
 class InterjectionAnswer(BaseModel):
     """Answer to the prompt ``interjection``."""
 
     model_config = ConfigDict(extra="forbid")
-    interjection: Line
-    speech: Line
+    interjection: SentenceLine
+    speech: SentenceLine
 
 
 @dataclass(frozen=True, slots=True)

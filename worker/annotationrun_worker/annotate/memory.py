@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from pydantic import BaseModel, ConfigDict
 
-from annotationrun_worker.annotate.answer_text import Line
+from annotationrun_worker.annotate.answer_text import MemoryLine
 from annotationrun_worker.annotate.context import EpisodeContext
 from annotationrun_worker.annotate.spans import Subtask
 from annotationrun_worker.rows import StagedRow
@@ -22,7 +22,7 @@ class MemoryAnswer(BaseModel):
     """Answer to the prompt ``memory``."""
 
     model_config = ConfigDict(extra="forbid")
-    memory: Line
+    memory: MemoryLine
 
 
 async def remember_subtasks(context: EpisodeContext, subtasks: Sequence[Subtask]) -> list[StagedRow]:

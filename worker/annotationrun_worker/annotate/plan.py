@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from annotationrun_api.prompt_media import frames_per_prompt
 from annotationrun_api.spec_modules import PlanModule
 from annotationrun_worker.annotate import memory, relabel, task_variants
-from annotationrun_worker.annotate.answer_text import AnyText, Text
+from annotationrun_worker.annotate.answer_text import AnyLabel, Description
 from annotationrun_worker.annotate.context import EpisodeContext
 from annotationrun_worker.annotate.memory import remember_subtasks
 from annotationrun_worker.annotate.relabel import relabel_subtasks
@@ -19,6 +19,7 @@ from annotationrun_worker.annotate.spans import (
     Subtask,
     clean_spans,
     is_usable,
+    lies_outside,
     to_subtasks,
     usable_spans,
 )
@@ -27,6 +28,7 @@ from annotationrun_worker.annotate.together import finish_all
 from annotationrun_worker.dataset.records import CameraKey
 from annotationrun_worker.errors import AnswerError
 from annotationrun_worker.rows import StagedRow
+from annotationrun_worker.vlm.json_extraction import quote
 from annotationrun_worker.vlm.messages import text_part
 from annotationrun_worker.vlm.request import Question
 
@@ -37,14 +39,14 @@ class DescriptionAnswer(BaseModel):
     """Answer to the prompt ``description``."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-    description: Text
+    description: Description
 
 
 class SubtaskAnswer(BaseModel):
     """One span in the answer to the prompt ``subtasks``; times in seconds from the window's zero."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-    text: AnyText
+    text: AnyLabel
     start: float
     end: float
 
@@ -130,15 +132,26 @@ async def _window_spans(
 
 
 def _usable_raw_spans(answer: SubtasksAnswer, window: Window, shown: Shown) -> list[RawSpan]:
-    """The model's spans in true time from the window's zero; at least one speaks of the window."""
+    """The model's spans in true time from the window's zero; at least one speaks of the window.
+
+    Raises:
+        AnswerError: none does, or one lies outside of the window: then the unit or the zero of all times is
+            another one, and a span that happens to fit is as wrong as the rest.
+    """
     spans = [
         RawSpan(span.text, shown.to_true_seconds(span.start), shown.to_true_seconds(span.end))
         for span in answer.subtasks
     ]
+    told_seconds = f"{shown.told_seconds[-1]:.2f}"
+    for said, span in zip(answer.subtasks, spans, strict=True):
+        if lies_outside(span, window):
+            raise AnswerError(
+                f"the subtask {quote(said.text)} has start {said.start:g} and end {said.end:g}, but what is "
+                f"shown lasts {told_seconds} seconds: give all times in seconds (not milliseconds, not frame "
+                f"numbers) that count from the first frame shown, from 0.00 to {told_seconds}"
+            )
     if not any(is_usable(span, window) for span in spans):
-        raise AnswerError(
-            f"it has no subtask with a text and a time from 0.00 to {shown.told_seconds[-1]:.2f} s"
-        )
+        raise AnswerError(f"it has no subtask with a text and a time from 0.00 to {told_seconds} s")
     return spans
 
 

@@ -8,12 +8,35 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources import files
+from typing import Final
 
 from annotationrun_worker.errors import ConfigurationError
 from annotationrun_worker.staging.digests import Digest, digest_bytes
 
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 SHIPPED_LANGUAGE = "English"
+
+_FRAMES: Final = {"shown": "what the frames are, and where their times stand"}
+_COORDINATES: Final = {"coordinates": "the unit of the coordinates"}
+NEEDED: Final[Mapping[str, Mapping[str, str]]] = {
+    "coordinate_probe": _COORDINATES,
+    "description": _FRAMES,
+    "interjection": {"next": "the subtask that is to be asked for"},
+    "label": {
+        **_FRAMES,
+        "label": "the label that is looked at again",
+        "start_seconds": "when the subtask begins",
+        "end_seconds": "when the subtask ends",
+    },
+    "memory": {"finished": "the subtask just finished", "memory": "the memory so far"},
+    "rephrasings": {"task": "the instruction that is to be rephrased"},
+    "subtasks": {**_FRAMES, "window_seconds": "how long what is shown lasts"},
+    "task": _FRAMES,
+    "task_axes": {"task": "the instruction that is to be varied"},
+    "vqa_bbox": _COORDINATES,
+    "vqa_keypoint": _COORDINATES,
+}
+"""By prompt, the placeholders without which no answer to it can be right, and what each tells the model."""
 
 
 @lru_cache(maxsize=1)
@@ -72,18 +95,47 @@ def make_prompts(overrides: Mapping[str, str], output_language: str) -> Prompts:
     """The prompts of a manifest: ``spec.prompts`` and ``spec.outputLanguage``.
 
     Raises:
-        ConfigurationError: there is no prompt of a name, or it does not know a placeholder.
+        ConfigurationError: there is no prompt of a name; a text has a placeholder that its prompt does not
+            know, or leaves out one of ``NEEDED``.
     """
     for name, text in overrides.items():
         if name not in shipped_names():
             raise ConfigurationError(
                 f"spec.prompts names {name!r}, which is no prompt; there are {', '.join(shipped_names())}"
             )
-        known = placeholders(read_prompt(name))
-        unknown = [found for found in placeholders(text) if found not in known]
-        if unknown:
-            raise ConfigurationError(
-                f"spec.prompts.{name} has the placeholder {{{unknown[0]}}}, which it does not know; "
-                f"it may use {', '.join(f'{{{found}}}' for found in known)}"
-            )
+        _check_placeholders(name, text)
     return Prompts(dict(overrides), output_language)
+
+
+def _check_placeholders(name: str, text: str) -> None:
+    found, known = placeholders(text), placeholders(read_prompt(name))
+    unknown = [placeholder for placeholder in found if placeholder not in known]
+    if unknown:
+        raise ConfigurationError(
+            f"spec.prompts.{name} has the placeholder {{{unknown[0]}}}, which it does not know; "
+            f"it may use {', '.join(map(_braced, known))}"
+        )
+    missing = [f"{_braced(it)} ({why})" for it, why in NEEDED.get(name, {}).items() if it not in found]
+    if missing:
+        raise ConfigurationError(
+            f"spec.prompts.{name} leaves out {', '.join(missing)}: without that its answers can't be right; "
+            "put it where the shipped prompt has it, or leave the whole text out"
+        )
+
+
+def override_warnings(overrides: Mapping[str, str]) -> list[str]:
+    """What texts in the place of shipped ones leave out and can do without; ``overrides`` was checked."""
+    warnings = []
+    for name, text in overrides.items():
+        found, known = placeholders(text), placeholders(read_prompt(name))
+        missing = ", ".join(_braced(placeholder) for placeholder in known if placeholder not in found)
+        if missing:
+            warnings.append(
+                f"spec.prompts.{name} leaves out {missing}, which the shipped prompt has: the model is asked "
+                "without knowing it, so its answers may be poorer"
+            )
+    return warnings
+
+
+def _braced(placeholder: str) -> str:
+    return f"{{{placeholder}}}"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict
 
 from annotationrun_api.spec_modules import PlanModule
-from annotationrun_worker.annotate.answer_text import Line
+from annotationrun_worker.annotate.answer_text import LabelLine
 from annotationrun_worker.annotate.context import EpisodeContext
 from annotationrun_worker.annotate.showing import show_frames
 from annotationrun_worker.annotate.spans import Subtask
@@ -22,7 +22,7 @@ class LabelAnswer(BaseModel):
     """Answer to the prompt ``label``."""
 
     model_config = ConfigDict(extra="forbid")
-    label: Line
+    label: LabelLine
 
 
 def relabel_frames(starts: Sequence[int], frame_count: int, place: int, each: int) -> list[int]:

@@ -14,10 +14,8 @@ from annotationrun_api.spec_modules import ModulesSpec, PlanModule
 from annotationrun_worker.annotate.context import EpisodeContext
 from annotationrun_worker.annotate.sheets import SheetLayout, build_sheet
 from annotationrun_worker.dataset.records import CameraKey
-from annotationrun_worker.vlm.messages import ContentPart, image_part, to_video_block
+from annotationrun_worker.vlm.messages import ContentPart, clip_fields, image_part, to_video_block
 
-FRAME_JPEG_QUALITY: Final = 90
-"""Of a frame that is sent whole; boxes and grasps need its edges."""
 FRAMES_AT_ONCE: Final = 20
 """Decoded together and encoded before the next are: as many as stand on a sheet by default."""
 
@@ -66,9 +64,20 @@ def cameras_shown_whole(
 
 
 async def show_frames(
-    context: EpisodeContext, settings: PlanModule, camera: CameraKey, frames: Sequence[int]
+    context: EpisodeContext,
+    settings: PlanModule,
+    camera: CameraKey,
+    frames: Sequence[int],
+    clip_fps: float | None = None,
 ) -> Shown:
     """Show ``frames`` (increasing) as ``settings.input`` says.
+
+    Args:
+        context: of the episode.
+        settings: how frames are shown.
+        camera: whose frames they are.
+        frames: by index in the episode.
+        clip_fps: how many of them a clip shows a second; ``None``: as many as ``settings`` sample.
 
     Raises:
         FrameDecodeError: one of them can't be decoded; nothing is shown then.
@@ -79,11 +88,15 @@ async def show_frames(
         case "Frames":
             return await _one_by_one(context, settings, camera, frames)
         case "VideoUrl":
-            return await _as_video(context, settings, camera, frames)
+            fps = settings.frames_per_second if clip_fps is None else clip_fps
+            return await _as_video(context, settings, camera, frames, fps)
 
 
-def shown_words(settings: PlanModule, frame_count: int) -> str:
-    """What a prompt says of the ``frame_count`` frames that it shows: its ``{shown}``."""
+def shown_words(settings: PlanModule, frame_count: int, clip_fps: float | None = None) -> str:
+    """What a prompt says of the ``frame_count`` frames that it shows: its ``{shown}``.
+
+    ``clip_fps`` is as for ``show_frames``.
+    """
     match settings.input:
         case "ContactSheets":
             layout = SheetLayout.of(settings)
@@ -100,9 +113,10 @@ def shown_words(settings: PlanModule, frame_count: int) -> str:
                 "in seconds."
             )
         case "VideoUrl":
+            fps = settings.frames_per_second if clip_fps is None else clip_fps
             return (
-                f"The video has {frame_count} frames in the order of time, {settings.frames_per_second:g} of "
-                "them a second; times count in seconds from its start."
+                f"The video has {frame_count} frames in the order of time, {fps:g} of them a second; times "
+                "count in seconds from its start."
             )
 
 
@@ -144,18 +158,16 @@ async def timed_images(
         now = slice(start, start + FRAMES_AT_ONCE)
 
         def encode(seen: NDArray[np.uint8], now: slice = now) -> list[ContentPart]:
-            return to_video_block(seen, times_seconds[now], FRAME_JPEG_QUALITY)
+            return to_video_block(seen, times_seconds[now])
 
         parts += await context.look(frames[now], camera, encode)
     return parts
 
 
 async def _as_video(
-    context: EpisodeContext, settings: PlanModule, camera: CameraKey, frames: Sequence[int]
+    context: EpisodeContext, settings: PlanModule, camera: CameraKey, frames: Sequence[int], fps: float
 ) -> Shown:
-    fps = settings.frames_per_second
     clip = await context.clip(frames, fps, camera)
     told = tuple(number / fps for number in range(len(frames)))
-    # the server takes every frame of the clip: it is sampled already (Qwen processors take fps per request)
-    body = {"mm_processor_kwargs": {"fps": fps, "do_sample_frames": False}}
-    return Shown([clip], shown_words(settings, len(frames)), told, since_first(context, frames), body)
+    words = shown_words(settings, len(frames), fps)
+    return Shown([clip], words, told, since_first(context, frames), clip_fields(fps))

@@ -8,6 +8,7 @@ snap the starts to distinct frames; stitch the spans to cover the episode.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from numpy.typing import NDArray
 from annotationrun_worker.annotate.sampling import Window
 from annotationrun_worker.frames.timestamps import nearest
 from annotationrun_worker.staging.digests import Digest
+
+ROUNDING_SECONDS: Final = 1.0
+"""By how much a span may reach beyond its window: models round to whole seconds. It is clamped then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,14 @@ class Subtask:
     text: str
     frame: int
     request: Digest
+
+
+def lies_outside(span: RawSpan, window: Window) -> bool:
+    """Whether a span with a text reaches further beyond the window than rounding can explain."""
+    times = (span.start, span.end)
+    return bool(span.text.strip()) and (
+        min(times) < -ROUNDING_SECONDS or max(times) > window.seconds + ROUNDING_SECONDS
+    )
 
 
 def is_usable(span: RawSpan, window: Window) -> bool:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from annotationrun_api.prompt_media import frames_per_prompt
 from annotationrun_api.spec_modules import PlanModule
-from annotationrun_worker.annotate.answer_text import Line
+from annotationrun_worker.annotate.answer_text import TaskLine
 from annotationrun_worker.annotate.context import EffectiveTask, EpisodeContext
 from annotationrun_worker.annotate.sampling import plan_samples
 from annotationrun_worker.annotate.showing import show_frames
@@ -28,7 +28,7 @@ class TaskAnswer(BaseModel):
     """Answer to the prompt ``task``."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-    task: Line
+    task: TaskLine
 
 
 def is_short(task: str, min_words: int) -> bool:
@@ -72,7 +72,10 @@ async def derive_task(context: EpisodeContext, settings: PlanModule, camera: Cam
     """
     samples = plan_samples(context.episode.timestamps_seconds, settings.frames_per_second)
     frames = [samples[place] for place in uniform_indices(len(samples), frames_per_prompt(settings))]
-    shown = await show_frames(context, settings, camera, frames)
+    fps = settings.frames_per_second
+    if len(frames) < len(samples):  # a clip of thinned frames lasts as long as the episode all the same
+        fps = (len(frames) - 1) / (context.seconds(frames[-1]) - context.seconds(frames[0]))
+    shown = await show_frames(context, settings, camera, frames, fps)
     text = context.prompt("task", shown=shown.words)
     task, request = await context.asker.ask(
         Question("task", [*shown.parts, text_part(text)], TaskAnswer, shown.body), _usable_task

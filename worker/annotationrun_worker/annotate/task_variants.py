@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict
 
 from annotationrun_api.spec_modules import PlanModule
-from annotationrun_worker.annotate.answer_text import AnyText
+from annotationrun_worker.annotate.answer_text import AnyTask
 from annotationrun_worker.annotate.context import EpisodeContext
 from annotationrun_worker.errors import AnswerError
 from annotationrun_worker.rows import StagedRow
@@ -21,18 +21,18 @@ class RephrasingsAnswer(BaseModel):
     """Answer to the prompt ``rephrasings``."""
 
     model_config = ConfigDict(extra="forbid")
-    rephrasings: list[AnyText]
+    rephrasings: list[AnyTask]
 
 
 class TaskAxesAnswer(BaseModel):
     """Answer to the prompt ``task_axes``; the order of the fields is the order of the rows."""
 
     model_config = ConfigDict(extra="forbid")
-    synonym_paraphrase: list[AnyText]
-    omit_arm: list[AnyText]
-    omit_orientation: list[AnyText]
-    omit_grasp_method: list[AnyText]
-    combined_omissions: list[AnyText]
+    synonym_paraphrase: list[AnyTask]
+    omit_arm: list[AnyTask]
+    omit_orientation: list[AnyTask]
+    omit_grasp_method: list[AnyTask]
+    combined_omissions: list[AnyTask]
 
 
 @dataclass(frozen=True, slots=True)

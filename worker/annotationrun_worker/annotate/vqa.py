@@ -12,7 +12,7 @@ from annotationrun_api.spec_modules import QuestionType, VqaModule
 from annotationrun_worker.annotate.context import EpisodeContext, Hole
 from annotationrun_worker.annotate.coordinate_scale import COORDINATES
 from annotationrun_worker.annotate.sampling import vqa_frames
-from annotationrun_worker.annotate.showing import FRAME_JPEG_QUALITY, FRAMES_AT_ONCE
+from annotationrun_worker.annotate.showing import FRAMES_AT_ONCE
 from annotationrun_worker.annotate.together import finish_batches
 from annotationrun_worker.annotate.vqa_answers import (
     ANSWER_TYPES,
@@ -74,7 +74,7 @@ class EncodedPicture:
 
 def _encode(frames: NDArray[np.uint8]) -> list[EncodedPicture]:
     _, height, width, _ = frames.shape
-    return [EncodedPicture(part, width, height) for part in to_image_blocks(frames, FRAME_JPEG_QUALITY)]
+    return [EncodedPicture(part, width, height) for part in to_image_blocks(frames)]
 
 
 async def _ask_pair(

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from annotationrun_api.spec_modules import QuestionType
-from annotationrun_worker.annotate.answer_text import AnyText, Text
+from annotationrun_worker.annotate.answer_text import AnySentence, Label, Sentence
 from annotationrun_worker.errors import AnswerError
 
 CoordinateScale = Literal["Pixels", "Thousandths"]
@@ -20,7 +20,7 @@ class _Answer(BaseModel):
 class Detection(_Answer):
     """One box."""
 
-    label: Text
+    label: Label
     bbox_format: Literal["xyxy"]
     bbox: Annotated[list[float], Field(min_length=4, max_length=4)]
 
@@ -34,7 +34,7 @@ class BboxAnswer(_Answer):
 class KeypointAnswer(_Answer):
     """A point."""
 
-    label: Text
+    label: Label
     point_format: Literal["xy"]
     point: Annotated[list[float], Field(min_length=2, max_length=2)]
 
@@ -42,31 +42,31 @@ class KeypointAnswer(_Answer):
 class CountAnswer(_Answer):
     """How many."""
 
-    label: Text
+    label: Label
     count: Annotated[int, Field(ge=0)]
-    note: AnyText | None = None
+    note: AnySentence | None = None
 
 
 class AttributeAnswer(_Answer):
     """A property of one thing."""
 
-    label: Text
-    attribute: Text
-    value: Text
+    label: Label
+    attribute: Label
+    value: Label
 
 
 class SpatialAnswer(_Answer):
     """Where one thing is to another."""
 
-    subject: Text
+    subject: Label
     relation: Literal["left_of", "right_of", "on", "in", "above", "below", "near"]
-    object: Text
+    object: Label
 
 
 class VqaAnswer(_Answer):
     """A question and its answer; each type narrows ``answer``."""
 
-    question: Text
+    question: Sentence
     answer: Any
 
 

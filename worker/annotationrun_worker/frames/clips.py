@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -69,9 +70,34 @@ def clip_of_frames(episode: EpisodeRecord, frame_indices: Sequence[int], fps: fl
         raise ValueError(f"a clip of the frames {indices}; expected at least one, in rising order")
     if not 0 < fps <= TICKS_PER_SECOND:
         raise ValueError(f"a clip with {fps} frames a second; expected more than 0")
-    ticks = tuple(round(number * TICKS_PER_SECOND / fps) for number in range(len(indices)))
+    ticks = _even_ticks(len(indices), fps)
     digest = hashlib.sha256(json.dumps([indices, fps]).encode()).hexdigest()[:16]
     return Clip(episode.index, f"ep_{int(episode.index):06d}_{digest}.mp4", indices, ticks, fps)
+
+
+def flat_clip(size: tuple[int, int], colours: Sequence[tuple[int, int, int]], fps: float) -> bytes:
+    """A clip as mp4 whose frames show one colour (RGB) each, ``fps`` of them a second.
+
+    ``size`` is (width, height) in pixels. It stands for a clip of an episode where only its size matters.
+
+    Raises:
+        FrameDecodeError: it takes too long.
+        StorageError: there is no room for it.
+    """
+    width, height = size
+    ticks = _even_ticks(len(colours), fps)
+    clip = Clip(EpisodeIndex(0), "flat.mp4", tuple(range(len(colours))), ticks, fps)
+
+    def frames() -> Iterator[NDArray[np.uint8]]:
+        for colour in colours:
+            yield np.full((height, width, 3), colour, np.uint8)
+
+    with closing(ClipStore(None)) as store:
+        return store.path_of(clip, CameraKey("flat"), "flat", frames).read_bytes()
+
+
+def _even_ticks(count: int, fps: float) -> tuple[int, ...]:
+    return tuple(round(number * TICKS_PER_SECOND / fps) for number in range(count))
 
 
 class ClipStore:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from annotationrun_api.exit_codes import ExitCode
 from annotationrun_api.run_usage import RunUsage
 from annotationrun_api.step_results import PROGRESS_PATH
+from annotationrun_worker.annotate.prompts import override_warnings
 from annotationrun_worker.dataset.episodes import EpisodeSummary
 from annotationrun_worker.dataset.records import EpisodeIndex
 from annotationrun_worker.errors import IncompleteError, TooManyFailedError
@@ -169,7 +170,7 @@ def plan_run(run: LocalRun) -> PlanReport:
             estimates=estimate_run(run.spec, chosen, dataset.features),
             missing=missing,
             open_estimates=estimate_run(run.spec, chosen, dataset.features, is_missing),
-            warnings=(*run.warnings, *staged.findings.warnings),
+            warnings=(*run.warnings, *override_warnings(run.spec.prompts), *staged.findings.warnings),
         )  # fmt: skip
 
 

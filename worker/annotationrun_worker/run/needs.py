@@ -1,10 +1,11 @@
 """The largest prompts that a run will send, for the check of its servers before the first question.
 
 As in ``estimate.py``, the frames and windows are the modules' own, and texts that only answers tell have
-usual lengths. Clips are left out: what a server makes of one shows with the first.
+usual lengths.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from annotationrun_api.prompt_media import SUBTASKS_LOOKED_AT, frames_per_prompt
 from annotationrun_api.spec import RunSpec
@@ -21,13 +22,16 @@ from annotationrun_worker.dataset.episodes import EpisodeSummary
 from annotationrun_worker.dataset.records import Features
 from annotationrun_worker.run.foreseen_episode import USUAL_SUBTASK, ForeseenEpisode
 from annotationrun_worker.run.question_costs import ANSWER_TOKENS, CHARACTERS_PER_TOKEN, QuestionCosts
-from annotationrun_worker.vlm.probe_request import LargePrompt, ServerNeeds
+from annotationrun_worker.vlm.probe_request import LargeClip, LargePrompt, ServerNeeds
 from annotationrun_worker.vlm.request import Sampling
 
 _SHEETS = "spec.modules.plan.maxFramesPerPrompt or tileWidth (framesPerSheet says how many pictures they are)"
 _FRAMES = "spec.modules.plan.maxFramesPerPrompt"
+_CLIPS = "spec.modules.plan.maxVideoFrames"
 _RELABEL = "spec.modules.plan.relabelFrames"
 _INTERJECTIONS = "spec.modules.interjections.windowFrames"
+_SETTINGS: Final = {"ContactSheets": _SHEETS, "Frames": _FRAMES, "VideoUrl": _CLIPS}
+"""By ``spec.modules.plan.input``."""
 _VQA = "the size of the videos (spec.modules.vqa shows whole frames)"
 
 
@@ -42,12 +46,15 @@ def server_needs(
         for episode in by_length.values()
         for prompt in _prompts(ForeseenEpisode.of(spec, episode, features.fps, features), costs)
     ]
-    largest = max(prompts, key=lambda prompt: (_pixels(prompt), len(prompt.text)))
-    most = max(prompts, key=lambda prompt: (len(prompt.image_sizes), _pixels(prompt)))
+    largest = max(prompts, key=lambda prompt: (prompt.pixels, len(prompt.text)))
+    most = max(prompts, key=lambda prompt: (len(prompt.image_sizes), prompt.pixels))
+    tried = [largest] if len(most.image_sizes) <= len(largest.image_sizes) else [largest, most]
+    if largest.clip is None:
+        tried += sorted((prompt for prompt in prompts if prompt.clip), key=lambda prompt: prompt.pixels)[-1:]
     vqa = spec.modules.vqa
     return ServerNeeds(
         sampling=sampling,
-        prompts=[largest] if len(most.image_sizes) <= len(largest.image_sizes) else [largest, most],
+        prompts=tried,
         coordinate_scale=resolve_coordinate_scale(spec.model, vqa)
         if vqa is not None and asks_for_coordinates(vqa)
         else None,
@@ -85,14 +92,14 @@ def _plan(episode: ForeseenEpisode, costs: QuestionCosts, settings: PlanModule) 
         "description": _words(description),
     }
     text = costs.prompts.fill("subtasks", values)
-    return LargePrompt(_shown(episode, settings, count), text, _settings(settings))
+    return _large_prompt(episode, settings, count, text, _SETTINGS[settings.input])
 
 
 def _relabel(episode: ForeseenEpisode, costs: QuestionCosts, settings: PlanModule) -> LargePrompt:
     count = min(SUBTASKS_LOOKED_AT * settings.relabel_frames, len(episode.timestamps_seconds))
     values = episode.values | dict.fromkeys(("window_seconds", "start_seconds", "end_seconds"), "12.50")
     values |= {"label": USUAL_SUBTASK, "shown": shown_words(settings, count)}
-    return LargePrompt(_shown(episode, settings, count), costs.prompts.fill("label", values), _RELABEL)
+    return _large_prompt(episode, settings, count, costs.prompts.fill("label", values), _RELABEL)
 
 
 def _vqa(episode: ForeseenEpisode, costs: QuestionCosts) -> Iterator[LargePrompt]:
@@ -110,27 +117,22 @@ def _vqa(episode: ForeseenEpisode, costs: QuestionCosts) -> Iterator[LargePrompt
         yield LargePrompt([(width, height)], max(texts, key=len), _VQA)
 
 
-def _shown(episode: ForeseenEpisode, settings: PlanModule, frame_count: int) -> list[tuple[int, int]]:
-    """Sizes of the pictures that show so many frames; none where they are a clip."""
+def _large_prompt(
+    episode: ForeseenEpisode, settings: PlanModule, frame_count: int, text: str, limits: str
+) -> LargePrompt:
+    """A prompt that shows so many frames as ``settings`` say; ``limits`` are the settings of its size."""
     match settings.input:
         case "ContactSheets":
             layout = SheetLayout.of(settings)
             counts = [sheet.stop - sheet.start for sheet in layout.slices(frame_count)]
-            return [layout.sheet_size(count, *episode.size) for count in counts]
+            return LargePrompt([layout.sheet_size(count, *episode.size) for count in counts], text, limits)
         case "Frames":
-            return [episode.size] * frame_count
+            return LargePrompt([episode.size] * frame_count, text, limits)
         case "VideoUrl":
-            return []
-
-
-def _settings(settings: PlanModule) -> str:
-    return _SHEETS if settings.input == "ContactSheets" else _FRAMES
+            clip = LargeClip(episode.size, frame_count, settings.frames_per_second)
+            return LargePrompt([], text, limits, clip)
 
 
 def _words(characters: int) -> str:
     """English text of about so many characters."""
     return (f"{USUAL_SUBTASK}. " * (characters // len(USUAL_SUBTASK)))[:characters]
-
-
-def _pixels(prompt: LargePrompt) -> int:
-    return sum(width * height for width, height in prompt.image_sizes)

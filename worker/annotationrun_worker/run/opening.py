@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from annotationrun_api.spec import RunSpec
-from annotationrun_worker.annotate.prompts import make_prompts
+from annotationrun_worker.annotate.prompts import make_prompts, override_warnings
 from annotationrun_worker.annotate.showing import cameras_shown_whole
 from annotationrun_worker.dataset.episodes import (
     EpisodeReader,
@@ -187,8 +187,9 @@ def open_step(
         NoCamerasError, UnknownCameraError: the frames that the run needs are not there.
         ConfigurationError: the settings can't give right labels.
     """
-    spec, report = run.spec, AnnotateReport(warnings=list(run.warnings))
+    spec = run.spec
     prompts = make_prompts(spec.prompts, spec.output_language)
+    report = AnnotateReport(warnings=[*run.warnings, *override_warnings(spec.prompts)])
     summaries = {summary.index: summary for summary in dataset.chosen}
     store = open_staging(run)
     with closing(_open_frames(dataset, spec, store)) as frames:

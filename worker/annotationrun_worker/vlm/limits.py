@@ -25,10 +25,23 @@ class _Limit:
     """With ``{settings}`` for those of the prompt that is too much."""
 
 
+NO_CLIPS: Final = (
+    "this model takes no clips as it is served: set spec.modules.plan.input to ContactSheets or Frames, or "
+    f"set spec.model.id to a model that takes videos, with arguments {SERVED_WITH} that let it "
+    "(vLLM: --limit-mm-per-prompt)"
+)
+"""What to do where parts ``video_url`` are refused."""
+
 _LIMITS: Final[Sequence[_Limit]] = (
     _Limit(
         re.compile(
-            r"not a multi-?modal|at most 0 (image|video)|no multi-?modal"
+            r"at most 0 video|(does|do)(n't| not) support video|video input is not supported", re.IGNORECASE
+        ),
+        NO_CLIPS,
+    ),
+    _Limit(
+        re.compile(
+            r"not a multi-?modal|at most 0 image|no multi-?modal"
             r"|(does|do)(n't| not) support (image|vision|multi-?modal)|image input is not supported",
             re.IGNORECASE,
         ),

@@ -4,13 +4,23 @@ import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, Union
 
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:  # a run never makes tensors, and torch costs it 2 s and 500 MiB
+    from torch import Tensor
+
 ContentPart = dict[str, Any]
+
+FRAME_JPEG_QUALITY: Final = 90
+"""Of a frame that is sent whole; boxes and grasps need its edges."""
+
+Frames: TypeAlias = Union[NDArray[np.uint8], "Tensor", Sequence[Union[NDArray[np.uint8], "Tensor"]]]
+"""Frames as a provider gives them: arrays are uint8 (n, height, width, 3), tensors uint8 (n, 3, height,
+width), RGB both; or a sequence of single ones without n. One channel in place of three is grey."""
 
 
 def text_part(text: str) -> ContentPart:
@@ -35,24 +45,62 @@ def to_jpeg(picture: PIL.Image.Image, quality: int) -> bytes:
     return buffer.getvalue()
 
 
-def to_image_blocks(frames: NDArray[np.uint8], quality: int) -> list[ContentPart]:
-    """One image part a frame, in order; ``frames`` is uint8 (n, height, width, 3) RGB."""
-    return [image_part(to_jpeg(PIL.Image.fromarray(frame), quality)) for frame in frames]
+def to_image_blocks(frames: Frames, quality: int = FRAME_JPEG_QUALITY) -> list[ContentPart]:
+    """One image part a frame, in order; none for no frames.
+
+    Raises:
+        ValueError: a frame is no picture of bytes; see ``Frames``.
+    """
+    return [image_part(to_jpeg(_picture(frame), quality)) for frame in frames]
 
 
 def to_video_block(
-    frames: NDArray[np.uint8], times_seconds: Sequence[float], quality: int
+    frames: Frames, times_seconds: Sequence[float] | None = None, quality: int = FRAME_JPEG_QUALITY
 ) -> list[ContentPart]:
     """Each frame as an image part after a text part with its time: vLLM's server takes no frame lists.
 
-    ``frames`` is uint8 (n, height, width, 3) RGB, ``times_seconds`` has n times.
+    ``times_seconds`` has a time for each frame; ``None``: they are counted in place of that, as ``frame 1 of
+    8``, so that the model knows their order.
+
+    Raises:
+        ValueError: a frame is no picture of bytes (see ``Frames``), or the times are more or fewer.
     """
     images = to_image_blocks(frames, quality)
+    if times_seconds is None:
+        counted = enumerate(images, start=1)
+        return [part for n, image in counted for part in (text_part(f"frame {n} of {len(images)}"), image)]
     pairs = zip(times_seconds, images, strict=True)
     return [part for time, image in pairs for part in (text_part(f"{time:.2f} s"), image)]
 
 
+def _picture(frame: "NDArray[np.uint8] | Tensor") -> PIL.Image.Image:
+    if isinstance(frame, np.ndarray):
+        kind, pixels = "an array", frame
+    else:
+        kind, pixels = "a tensor", frame.detach().cpu().numpy()
+        pixels = pixels.transpose(1, 2, 0) if pixels.ndim == 3 else pixels
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in {1, 3}:
+        raise ValueError(
+            f"{kind} of {frame.dtype} and shape {tuple(frame.shape)} is no frame; expected several, each of "
+            "uint8: an array (height, width, 3) or a tensor (3, height, width)"
+        )
+    return PIL.Image.fromarray(np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3))))
+
+
 def to_video_url_block(clip: Path) -> ContentPart:
     """A video part that carries the mp4 file ``clip`` itself as a data URL."""
-    url = "data:video/mp4;base64," + base64.b64encode(clip.read_bytes()).decode()
+    return video_part(clip.read_bytes())
+
+
+def video_part(mp4: bytes) -> ContentPart:
+    """A video part that carries the mp4 itself as a data URL."""
+    url = "data:video/mp4;base64," + base64.b64encode(mp4).decode()
     return {"type": "video_url", "video_url": {"url": url}}
+
+
+def clip_fields(fps: float) -> dict[str, Any]:
+    """What a request has beside a clip of ``fps`` frames a second: the server shall take every frame of it.
+
+    Clips are sampled already; Qwen's processors take the rate with each request.
+    """
+    return {"mm_processor_kwargs": {"fps": fps, "do_sample_frames": False}}

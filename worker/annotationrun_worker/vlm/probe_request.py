@@ -14,6 +14,16 @@ PROBE_TEXT: Final = "All of the above only tries whether the server takes it. Gr
 
 
 @dataclass(frozen=True, slots=True)
+class LargeClip:
+    """A clip of a prompt: a part ``video_url``."""
+
+    size: tuple[int, int]
+    """(width, height) in pixels."""
+    frame_count: int
+    fps: float
+
+
+@dataclass(frozen=True, slots=True)
 class LargePrompt:
     """One of the largest prompts that a run will send."""
 
@@ -22,6 +32,13 @@ class LargePrompt:
     text: str
     settings: str
     """Those that decide how large it is, for an error message."""
+    clip: LargeClip | None = None
+
+    @property
+    def pixels(self) -> int:
+        """Of its pictures, and of all frames of its clip."""
+        frames = [self.clip.size] * self.clip.frame_count if self.clip else []
+        return sum(width * height for width, height in [*self.image_sizes, *frames])
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +47,7 @@ class ServerNeeds:
 
     sampling: Sampling
     prompts: Sequence[LargePrompt]
-    """At least one; the first has the most pixels."""
+    """At least one; the first has the most pixels. Where clips are sent, the largest one is among them."""
     coordinate_scale: str | None = None
     """In which boxes and points are read, if any are asked for."""
 

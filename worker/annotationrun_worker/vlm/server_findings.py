@@ -33,6 +33,8 @@ class ServerFindings:
     structured_output: StructuredOutput = "NotSent"
     images_per_prompt: int = 0
     """As many as the largest prompts of the run have were taken."""
+    clip_frames: int = 0
+    """Of the longest clip of the run, which was taken; 0: it sends none."""
     prompt_tokens: int = 0
     """Of the largest prompt of the run, as the server counts; 0: it does not count, or was not asked."""
     takes_uuid: bool = False
@@ -57,6 +59,8 @@ class ServerFindings:
         tokens = f" and {self.prompt_tokens} tokens{context}" if self.prompt_tokens else ""
         pictures = "1 picture" if self.images_per_prompt == 1 else f"{self.images_per_prompt} pictures"
         parts.append(f"the largest prompt has {pictures}{tokens}")
+        if self.clip_frames:
+            parts.append(f"a clip of {self.clip_frames} frames is taken")
         parts.append("known pictures are not sent again" if self.takes_uuid else "every picture is sent")
         if self.coordinate_scale:
             parts.append(f"coordinates in {self.coordinate_scale}")
@@ -86,6 +90,7 @@ def in_common(found: Sequence[ServerFindings]) -> ServerFindings:
         max_model_len=min(lengths, default=None),
         structured_output=max((each.structured_output for each in found), key=_BEST_FIRST.index),
         images_per_prompt=min(each.images_per_prompt for each in found),
+        clip_frames=min(each.clip_frames for each in found),
         prompt_tokens=max(each.prompt_tokens for each in found),
         takes_uuid=all(each.takes_uuid for each in found),
         doubt="; ".join(each.doubt for each in found if each.doubt),

@@ -3,7 +3,9 @@
 The largest prompts of the run are sent with flat pictures of the same number and sizes, and with a JSON
 schema whose answer no model says by chance. So too short a context, too many pictures and a model without
 eyes show before an episode is begun, in the server's own words and tokens. A server that refuses parts of
-the request that the run can do without (``uuid``, the schema) is asked again without them.
+the request that the run can do without (``uuid``, the schema) is asked again without them. Where clips will
+be sent, the longest is sent as a flat one; a server that fails at it, and takes the same request without it,
+takes no clips.
 
 A server takes ``uuid`` if it answers about a picture that it was sent before and is only named now, and
 refuses one that it never got: one that overlooks both would answer without having looked.
@@ -11,18 +13,26 @@ refuses one that it never got: one that overlooks both would answer without havi
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, NamedTuple, Self
 
 import openai
 import PIL.Image
 from openai import AsyncOpenAI
 
 from annotationrun_worker.errors import AnswerError, ConfigurationError, RequestFailedError
+from annotationrun_worker.frames.clips import flat_clip
 from annotationrun_worker.vlm.json_extraction import extract_object, quote
 from annotationrun_worker.vlm.known_images import KnownImages, picture_uuid
-from annotationrun_worker.vlm.limits import limit_advice
-from annotationrun_worker.vlm.messages import ContentPart, image_part, text_part, to_jpeg
+from annotationrun_worker.vlm.limits import NO_CLIPS, limit_advice
+from annotationrun_worker.vlm.messages import (
+    ContentPart,
+    clip_fields,
+    image_part,
+    text_part,
+    to_jpeg,
+    video_part,
+)
 from annotationrun_worker.vlm.probe_request import PROBE_KIND, PROBE_TEXT, LargePrompt, ServerNeeds
 from annotationrun_worker.vlm.responses import ChatResponse
 from annotationrun_worker.vlm.server_errors import is_refusal, refused, remote_words, shown_url
@@ -45,6 +55,8 @@ Ask = Callable[[AsyncOpenAI, Mapping[str, Any]], Awaitable[ChatResponse]]
 """Sends a request; raises ``openai.APIError``, or RequestFailedError for what is no answer."""
 _MAY_KNOW_LESS: Final = frozenset({400, 422})
 """HTTP statuses of a server that does not know a part of the request."""
+_FAILED_WITHIN: Final = frozenset({500, 501})
+"""HTTP statuses of a server that broke at the request, as some do at a video that they can't decode."""
 
 
 class _Features(NamedTuple):
@@ -89,8 +101,8 @@ class ServerProbe:
         structured: StructuredOutput = "NotSent"
         tokens = 0
         for number, prompt in enumerate(self.needs.prompts):
-            content = await asyncio.to_thread(_content, prompt)
-            response, features = await self._send(server, content, features, prompt)
+            request = await asyncio.to_thread(_Request.of, prompt)
+            response, features = await self._send(server, request, features, prompt)
             counted = response.usage.prompt_tokens if response.usage else 0
             self._check_context(server, counted, findings.max_model_len, prompt)
             tokens = max(tokens, counted)
@@ -103,41 +115,61 @@ class ServerProbe:
             findings,
             structured_output=structured,
             images_per_prompt=max(len(prompt.image_sizes) for prompt in self.needs.prompts),
+            clip_frames=max(prompt.clip.frame_count if prompt.clip else 0 for prompt in self.needs.prompts),
             prompt_tokens=tokens,
             takes_uuid=features.uuid and await self._takes_uuid(server, features),
         )
 
     async def _send(
-        self, server: AsyncOpenAI, content: Sequence[ContentPart], features: _Features, prompt: LargePrompt
+        self, server: AsyncOpenAI, request: "_Request", features: _Features, prompt: LargePrompt
     ) -> tuple[ChatResponse, _Features]:
         """The answer, and what the request could have with it."""
         for tried in _fewer(features):
             try:
-                return await self._ask(server, content, tried), tried
+                return await self._ask(server, request, tried), tried
             except openai.APIStatusError as error:
                 if not is_refusal(error):
+                    if error.status_code in _FAILED_WITHIN:
+                        await self._check_clip(server, error, tried, prompt)
                     raise
-                refusal = error
+                refusal, refused_features = error, tried
                 advice = limit_advice(remote_words(server, error), prompt.settings)
                 if advice:
                     raise _too_much(server, error, prompt, advice) from error
                 if error.status_code not in _MAY_KNOW_LESS:
                     break
+        await self._check_clip(server, refusal, refused_features, prompt)
         raise refused(server, refusal) from refusal
 
-    async def _ask(
-        self, server: AsyncOpenAI, content: Sequence[ContentPart], features: _Features
-    ) -> ChatResponse:
-        body = self._body(content, features)
+    async def _check_clip(
+        self, server: AsyncOpenAI, error: openai.APIStatusError, features: _Features, prompt: LargePrompt
+    ) -> None:
+        """See whether it is the clip that the server fails at.
+
+        Raises:
+            ConfigurationError: it takes the same request without it.
+        """
+        if prompt.clip is None:
+            return
+        try:
+            await self._ask(server, _Request([text_part(prompt.text)]), features)
+        except (openai.APIError, RequestFailedError):
+            return
+        raise _too_much(
+            server, error, prompt, f"it takes the same request without the clip; {NO_CLIPS}"
+        ) from error
+
+    async def _ask(self, server: AsyncOpenAI, request: "_Request", features: _Features) -> ChatResponse:
+        body = self._body(request, features)
         if features.uuid:
             body, _, _ = KnownImages().wire_body(body)
         return await self.ask(server, body)
 
-    def _body(self, content: Sequence[ContentPart], features: _Features) -> dict[str, Any]:
+    def _body(self, request: "_Request", features: _Features) -> dict[str, Any]:
         sampling = self.needs.sampling
         body: dict[str, Any] = {
             "model": sampling.model,
-            "messages": [{"role": "user", "content": [*content, text_part(PROBE_TEXT)]}],
+            "messages": [{"role": "user", "content": [*request.content, text_part(PROBE_TEXT)]}],
             "temperature": 0.0,
             "seed": sampling.seed,
             "max_tokens": sampling.max_tokens,
@@ -145,7 +177,7 @@ class ServerProbe:
         if features.schema:
             schema = {"name": PROBE_KIND, "strict": True, "schema": _SCHEMA}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
-        return body | sampling.extras
+        return body | sampling.extras | dict(request.fields)
 
     async def _takes_uuid(self, server: AsyncOpenAI, features: _Features) -> bool:
         sent = next((prompt for prompt in reversed(self.needs.prompts) if prompt.image_sizes), None)
@@ -161,7 +193,7 @@ class ServerProbe:
     async def _answers_about(self, server: AsyncOpenAI, uuid: str, features: _Features) -> bool:
         named = {"type": "image_url", "image_url": None, "uuid": uuid}
         try:
-            await self._ask(server, [named], _Features(features.schema, uuid=False))
+            await self._ask(server, _Request([named]), _Features(features.schema, uuid=False))
         except openai.APIStatusError:
             return False
         return True
@@ -201,15 +233,33 @@ def _fewer(features: _Features) -> Iterator[_Features]:
     yield from dict.fromkeys(found)
 
 
-def _content(prompt: LargePrompt) -> list[ContentPart]:
-    pictures = [image_part(_flat(number, size)) for number, size in enumerate(prompt.image_sizes)]
-    return [*pictures, text_part(prompt.text)]
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What differs between the requests that try a server."""
+
+    content: Sequence[ContentPart]
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """Of the body, beside the content."""
+
+    @classmethod
+    def of(cls, prompt: LargePrompt) -> Self:
+        """The pictures, or the clip, of ``prompt`` as flat ones of the same sizes, and its text."""
+        parts = [image_part(_flat(number, size)) for number, size in enumerate(prompt.image_sizes)]
+        clip = prompt.clip
+        if clip is None:
+            return cls([*parts, text_part(prompt.text)])
+        colours = [_colour(number) for number in range(clip.frame_count)]
+        parts.append(video_part(flat_clip(clip.size, colours, clip.fps)))
+        return cls([*parts, text_part(prompt.text)], clip_fields(clip.fps))
 
 
 def _flat(number: int, size: tuple[int, int]) -> bytes:
     """A picture of one colour, another for each ``number``, as JPEG."""
-    colour = (40 + number % 160, 40 + number // 160 % 160, 120)
-    return to_jpeg(PIL.Image.new("RGB", size, colour), _JPEG_QUALITY)
+    return to_jpeg(PIL.Image.new("RGB", size, _colour(number)), _JPEG_QUALITY)
+
+
+def _colour(number: int) -> tuple[int, int, int]:
+    return 40 + number % 160, 40 + number // 160 % 160, 120
 
 
 def _structured(response: ChatResponse) -> StructuredOutput:
@@ -235,6 +285,12 @@ def _too_much(
 
 def _described(prompt: LargePrompt) -> str:
     pictures = len(prompt.image_sizes)
+    if prompt.clip:
+        width, height = prompt.clip.size
+        return (
+            f"a clip of {prompt.clip.frame_count} frames of {width}x{height} pixels, "
+            f"{len(prompt.text)} characters"
+        )
     if not pictures:
         return f"no picture, {len(prompt.text)} characters"
     width, height = max(prompt.image_sizes)

@@ -7,10 +7,13 @@ import json
 from collections import Counter
 
 import pytest
-from tests.support.annotation import read_frames
+from tests.support.annotation import REFERENCE, read_frames, run_command, write_manifest
 from tests.support.module_runs import EVERY_MODULE, demo_model, kind_of, look, run_here, text_of
 from tests.support.openai_server import Reply
 
+from annotationrun_api.exit_codes import ExitCode
+from annotationrun_worker.demo.chat_request import parse_request
+from annotationrun_worker.demo.frame_code import read as read_code
 from annotationrun_worker.errors import ConfigurationError, IncompleteError
 
 NOWHERE = "http://127.0.0.1:9/v1"
@@ -138,6 +141,31 @@ def test_overrides_and_the_language_reach_the_model_and_change_what_they_touch_a
 def test_an_unknown_prompt_stops_the_run_before_anything_is_asked(tmp_path):
     with pytest.raises(ConfigurationError, match="'vqa_boxes', which is no prompt"):
         run_here(tmp_path, NOWHERE, {"vqa": {}}, source=OWN, prompts={"vqa_boxes": "x"})
+
+
+def test_a_prompt_without_what_its_answers_depend_on_stops_plan_and_run(tmp_path):
+    prompts = {"subtasks": "Task: {task}\n{shown}\nDivide it. {description}"}
+    manifest = write_manifest(tmp_path, REFERENCE, NOWHERE, {"plan": QUIET_PLAN}, source=OWN, prompts=prompts)
+    done = run_command("plan", "-f", manifest)
+    assert done.returncode == ExitCode.CONFIGURATION
+    assert "spec.prompts.subtasks leaves out {window_seconds} (how long what is shown lasts)" in done.stderr
+    with pytest.raises(ConfigurationError, match=r"spec\.prompts\.subtasks leaves out \{window_seconds\}"):
+        run_here(tmp_path, NOWHERE, {"plan": QUIET_PLAN}, source=OWN, prompts=prompts)
+
+
+def test_a_prompt_that_is_only_poorer_is_a_warning_of_plan_and_run(tmp_path):
+    prompts = {"vqa_count": "Count the squares in the image of {width}x{height} pixels of {camera}."}
+    warning = "spec.prompts.vqa_count leaves out {task}, which the shipped prompt has"
+    manifest = write_manifest(tmp_path, REFERENCE, NOWHERE, {"vqa": COUNTS}, source=OWN, prompts=prompts)
+    planned = run_command("plan", "-f", manifest, "--json")
+    assert planned.returncode == ExitCode.OK
+    (told,) = json.loads(planned.stdout)["warnings"]
+    assert told.startswith(warning)
+    assert f"annotationrun: warning: {warning}" in planned.stderr
+    with demo_model() as server:
+        report = run_here(tmp_path, server.base_url, {"vqa": COUNTS}, source=OWN, prompts=prompts)
+    assert report.annotated.warnings == [told]
+    assert report.to_value()["warnings"] == [told]
 
 
 def test_interjections_alone_use_the_subtasks_that_are_there(derived, tmp_path):
@@ -288,3 +316,26 @@ def test_a_scale_set_by_hand_goes_on_with_a_warning(tmp_path):
         report = run_here(tmp_path, server.base_url, {"vqa": {}}, source=OWN, model=model)
     (warning,) = report.annotated.warnings
     assert "going on, as spec.model.coordinateScale is set to Pixels" in warning
+
+
+def test_a_clip_that_shows_a_whole_episode_is_said_to_have_the_rate_that_it_has(tmp_path):
+    """16 samples of 7.5 s, thinned to 4: the plan's two a second would make it a clip of 1.5 s."""
+    plan = {**QUIET_PLAN, "deriveTask": "Always", "input": "VideoUrl", "maxVideoFrames": 4}
+    with demo_model() as server:
+        run_here(tmp_path, server.base_url, {"plan": plan}, source=SHORT)
+        (body,) = [body for body in server.bodies if kind_of(body) == "task"]
+        rates = {other["mm_processor_kwargs"]["fps"] for other in server.bodies
+                 if kind_of(other) == "subtasks"}  # fmt: skip
+    (video,) = parse_request(body).images
+    codes = [read_code(tile.pixels) for tile in video.tiles]
+    episode = read_frames(tmp_path / "output")[1]
+    true = [float(episode.timestamps[code["index"] - episode.first_index]) for code in codes]
+    assert true[-1] == float(episode.timestamps[-1])
+    assert [tile.seconds for tile in video.tiles] == pytest.approx(true, abs=0.25), (
+        "a gap of the samples halved"
+    )
+    assert video.tiles[-1].seconds == pytest.approx(true[-1], abs=1e-3)
+    fps = body["mm_processor_kwargs"]["fps"]
+    assert fps == pytest.approx(3 / true[-1])
+    assert f"The video has 4 frames in the order of time, {fps:g} of them a second;" in text_of(body)
+    assert rates == {2.0}, "the windows are not thinned"

@@ -2,8 +2,10 @@ import pytest
 
 from annotationrun_worker.annotate import coordinate_probe, interjections, plan, task, vqa
 from annotationrun_worker.annotate.prompts import (
+    NEEDED,
     Prompts,
     make_prompts,
+    override_warnings,
     placeholders,
     read_prompt,
     shipped_names,
@@ -66,6 +68,61 @@ def test_an_override_of_an_unknown_name_is_an_error_that_lists_the_names():
 def test_an_unknown_placeholder_is_an_error_that_lists_those_that_there_are():
     with pytest.raises(ConfigurationError, match=r"spec\.prompts\.speech .*\{robot\}.* may use \{task\}"):
         make_prompts({"speech": "{task} {robot}"}, "English")
+
+
+def without(name, placeholder):
+    """The shipped text of a prompt with one placeholder left out."""
+    return read_prompt(name).replace(f"{{{placeholder}}}", "it")
+
+
+OF_ALL = [(name, placeholder) for name in ALL for placeholder in placeholders(read_prompt(name))]
+WITHOUT_WHICH_NOTHING_IS_RIGHT = [
+    ("coordinate_probe", "coordinates"),
+    ("description", "shown"),
+    ("interjection", "next"),
+    ("label", "shown"),
+    ("label", "label"),
+    ("label", "start_seconds"),
+    ("label", "end_seconds"),
+    ("memory", "finished"),
+    ("memory", "memory"),
+    ("rephrasings", "task"),
+    ("subtasks", "shown"),
+    ("subtasks", "window_seconds"),
+    ("task", "shown"),
+    ("task_axes", "task"),
+    ("vqa_bbox", "coordinates"),
+    ("vqa_keypoint", "coordinates"),
+]
+
+
+@pytest.mark.parametrize(("name", "placeholder"), WITHOUT_WHICH_NOTHING_IS_RIGHT)
+def test_an_override_without_what_its_answers_depend_on_is_an_error_that_says_what_it_is(name, placeholder):
+    with pytest.raises(ConfigurationError) as raised:
+        make_prompts({name: without(name, placeholder)}, "English")
+    assert f"spec.prompts.{name} leaves out {{{placeholder}}} ({NEEDED[name][placeholder]}):" in str(
+        raised.value
+    )
+
+
+@pytest.mark.parametrize(("name", "placeholder"), sorted(set(OF_ALL) - set(WITHOUT_WHICH_NOTHING_IS_RIGHT)))
+def test_an_override_without_what_its_answers_are_only_poorer_for_is_a_warning(name, placeholder):
+    texts = {name: without(name, placeholder)}
+    assert make_prompts(texts, "English").text(name) == texts[name]
+    (warning,) = override_warnings(texts)
+    assert warning.startswith(
+        f"spec.prompts.{name} leaves out {{{placeholder}}}, which the shipped prompt has"
+    )
+
+
+def test_every_placeholder_that_is_needed_stands_in_its_shipped_prompt():
+    assert {(name, it) for name, needed in NEEDED.items() for it in needed} <= set(OF_ALL)
+
+
+def test_an_override_with_all_that_the_shipped_prompt_has_is_no_warning():
+    texts = {name: f"In other words: {read_prompt(name)}" for name in ALL}
+    assert make_prompts(texts, "English").overrides == texts
+    assert override_warnings(texts) == []
 
 
 def test_an_example_in_json_is_no_placeholder():

@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 
 from annotationrun_worker.annotate.sampling import Window
-from annotationrun_worker.annotate.spans import RawSpan, clean_spans, to_subtasks, usable_spans
+from annotationrun_worker.annotate.spans import (
+    RawSpan,
+    clean_spans,
+    lies_outside,
+    to_subtasks,
+    usable_spans,
+)
 
 TIMESTAMPS = (np.arange(301) / 10).astype(np.float32)
 FIRST = Window(frames=tuple(range(0, 150, 5)), zero_seconds=0.0, end_seconds=15.0)
@@ -113,3 +119,22 @@ def test_starts_on_one_frame_are_moved_apart():
 def test_a_start_pushed_past_the_last_frame_is_dropped():
     spans = usable_spans([RawSpan("a", 0, 1), RawSpan("b", 1, 2)], FIRST, 0, "a")
     assert [s.text for s in to_subtasks(spans, TIMESTAMPS[:1])] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("span", "is_outside"),
+    [
+        pytest.param(RawSpan("a", 0, 15), False, id="the whole window"),
+        pytest.param(RawSpan("a", 7, 15.4), False, id="its end rounded"),
+        pytest.param(RawSpan("a", 7, 16), False, id="rounded to the next second"),
+        pytest.param(RawSpan("a", -0.5, 7), False, id="its start rounded"),
+        pytest.param(RawSpan("a", 7, 16.5), True, id="it ends later than rounding explains"),
+        pytest.param(RawSpan("a", 16.5, 7), True, id="the same with its ends reversed"),
+        pytest.param(RawSpan("a", -1.5, 7), True, id="it begins earlier than rounding explains"),
+        pytest.param(RawSpan("a", 15.0, 20.0), True, id="the episode's time in the second window"),
+        pytest.param(RawSpan("a", 0, 5000), True, id="milliseconds from the window's start"),
+        pytest.param(RawSpan(" ", 0, 5000), False, id="without a text: it is left out anyway"),
+    ],
+)
+def test_a_span_lies_outside_if_more_than_rounding_takes_it_there(span, is_outside):
+    assert lies_outside(span, SECOND) is is_outside

@@ -9,6 +9,7 @@ from annotationrun_api.spec_modules import ModulesSpec
 from annotationrun_worker.dataset.episodes import EpisodeSummary
 from annotationrun_worker.dataset.records import CameraKey, EpisodeIndex, Features
 from annotationrun_worker.run.needs import server_needs
+from annotationrun_worker.vlm.probe_request import LargeClip
 from annotationrun_worker.vlm.request import Sampling
 
 FPS = 10.0
@@ -53,6 +54,34 @@ def test_the_prompt_of_most_pictures_is_tried_beside_the_one_of_most_pixels():
     """Two small pictures have fewer pixels than one large one, and a server may take only one."""
     modules = {"plan": {**FRAMES, "maxFramesPerPrompt": 2}, "vqa": {"questionTypes": ("count",)}}
     assert sizes(modules, 1) == [[(640, 480)], [(320, 240)] * 2]
+
+
+CLIPS = {**FRAMES, "input": "VideoUrl"}
+
+
+def test_the_longest_clip_is_tried_where_clips_are_sent():
+    (prompt,) = needs({"plan": CLIPS}, 2, 4).prompts
+    assert prompt.clip == LargeClip(size=(320, 240), frame_count=5, fps=1.0)
+    assert prompt.settings == "spec.modules.plan.maxVideoFrames"
+    (labels,) = needs({"plan": {**CLIPS, "seededRelabel": True}}, 4).prompts
+    assert (labels.clip.frame_count, labels.settings) == (15, "spec.modules.plan.relabelFrames")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "pictures"),
+    [
+        pytest.param(2, [1, 0], id="a picture with more pixels than the clip"),
+        pytest.param(4, [0, 1], id="a clip with more pixels than the picture"),
+    ],
+)
+def test_a_clip_and_a_picture_are_tried_where_both_are_sent(seconds, pictures):
+    prompts = needs({"plan": CLIPS, "vqa": {"questionTypes": ("count",)}}, seconds).prompts
+    assert [len(prompt.image_sizes) for prompt in prompts] == pictures
+    assert [prompt.clip is not None for prompt in prompts] == [not count for count in pictures]
+
+
+def test_no_clip_is_tried_where_none_is_sent():
+    assert {prompt.clip for prompt in needs({"plan": FRAMES, "vqa": {}}, 4).prompts} == {None}
 
 
 def test_settings_that_decide_the_size_are_named():

@@ -4,8 +4,9 @@ import pytest
 
 from annotationrun_worker.vlm.limits import limit_advice
 
-PICTURES, COUNT, SIZE, CONTEXT = (
+PICTURES, CLIPS, COUNT, SIZE, CONTEXT = (
     "this model takes no pictures",
+    "this model takes no clips",
     "--limit-mm-per-prompt",
     "a picture is too large",
     "--max-model-len",
@@ -22,6 +23,8 @@ PICTURES, COUNT, SIZE, CONTEXT = (
             PICTURES,
             id="vLLM, pictures switched off",
         ),
+        pytest.param("At most 0 video(s) may be provided in one prompt.", CLIPS, id="vLLM, no clips"),
+        pytest.param("this model does not support video input", CLIPS, id="a server of pictures alone"),
         pytest.param(
             "image input is not supported - hint: ...mmproj", PICTURES, id="llama.cpp, a text model"
         ),
@@ -76,7 +79,7 @@ def test_the_limit_and_the_settings_that_lift_it_are_named(words, advice):
     said = limit_advice(f"Error code: 400 - {words}", "spec.modules.x")
     assert advice in said
     assert "spec.model" in said
-    assert advice in {PICTURES} or "spec.modules.x" in said
+    assert advice in {PICTURES, CLIPS} or "spec.modules.x" in said
 
 
 @pytest.mark.parametrize(
