@@ -249,7 +249,7 @@ def test_one_unusable_answer_among_few_is_a_hole_as_long_as_the_limit_allows_it(
             tmp_path, server.base_url, modules, source=OWN, failurePolicy={"maxHolesPercent": 12}
         )
     assert asked == {"vqa_count": 8, "speech": 4}
-    assert [(episode, hole.kind, hole.frame) for episode, hole in report.annotated.holes] == [
+    assert [(episode, hole.kind, hole.frame) for episode, _, hole in report.annotated.holes] == [
         (0, "speech", 0)
     ]
     assert report.annotated.failures == []

@@ -165,7 +165,7 @@ def test_a_commit_in_the_manifest_is_not_looked_up_and_is_the_same_model(world: 
     world.run()
     world.write(revision=world.head)
     pinned, warnings = world.plan()
-    assert (pinned, warnings) == (planned, [])
+    assert (pinned, warnings) == (planned.model_copy(update={"pending": 0}), [])
     world.run()
     assert (world.looked_up, world.asked) == (0, 0)
 

@@ -171,7 +171,7 @@ def test_a_source_with_something_that_is_no_file_is_found_before_the_first_quest
 ) -> None:
     source = copy_dataset(REFERENCE, tmp_path / "source")
     a_pipe(source)
-    with pytest.raises(DatasetError, match="pipe is no file"):
+    with pytest.raises(DatasetError, match="pipe' is neither a file nor a folder"):
         run_here(tmp_path / "run", server.base_url, PLAN, source, **THE_FIRST)
     assert server.bodies == []
 
