@@ -25,6 +25,6 @@ class ExitCode(IntEnum):
     OUTPUT_MOVED = 8
     """Others pushed what the output would overwrite; nothing was pushed, run again."""
     OUTPUT = 9
-    """The output can't be there, holds what no merge wrote, or would not be valid; it is as it was."""
+    """The output can't be created, holds files no merge wrote, or would not be valid; it is as it was."""
     INTERRUPTED = 130
     """Ctrl-C or SIGTERM; what was answered is staged."""

@@ -62,7 +62,7 @@ class Reason(StrEnum):
     RETRY_REQUESTED = (
         "RetryRequested",
         "spec.retryToken or the annotation annotationrun.dev/requested-at has a new value:"
-        " failed episodes are tried again.",
+        " failed episodes and unanswered questions are tried again.",
     )
     SOURCE_CHANGED = (
         "SourceChanged",
@@ -70,9 +70,9 @@ class Reason(StrEnum):
     )
     MODEL_CHANGED = (
         "ModelChanged",
-        "spec.model.revision is another commit of the model than at the last plan (spec.source.follow): all"
-        " episodes are asked again.",
-        "Nothing; to stay with a commit of the model, name it as spec.model.revision.",
+        "spec.model.revision names another commit than at the last plan (spec.source.follow): the model is"
+        " asked about all episodes again.",
+        "To stay with one commit of the model, set spec.model.revision to it.",
     )
     LOOK_FAILED = (
         "LookFailed",
@@ -98,7 +98,7 @@ class Reason(StrEnum):
     )
     STORAGE_FAILED = (
         "StorageFailed",
-        "Staging or output can't be read or written (exit code 7).",
+        "Staging, output or cache can't be read or written (exit code 7).",
         "Make room, or correct the volume, the rights or the credentials; then set spec.retryToken.",
     )
     OUTPUT_MOVED = (
@@ -108,9 +108,9 @@ class Reason(StrEnum):
     )
     OUTPUT_REFUSED = (
         "OutputRefused",
-        "The output can't be where spec.output asks, holds what no merge wrote, or would not be valid"
-        " (exit code 9).",
-        "Do what the message says: name another place in spec.output, or move what is there.",
+        "The output can't be created where spec.output asks, holds files no merge wrote, or would not be"
+        " valid (exit code 9).",
+        "Do what the message says, such as to name another place in spec.output or to move what is there.",
     )
     VOLUME_NOT_FOUND = (
         "VolumeNotFound",
@@ -218,8 +218,8 @@ class Reason(StrEnum):
     )
     SETTINGS_WITHOUT_EFFECT = (
         "SettingsWithoutEffect",
-        "The spec has settings that have no effect beside its others; the run goes on.",
-        "Remove what the message names, or set what it would need.",
+        "Some fields of the spec have no effect with its other settings; the run goes on.",
+        "Remove the fields that the message names, or set what they need.",
     )
 
 

@@ -53,12 +53,12 @@ _CLUSTER_RULES = """
 On a cluster the operator asks for more than the schema (reasons `InvalidSpec`, `VolumeNotFound`,
 `VolumeAccessMode`): a `path` of source or output needs its `volume`; `spec.staging` needs `volume` or `uri`;
 each claim has to exist; with `spec.workers.parallelism` over 1 each claim has to be ReadWriteMany (or
-ReadOnlyMany). With `mode: External` the claim of `spec.model.serving.cache` is not mounted, and need not
+ReadOnlyMany). With `mode: External` the claim of `spec.model.serving.cache` is not mounted and need not
 exist.
 """
 _EFFECT_NOTES = f"""
-One that differs from its default and has no effect is a warning: of `annotationrun plan` and `run` on one
-machine, and an Event with the reason `{Reason.SETTINGS_WITHOUT_EFFECT}` on a cluster.
+A setting that differs from its default and has no effect in a run is reported: on one machine as a warning of
+`annotationrun plan` and `run`, on a cluster as an Event with the reason `{Reason.SETTINGS_WITHOUT_EFFECT}`.
 """
 _EDIT_NOTES = f"""
 A new value of the annotation `{REQUESTED_AT_ANNOTATION}` is of the last class too. A run that has failed is
@@ -77,7 +77,8 @@ def reference() -> str:
         "The API server checks these (CEL, over the value as `self`); `annotationrun` on one machine checks"
         f" the same.\n\n{table(('at', 'refused with', 'rule'), _rules())}"
         f"{_CLUSTER_RULES}",
-        f"## Settings that have an effect in some runs only\n\n{table(('field', 'only'), _effects())}"
+        "## Settings that have an effect in some runs only\n\n"
+        f"{table(('field', 'has an effect only'), _effects())}"
         f"{_EFFECT_NOTES}",
         f"## What an edit asks for\n\n{table(('edit of', 'what follows'), _edits())}{_EDIT_NOTES}",
         f"## status\n\nWritten by the operator alone.\n\n{_status_table()}",
@@ -251,7 +252,7 @@ def _effects() -> Iterator[tuple[str, str]]:
 def _edits() -> Iterator[tuple[str, str]]:
     for kind in EditClass:
         paths = ", ".join(map(code, paths_of(kind)))
-        yield f"everything else, {paths} too" if kind is EditClass.PLAN else paths, kind.value
+        yield f"everything else, including {paths}" if kind is EditClass.PLAN else paths, kind.value
 
 
 if __name__ == "__main__":

@@ -202,8 +202,9 @@ kubectl delete arun NAME
 
 - **Suspend** removes the Jobs and so frees the GPUs; what is answered is staged. Going on begins the next
   attempt.
-- **Retry** tries the episodes that were given up again, with other seeds; what has its results is not asked
-  again. The annotation does the same without an edit of the spec, where Git owns the spec.
+- **Retry** tries again, with other seeds, the episodes that were given up and the questions that got no
+  usable answer; nothing else is asked again. The annotation does the same without an edit of the spec, for
+  specs that Git owns.
 - **Edit**: see [what an edit asks for](../crds/README.md#what-an-edit-asks-for).
 - **Delete** takes the run's Jobs and pods along. Staging and output stay: the same manifest, applied again,
   asks the model nothing.

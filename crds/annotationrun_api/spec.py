@@ -59,8 +59,8 @@ class RunSpec(SpecModel):
     prompts: dict[PromptName, Annotated[str, Field(min_length=1, max_length=16_384)]] = Field(
         default_factory=dict,
         max_length=64,
-        description="prompts: texts that replace shipped prompts, by name. A text keeps the placeholders that"
-        " its answers depend on, such as {shown}. Default {}: none.",
+        description="prompts: texts that replace shipped prompts, by name. A text has to keep the"
+        " placeholders that its answers depend on, such as {shown}. Default {}: none.",
     )
     seed: int = Field(
         default=1729,
@@ -89,8 +89,8 @@ class RunSpec(SpecModel):
     )
     retry_token: Annotated[str, Field(max_length=64)] = Field(
         default="",
-        description="retryToken: a new value tries again what was given up: episodes, and questions that got"
-        ' no usable answer. Default "": the first attempt.',
+        description="retryToken: a new value retries the episodes that were given up, and the questions that"
+        ' got no usable answer. Default "": the first attempt.',
     )
     suspend: bool = Field(
         default=False, description="suspend: hold the run; what is staged stays. Default false."

@@ -118,8 +118,8 @@ class ServingSpec(SpecModel):
     )
     token_secret_ref: Annotated[SecretKeyRef | None, EffectOnly.SIDECAR] = Field(
         default=None,
-        description="tokenSecretRef: Hub token to look the model up and to download it with, for mode"
-        " Sidecar. Default null: anonymous.",
+        description="tokenSecretRef: Hub token to look up the model's commit and to download the model, for"
+        " mode Sidecar. Default null: anonymous.",
     )
     local_media: Annotated[bool, EffectOnly.SIDECAR] = Field(
         default=False,
@@ -155,8 +155,8 @@ class ModelSpec(SpecModel):
     ] = Field(description="id: the model's name on the Hub and at the server. Required.")
     revision: Revision = Field(
         default="main",
-        description="revision: branch, tag or commit of the model's repository; each plan looks up which"
-        " commit it is, where sidecars serve a model of the Hub. Default main.",
+        description="revision: branch, tag or commit of the model's repository. With mode Sidecar each plan"
+        " asks the Hub which commit it names. Default main.",
     )
     serving: ServingSpec = Field(
         default_factory=ServingSpec, description="serving: who serves the model. Default {mode: Sidecar}."

@@ -126,11 +126,13 @@ class PlanStatus(StepStatus):
     )
     model_commit: Text64 = Field(
         default="",
-        description="modelCommit: commit that spec.model.revision was when the plan was made; its results are"
-        ' of this one. Default "": of a model that no sidecar fetches from the Hub, or no plan.',
+        description="modelCommit: commit that spec.model.revision named when the plan was made; the results"
+        ' belong to it. Default "": not looked up, as with mode External, or no plan.',
     )
     pending: Count = Field(
-        default=0, description="pending: episodes without all results when it was made. Default 0."
+        default=0,
+        description="pending: episodes that lacked a result, or had questions to be asked again, when the"
+        " plan was made. Default 0: no worker is needed.",
     )
     retry_token: Text64 = Field(
         default="", description='retryToken: the retryToken that it was made for. Default "": the first.'
@@ -197,9 +199,11 @@ class MergeStatus(StepStatus):
 class LabelledEpisodes(StatusModel):
     """How many episodes of a dataset have labels of each module, whichever run made them."""
 
-    plan: Count = Field(default=0, description="plan: with subtasks or what belongs to them. Default 0.")
-    interjections: Count = Field(default=0, description="interjections: with speech. Default 0.")
-    vqa: Count = Field(default=0, description="vqa: with questions and answers. Default 0.")
+    plan: Count = Field(default=0, description="plan: episodes with rows of the module plan. Default 0.")
+    interjections: Count = Field(
+        default=0, description="interjections: episodes with rows of the module interjections. Default 0."
+    )
+    vqa: Count = Field(default=0, description="vqa: episodes with rows of the module vqa. Default 0.")
 
 
 class Publication(StatusModel):
@@ -219,7 +223,7 @@ class Publication(StatusModel):
     holes: Count = Field(default=0, description="holes: episodes published without new rows. Default 0.")
     labelled_episodes: LabelledEpisodes = Field(
         default=LabelledEpisodes(),
-        description="labelledEpisodes: how many episodes of it have labels of each module. Default {}: none.",
+        description="labelledEpisodes: episodes of the dataset with labels, by module. Default {}: none.",
     )
     time: Time = Field(description="time: when it was published. Required.")
 

@@ -197,7 +197,7 @@ def _take_change(run: RunPass, changed: PlanResult) -> Decision:
     if before != changed.model_commit:
         reason, said = (
             Reason.MODEL_CHANGED,
-            f"It was {before or 'not known'}, it is {changed.model_commit or 'not known'}",
+            f"It was {before or 'not known'}, now it is {changed.model_commit or 'not known'}",
         )
     draft.announcements.append(Announcement("Normal", reason, with_remedy(reason, said)))
     _reopen(run)

@@ -287,7 +287,7 @@ def go_on_with(run: RunPass, plan: PlanResult) -> Decision:
     done = plan.episodes - min(plan.pending, plan.episodes)
     draft.set(episodes=EpisodeCounts(total=plan.episodes, done=done))
     model = f" The model's commit is {plan.model_commit}." if plan.model_commit else ""
-    message = f"{plan.episodes} episodes, {plan.pending} of them to look at.{model}"
+    message = f"{plan.episodes} episodes, {plan.pending} of them pending.{model}"
     draft.steps[ConditionType.PLANNED] = (True, Reason.SUCCEEDED, message)
     return take_step(run)
 

@@ -21,7 +21,7 @@ POLICY = {"maxFailedEpisodes": 5, "maxHolesPercent": 60}
 RUN_SECONDS = 1200
 ANSWERED_BY_VLLM = re.compile(r"by its own count (\d+) requests answered")
 ASKED = re.compile(r"^  (\w+): (\d+) requests", re.MULTILINE)
-HOLE = re.compile(r"hole: episode \d+, frame \d+, \S+, \w+: .+")
+HOLE = re.compile(r"unanswered: episode \d+, frame \d+, \S+, \w+: .+")
 KILL_ENGINE = """
 import os
 for pid in set(filter(str.isdigit, os.listdir("/proc"))) - {"1", str(os.getpid())}:
@@ -92,10 +92,10 @@ def check_published(space, run):
     merges = space.list("pods", "annotationrun.dev/step=merge")
     (merge,) = (pod for pod in merges if pod["status"]["phase"] == "Succeeded")
     log = space.kubectl("logs", merge["metadata"]["name"], "--container=worker")
-    holes = [line for line in log.splitlines() if line.startswith("hole: ")]
+    holes = [line for line in log.splitlines() if line.startswith("unanswered: ")]
     assert failed or holes, "where the points of such a model lie is chance: some are outside of the picture"
     assert all(HOLE.fullmatch(line) for line in holes), holes
-    assert f" {len(holes)} holes" in log
+    assert f" {len(holes)} unanswered questions" in log
     assert run["status"]["episodes"].get("holes", 0) == len(holes)
 
 

@@ -110,7 +110,7 @@ def test_each_failed_episode_and_each_hole_is_named_with_its_cause(run: Run) -> 
         assert hole["kind"] == "vqa_keypoint"
         assert hole["cause"]
         place = f"episode {hole['episode']}, frame {hole['frame']}, {hole['camera']}, {hole['kind']}"
-        assert f"hole: {place}: {hole['cause']}" in run.said
+        assert f"unanswered: {place}: {hole['cause']}" in run.said
 
 
 def test_a_hole_has_no_row_and_every_other_question_has_its_two(run: Run) -> None:

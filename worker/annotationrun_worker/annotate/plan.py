@@ -148,7 +148,7 @@ def _usable_raw_spans(answer: SubtasksAnswer, window: Window, shown: Shown) -> l
             raise AnswerError(
                 f"the subtask {quote(said.text)} has start {said.start:g} and end {said.end:g}, but what is "
                 f"shown lasts {told_seconds} seconds: give all times in seconds (not milliseconds, not frame "
-                f"numbers) that count from the first frame shown, from 0.00 to {told_seconds}"
+                f"numbers), counted from the first frame shown, from 0.00 to {told_seconds}"
             )
     if not any(is_usable(span, window) for span in spans):
         raise AnswerError(f"it has no subtask with a text and a time from 0.00 to {told_seconds} s")

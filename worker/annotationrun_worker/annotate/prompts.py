@@ -16,7 +16,7 @@ from annotationrun_worker.staging.digests import Digest, digest_bytes
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 SHIPPED_LANGUAGE = "English"
 
-_FRAMES: Final = {"shown": "what the frames are, and where their times stand"}
+_FRAMES: Final = {"shown": "what the frames are, and where their times are written"}
 _COORDINATES: Final = {"coordinates": "the unit of the coordinates"}
 NEEDED: Final[Mapping[str, Mapping[str, str]]] = {
     "coordinate_probe": _COORDINATES,
@@ -24,13 +24,13 @@ NEEDED: Final[Mapping[str, Mapping[str, str]]] = {
     "interjection": {"next": "the subtask that is to be asked for"},
     "label": {
         **_FRAMES,
-        "label": "the label that is looked at again",
+        "label": "the label that is to be checked",
         "start_seconds": "when the subtask begins",
         "end_seconds": "when the subtask ends",
     },
     "memory": {"finished": "the subtask just finished", "memory": "the memory so far"},
     "rephrasings": {"task": "the instruction that is to be rephrased"},
-    "subtasks": {**_FRAMES, "window_seconds": "how long what is shown lasts"},
+    "subtasks": {**_FRAMES, "window_seconds": "how many seconds are shown"},
     "task": _FRAMES,
     "task_axes": {"task": "the instruction that is to be varied"},
     "vqa_bbox": _COORDINATES,
@@ -118,8 +118,9 @@ def _check_placeholders(name: str, text: str) -> None:
     missing = [f"{_braced(it)} ({why})" for it, why in NEEDED.get(name, {}).items() if it not in found]
     if missing:
         raise ConfigurationError(
-            f"spec.prompts.{name} leaves out {', '.join(missing)}: without that its answers can't be right; "
-            "put it where the shipped prompt has it, or leave the whole text out"
+            f"spec.prompts.{name} leaves out {', '.join(missing)}: the answers can't be right without it; "
+            f"add it as the shipped prompt has it (annotationrun_worker/annotate/prompts/{name}.txt), or "
+            f"remove spec.prompts.{name}"
         )
 
 
@@ -132,7 +133,7 @@ def override_warnings(overrides: Mapping[str, str]) -> list[str]:
         if missing:
             warnings.append(
                 f"spec.prompts.{name} leaves out {missing}, which the shipped prompt has: the model is asked "
-                "without knowing it, so its answers may be poorer"
+                "without this information, so its answers may be poorer"
             )
     return warnings
 

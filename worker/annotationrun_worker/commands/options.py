@@ -48,7 +48,9 @@ LimitOption = Annotated[
 RetryTokenOption = Annotated[
     str | None,
     typer.Option(
-        "--retry-token", help="Takes the place of spec.retryToken: a new one tries again what was given up."
+        "--retry-token",
+        help="Try again the episodes that were given up and the questions that got no usable answer; "
+        "overrides spec.retryToken. Use a new value each time.",
     ),
 ]
 ReportOption = Annotated[
@@ -66,15 +68,16 @@ RevisionOption = Annotated[
     str | None,
     typer.Option(
         "--revision",
-        help="Commit of a source on the Hub, in the place of spec.source.revision: that which was planned.",
+        help="Use this commit of a source on the Hub, such as the one planned; overrides "
+        "spec.source.revision.",
     ),
 ]
 ModelRevisionOption = Annotated[
     str | None,
     typer.Option(
         "--model-revision",
-        help="Commit of the model, in the place of spec.model.revision: that which was planned. It is not "
-        "looked up on the Hub.",
+        help="Use this commit of the model, such as the one planned; overrides spec.model.revision. The Hub "
+        "is not asked about it.",
     ),
 ]
 CacheOption = Annotated[

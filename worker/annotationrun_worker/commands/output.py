@@ -123,7 +123,7 @@ def _faults(annotated: AnnotateReport) -> Iterator[str]:
     yield from (f"failed: {describe_failure(failure)}" for failure in annotated.failures)
     for episode, _, hole in annotated.holes:
         yield (
-            f"hole: episode {episode}, frame {hole.frame}, {hole.camera or 'no camera'}, {hole.kind}: "
+            f"unanswered: episode {episode}, frame {hole.frame}, {hole.camera or 'no camera'}, {hole.kind}: "
             f"{hole.cause}"
         )
 
@@ -137,7 +137,7 @@ def _count_lines(report: RunReport) -> Iterator[str]:
         f"{annotated.episodes_done} of {report.episodes} episodes{failed_part}, "
         f"{annotated.results_made} results made, "
         f"{annotated.results_reused} reused, {annotated.results_made_twice} made twice, "
-        f"{len(annotated.holes)} holes{by_module and f' ({by_module})'}"
+        f"{len(annotated.holes)} unanswered questions{by_module and f' ({by_module})'}"
     )
     if annotated.worker_deaths:
         yield f"{annotated.worker_deaths} worker processes died, others went on in their place"
@@ -192,8 +192,8 @@ def _notes(annotated: AnnotateReport) -> Iterator[str]:
         )
     if annotated.holes:
         yield (
-            f"note: {len(annotated.holes)} questions have no usable answer (the holes above); the dataset's "
-            "record lists them, and a new spec.retryToken, or --retry-token, asks them again"
+            f"note: unanswered questions: {len(annotated.holes)}, named above; meta/annotationrun.json of "
+            "the output lists them too; to ask them again, run with a new spec.retryToken or --retry-token"
         )
 
 

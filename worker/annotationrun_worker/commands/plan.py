@@ -42,19 +42,19 @@ def plan(
         bool,
         typer.Option(
             "--require-model-commit",
-            help="Fail where the Hub does not tell which commit spec.model.revision is; without, that is a "
-            "warning.",
+            help="Fail if the Hub does not say which commit spec.model.revision names; without this option "
+            "that is a warning.",
         ),
     ] = False,
     cache: CacheOption = None,
 ) -> None:
     """Tell what a run would do, before anything is spent.
 
-    That is episodes, requests, images and tokens, estimated as if nothing were staged; and which episodes are
-    pending, as results of them are not staged.
+    That is episodes, requests, images and tokens, estimated as if nothing were staged; and how many episodes
+    are pending: they lack a result, or have questions to be asked again. --json lists them.
 
-    Finds whatever would stop the run before its first question: a broken dataset, an output that can't be
-    written. Nothing is asked or decoded; the plan is staged.
+    Finds what would stop the run before its first question, model servers aside: a broken dataset, an output
+    that can't be written, a token that may not push. Nothing is asked or decoded; the plan is staged.
     """
     options = RunOptions(
         manifest, None, tuple(volume or ()), staging, limit, retry_token, revision=revision,

@@ -138,15 +138,16 @@ def check_entry(path: Path, within: Iterable[Path]) -> None:
         mode = real.lstat().st_mode
     except (OSError, RuntimeError) as error:  # a circle of links is the latter
         raise DatasetError(
-            f"{str(path)!r} is no file, or a link that leads nowhere; is the download complete?"
+            f"{str(path)!r} can't be read or is a link that leads nowhere; complete the download, or "
+            "remove it"
         ) from error
     if path.is_symlink() and not any(real.is_relative_to(folder) for folder in within):
         raise DatasetError(
-            f"{str(path)!r} is a link out of the dataset, to {str(real)!r}; what it leads to would be "
-            "published: put the file or folder itself there, or bind-mount it, or remove the link"
+            f"{str(path)!r} is a link out of the dataset, to {str(real)!r}, which would be read and "
+            "published as part of it; put the file or folder itself there, bind-mount it, or remove the link"
         )
     if path.is_symlink() and path.parent.resolve().is_relative_to(real):
-        raise DatasetError(f"{str(path)!r} links to a folder that it lies in; remove the link")
+        raise DatasetError(f"{str(path)!r} links to a folder that it lies in itself; remove the link")
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise DatasetError(
             f"{str(path)!r} is neither a file nor a folder (a pipe, a socket, a device); remove it"

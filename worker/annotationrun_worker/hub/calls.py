@@ -191,7 +191,7 @@ def _log_retry(what: str, state: RetryCallState) -> None:
 def _as_ours(what: str, error: BaseException, attempts: int) -> Exception | None:
     if is_transient(error):
         return HubUnavailableError(
-            f"{what}: the Hub did not answer well after "
+            f"{what}: the Hub gave no usable answer after "
             f"{'1 try' if attempts == 1 else f'{attempts} tries or {TOTAL_SECONDS:.0f} s'}: "
             f"{short(error)}; run again later: nothing is lost"
         )

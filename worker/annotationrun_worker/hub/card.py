@@ -141,9 +141,9 @@ def _section(merge_digest: str, provenance: Provenance) -> str:
 def _more_unanswered(provenance: Provenance) -> Iterator[str]:
     more = len(provenance.unanswered) - _SHOWN_UNANSWERED
     if more > 0:
-        yield f"  - and {more} more episodes and modules"
+        yield f"  - and {more} more such lines"
     if provenance.unanswered:
-        yield f"  - {_code(RECORD_NAME)} lists each with its frame, camera and cause"
+        yield f"  - {_code(RECORD_NAME)} lists each question with its frame, camera and cause"
 
 
 def _code(text: str) -> str:

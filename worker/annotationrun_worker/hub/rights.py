@@ -24,11 +24,11 @@ WRITE: Final = "repo.write"
 PROPOSE: Final = "discussion.write"
 """Permissions of fine-grained tokens: to write into repositories and make them, and to open pull requests."""
 _TO_WRITE: Final = (
-    "one that may write to it: of the role write, by somebody who may write there, or a fine-grained one "
+    "one that may write to it: with the role write, of a user who may write there, or a fine-grained one "
     f"with {WRITE} on it"
 )
 _TO_PROPOSE: Final = (
-    f"one that may open pull requests: of the role write, or a fine-grained one with {PROPOSE}"
+    f"one that may open pull requests: with the role write, or a fine-grained one with {PROPOSE}"
 )
 _UNAUTHORIZED: Final = 401
 _FORBIDDEN: Final = 403
@@ -92,7 +92,7 @@ class TokenOwner(_Told):
             return f"is a fine-grained one of {self.name!r} that may {_scopes_text(self.token.fine_grained)}"
         organizations = ", ".join(repr(found.name) for found in self.organizations)
         member = f", a member of {organizations}" if organizations else ""
-        return f"is one of {self.name!r}{member}, who may not"
+        return f"is one of {self.name!r}{member}, who may not do that"
 
 
 class _Access(Enum):
@@ -124,7 +124,7 @@ def check_rights(repository: HubRepository, target: HubTarget) -> None:
     else:
         lacking = None if owner is None else _lacking_of(access, owner)
     if lacking is not None:
-        raise _refusal(repository, "may not" if owner is None else owner.text(), lacking)
+        raise _refusal(repository, "may not do that" if owner is None else owner.text(), lacking)
 
 
 def _access(repository: HubRepository) -> _Access:
@@ -159,7 +159,7 @@ def _owner(repository: HubRepository) -> TokenOwner | None:
         return TokenOwner.model_validate(_once("asking whose token it is", repository.api.whoami))
     except HubAccessError as error:
         if _status(error) == _UNAUTHORIZED:
-            raise _refusal(repository, "is none that the Hub knows", _TO_WRITE) from error
+            raise _refusal(repository, "is not known to the Hub", _TO_WRITE) from error
         return None
     except (HubUnavailableError, HfHubHTTPError, ValidationError):
         return None
@@ -194,8 +194,8 @@ def _lacking_to_create(repository: HubRepository, owner: TokenOwner) -> str | No
     if _may_create_in(namespace, owner):
         return None
     return (
-        f"one that may make repositories in the namespace {namespace!r}, as it sees no such repository: of "
-        "the role write, by somebody who may write there, or a fine-grained one with "
+        f"one that may create repositories in the namespace {namespace!r}, as it sees no such repository: "
+        "with the role write, of a user who may write there, or a fine-grained one with "
         f"{WRITE} on {namespace!r}"
     )
 
@@ -264,7 +264,7 @@ def _scopes_text(scopes: _FineGrained) -> str:
 
 def _refusal(repository: HubRepository, may: str, needed: str) -> HubAccessError:
     return HubAccessError(
-        f"the output, dataset {repository.repo_id!r}, could not be pushed: the token {may}; expected "
-        f"{needed}. Nothing was asked of the model yet. Give such a token (HF_TOKEN, or 'hf auth login'), or "
-        "name another repository in spec.output.repoID"
+        f"the output, dataset {repository.repo_id!r}, can't be pushed: the token {may}; expected "
+        f"{needed}. The model was not asked anything yet. Give such a token (HF_TOKEN, or 'hf auth login'), "
+        "or name another repository in spec.output.repoID"
     )

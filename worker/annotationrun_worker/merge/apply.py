@@ -35,8 +35,8 @@ def apply_change(change: DatasetChange, *, overwrite: bool) -> Written:
             raise DatasetError(f"can't read the source: {error}") from error
         if is_no_place(error):
             raise OutputError(
-                f"the merged dataset can't be at {output}: {error}; name another output, or move what is in "
-                "the way, then run again"
+                f"the merged dataset can't be created at {output}: {error}; name another output, or move "
+                "what is in the way, then run again"
             ) from error
         state = "the next run completes what was begun" if source == output else "it is as it was before"
         raise StorageError(

@@ -52,7 +52,7 @@ def check_output(source: Path, output: Path, *, overwrite: bool = False) -> None
             raise DatasetError(f"can't read the source: {error}; check permissions") from error
         if is_no_place(error):
             raise OutputError(
-                f"the output {output} can't be there: {error}; name another output, or move what is "
+                f"the output {output} can't be created there: {error}; name another output, or move what is "
                 "in the way"
             ) from error
         raise StorageError(
@@ -83,8 +83,8 @@ def check_places(source: Path, output: Path, *, overwrite: bool) -> None:
     for name in (WORK_FOLDER, NEW_FOLDER):
         if (source / name).is_symlink():
             raise OutputError(
-                f"{source / name} is a link; a change in place makes and removes that folder itself: remove "
-                "the link"
+                f"{source / name} is a link; a change in place creates and deletes this folder itself, so "
+                "remove the link"
             )
     if output == source:
         if overwrite:

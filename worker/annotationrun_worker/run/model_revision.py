@@ -78,12 +78,12 @@ def _asked(model: ModelSpec, environment: Mapping[str, str], *, is_required: boo
 
 
 def _not_looked_up(model: ModelSpec, known: str | None, error: Exception) -> ModelRevision:
-    what = f"{model_text(model)}: which commit that is now, the Hub does not tell ({error})"
+    what = f"{model_text(model)}: the Hub does not say which commit that is now ({error})"
     if known is not None:
         return ModelRevision(known, warnings=(f"{what}; going on with {known}, which it was before",))
     unknown = (
-        f"{what}; going on with the revision as it is, so that no label tells which model made it; name a "
-        "commit, with spec.model.revision or --model-revision"
+        f"{what}; going on with the revision as it is, so nothing records which commit made the labels; name "
+        "one with spec.model.revision or --model-revision"
     )
     return ModelRevision(model.revision, warnings=(unknown,))
 

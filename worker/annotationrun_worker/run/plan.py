@@ -169,7 +169,7 @@ async def load_plan(run: LocalRun, digest: Digest) -> RunPlan:
     if value["settings"] != settings_digest(run):
         raise ConfigurationError(
             f"the plan {digest} was made for another manifest or --limit; plan again, or leave out --plan; "
-            "if the model's branch has moved, --model-revision names the commit that was planned"
+            "if the model's branch has moved since, give the planned commit with --model-revision"
         )
     episodes = [(EpisodeIndex(index), length) for index, length in value["episodes"]]
     return RunPlan(Digest(value["source"]), Digest(value["settings"]), episodes)

@@ -255,8 +255,8 @@ def _check_staging(staging: Path) -> None:
     except OSError as error:
         if is_no_place(error):
             raise ConfigurationError(
-                f"the staging folder {str(staging)!r} can't be there: {error}; choose another with --staging "
-                "or spec.staging, or move what is in the way"
+                f"the staging folder {str(staging)!r} can't be created there: {error}; choose another with "
+                "--staging or spec.staging, or move what is in the way"
             ) from error
         raise StorageError(
             f"the staging folder {str(staging)!r} can't be written: {error}; check space and permissions, or "

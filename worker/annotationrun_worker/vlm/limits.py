@@ -27,8 +27,8 @@ class _Limit:
 
 NO_CLIPS: Final = (
     "this model takes no clips as it is served: set spec.modules.plan.input to ContactSheets or Frames, or "
-    f"set spec.model.id to a model that takes videos, with arguments {SERVED_WITH} that let it "
-    "(vLLM: --limit-mm-per-prompt)"
+    "set spec.model.id to a model that takes videos and see that the server's arguments "
+    f"{SERVED_WITH} allow them (vLLM: --limit-mm-per-prompt)"
 )
 """What to do where parts ``video_url`` are refused."""
 

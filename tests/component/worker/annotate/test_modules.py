@@ -148,7 +148,7 @@ def test_a_prompt_without_what_its_answers_depend_on_stops_plan_and_run(tmp_path
     manifest = write_manifest(tmp_path, REFERENCE, NOWHERE, {"plan": QUIET_PLAN}, source=OWN, prompts=prompts)
     done = run_command("plan", "-f", manifest)
     assert done.returncode == ExitCode.CONFIGURATION
-    assert "spec.prompts.subtasks leaves out {window_seconds} (how long what is shown lasts)" in done.stderr
+    assert "spec.prompts.subtasks leaves out {window_seconds} (how many seconds are shown)" in done.stderr
     with pytest.raises(ConfigurationError, match=r"spec\.prompts\.subtasks leaves out \{window_seconds\}"):
         run_here(tmp_path, NOWHERE, {"plan": QUIET_PLAN}, source=OWN, prompts=prompts)
 

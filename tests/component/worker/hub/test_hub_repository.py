@@ -160,7 +160,7 @@ def test_nobody_waits_for_hours(hub: HubServer, repository: HubRepository, waits
 
 def test_a_hub_that_is_busy_for_good_is_told(hub: HubServer, repository: HubRepository) -> None:
     hub.faults.add(Fault("status", 503), When(kind="info"), times=None)
-    with pytest.raises(HubUnavailableError, match="did not answer well after 6 tries") as caught:
+    with pytest.raises(HubUnavailableError, match="gave no usable answer after 6 tries") as caught:
         repository.resolve("main")
     assert "503" in str(caught.value)
     assert hub.counters.requests["info"] == calls.ATTEMPTS

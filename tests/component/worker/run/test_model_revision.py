@@ -194,7 +194,7 @@ def test_a_run_goes_on_without_the_hub_with_what_it_said_before(world: World) ->
 @pytest.mark.parametrize(
     ("trouble", "words"),
     [
-        pytest.param({"HF_ENDPOINT": NOBODY}, "did not answer well after 1 try", id="no network"),
+        pytest.param({"HF_ENDPOINT": NOBODY}, "gave no usable answer after 1 try", id="no network"),
         pytest.param({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE", id="not to be asked"),
         pytest.param({}, "no such repository, or it is private", id="private"),
     ],

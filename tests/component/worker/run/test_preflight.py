@@ -76,8 +76,8 @@ def no_folder_can_be_made(run: Path) -> None:
         pytest.param(somebodys_file, OutputError, "no merge made", id="somebody's files in the output"),
         pytest.param(output_is_a_file, OutputError, "is a file", id="the output is a file"),
         pytest.param(staging_is_a_file, ConfigurationError, "staging folder", id="staging is a file"),
-        pytest.param(no_folder_can_be_made, OutputError, "can't be there", id="a name that is too long"),
-        pytest.param(output_below_a_file, OutputError, "can't be there", id="the output is below a file"),
+        pytest.param(no_folder_can_be_made, OutputError, "can't be created", id="a name that is too long"),
+        pytest.param(output_below_a_file, OutputError, "can't be created", id="the output is below a file"),
     ],
 )
 def test_places_that_cannot_be_written_are_found_before_the_first_question(

@@ -145,7 +145,7 @@ def test_a_token_that_nobody_has_is_told(tmp_path, hub, model):
         environment={**hub.environment, "HF_TOKEN": "hf_of_nobody"},
     )  # fmt: skip
     assert done.returncode == ExitCode.CONFIGURATION, done.stderr
-    assert "the token is none that the Hub knows" in done.stderr
+    assert "the token is not known to the Hub" in done.stderr
     assert "hf_of_nobody" not in done.stderr + done.stdout
     assert model.bodies == []
 
