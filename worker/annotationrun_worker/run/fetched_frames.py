@@ -63,7 +63,7 @@ class Aliases:
         Raises:
             StorageError: the store can't be written.
         """
-        self.store.create_now(_alias_path(stretch), digest.encode())
+        self.store.put_now(_alias_path(stretch), digest.encode())
 
 
 class FetchedVideos:

@@ -3,22 +3,30 @@
 What is staged is created once and never overwritten: two workers that make the same object race for its
 creation, the loser reads what the winner wrote. Only a worker's heartbeat and its counts of what it used are
 overwritten, by that worker, and the notes of what a model's revision names, by whoever asked the Hub last.
+In a folder what is created stays, wherever the power is cut.
 """
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import LocalStore
 
 from annotationrun_worker.errors import StorageError
+from annotationrun_worker.staging.folder import SyncedFolder
 from annotationrun_worker.staging.locations import Bucket, cause_of, folder_of, open_bucket
 
+Done = TypeVar("Done")
+
 _LISTED_AT_ONCE: Final = 1000  # what S3 gives in one answer
+_WRITERS: Final = 8
+"""Objects that a folder store writes at once: the disk syncs them together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +51,23 @@ class StagingStore:
         ``location`` is what is shown of it; without, the folder's path.
         """
         self.location = str(place) if location is None else location
-        self._place = place
+        self._place = SyncedFolder(place) if isinstance(place, Path) else place
         self._local: LocalStore | None = None
+        self._writers = ThreadPoolExecutor(_WRITERS, "staging")  # no thread before the first write
 
     @property
     def folder(self) -> Path | None:
         """Where it lies; ``None`` in an object store."""
-        return self._place if isinstance(self._place, Path) else None
+        return self._place.root if isinstance(self._place, SyncedFolder) else None
 
     def _open(self) -> LocalStore | Bucket:
-        if not isinstance(self._place, Path):
+        """What is read and listed; a folder is made if it is missing."""
+        if not isinstance(self._place, SyncedFolder):
             return self._place
         if self._local is None:
             try:
-                self._place.mkdir(parents=True, exist_ok=True)
-                # Without the cleanup, each claim would leave an empty folder for ever.
-                self._local = LocalStore(prefix=self._place, automatic_cleanup=True)
+                self._place.make()
+                self._local = LocalStore(prefix=self._place.root)
             except (BaseError, OSError) as error:
                 raise StorageError(
                     f"the staging folder {self.location!r} can't be made: {error}; "
@@ -66,8 +75,17 @@ class StagingStore:
                 ) from error
         return self._local
 
+    def _opened(self) -> SyncedFolder | Bucket:
+        """What is written."""
+        self._open()
+        return self._place
+
+    async def _in_thread(self, write: Callable[[], Done]) -> Done:
+        """What ``write`` gives, which waits for the disk."""
+        return await asyncio.get_running_loop().run_in_executor(self._writers, write)
+
     def _open_if_there(self) -> LocalStore | Bucket | None:
-        if isinstance(self._place, Path) and self._local is None and not self._place.exists():
+        if self.folder is not None and self._local is None and not self.folder.exists():
             return None
         return self._open()
 
@@ -102,20 +120,11 @@ class StagingStore:
         False too where it was created just now and the object store lost its own answer, so who must know
         compares what is there with what it wrote.
         """
-        store = self._open()
+        place = self._opened()
         try:
-            await obstore.put_async(store, path, content, mode="create")
-        except (AlreadyExistsError, FileExistsError):
-            return False
-        except (BaseError, OSError) as error:
-            raise self._failed("write", path, error) from error
-        return True
-
-    def create_now(self, path: str, content: bytes) -> bool:
-        """``create``, at once."""
-        store = self._open()
-        try:
-            obstore.put(store, path, content, mode="create")
+            if isinstance(place, SyncedFolder):
+                return await self._in_thread(lambda: place.create(path, content))
+            await obstore.put_async(place, path, content, mode="create")
         except (AlreadyExistsError, FileExistsError):
             return False
         except (BaseError, OSError) as error:
@@ -123,28 +132,37 @@ class StagingStore:
         return True
 
     async def put(self, path: str, content: bytes) -> None:
-        """Write the object at ``path`` over what is there: for notes and counts, not for results."""
-        store = self._open()
+        """Write the object at ``path`` over what is there, not synced: for what is soon written again."""
+        place = self._opened()
         try:
-            await obstore.put_async(store, path, content, mode="overwrite")
+            if isinstance(place, SyncedFolder):
+                await self._in_thread(lambda: place.put(path, content, is_synced=False))
+            else:
+                await obstore.put_async(place, path, content, mode="overwrite")
         except (BaseError, OSError) as error:
             raise self._failed("write", path, error) from error
 
     def put_now(self, path: str, content: bytes) -> None:
-        """``put``, at once."""
-        store = self._open()
+        """Write the object at ``path`` over what is there, at once and synced."""
+        place = self._opened()
         try:
-            obstore.put(store, path, content, mode="overwrite")
+            if isinstance(place, SyncedFolder):
+                place.put(path, content)
+            else:
+                obstore.put(place, path, content, mode="overwrite")
         except (BaseError, OSError) as error:
             raise self._failed("write", path, error) from error
 
     async def delete(self, path: str) -> None:
         """Delete the object at ``path``; nothing happens where there is none."""
-        store = self._open_if_there()
-        if store is None:
+        if self._open_if_there() is None:
             return
+        place = self._opened()
         try:
-            await obstore.delete_async(store, path)
+            if isinstance(place, SyncedFolder):
+                await self._in_thread(lambda: place.delete(path))
+            else:
+                await obstore.delete_async(place, path)
         except (NotFoundError, FileNotFoundError):
             return
         except (BaseError, OSError) as error:
@@ -152,11 +170,14 @@ class StagingStore:
 
     def delete_now(self, path: str) -> None:
         """``delete``, at once."""
-        store = self._open_if_there()
-        if store is None:
+        if self._open_if_there() is None:
             return
+        place = self._opened()
         try:
-            obstore.delete(store, path)
+            if isinstance(place, SyncedFolder):
+                place.delete(path)
+            else:
+                obstore.delete(place, path)
         except (NotFoundError, FileNotFoundError):
             return
         except (BaseError, OSError) as error:
@@ -189,7 +210,7 @@ class StagingStore:
     def _failed(self, verb: str, path: str, error: Exception) -> StorageError:
         look = (
             "look for a full disk or missing permissions"
-            if isinstance(self._place, Path)
+            if self.folder is not None
             else "look at the bucket's name, the endpoint, credentials and permissions"
         )
         return StorageError(
