@@ -1,8 +1,9 @@
 """The staging store: small objects, on a folder or an object store, shared by any number of processes.
 
 What is staged is created once and never overwritten: two workers that make the same object race for its
-creation, the loser reads what the winner wrote. Only a worker's heartbeat and its counts of what it used are
-overwritten, by that worker, and the notes of what a model's revision names, by whoever asked the Hub last.
+creation, the loser reads what the winner wrote. What can't be read is replaced (``once.py``). Only a worker's
+heartbeat and its counts of what it used are overwritten, by that worker, and the notes of what a model's
+revision names, by whoever asked the Hub last.
 In a folder what is created stays, wherever the power is cut.
 """
 
@@ -12,15 +13,23 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    NotFoundError,
+    PreconditionError,
+)
 from obstore.store import LocalStore
 
 from annotationrun_worker.errors import StorageError
 from annotationrun_worker.staging.folder import SyncedFolder
 from annotationrun_worker.staging.locations import Bucket, cause_of, folder_of, open_bucket
+
+if TYPE_CHECKING:
+    from obstore import UpdateVersion
 
 Done = TypeVar("Done")
 
@@ -131,6 +140,24 @@ class StagingStore:
             raise self._failed("write", path, error) from error
         return True
 
+    async def replace(self, path: str, found: bytes, content: bytes) -> bool:
+        """Write the object at ``path`` if it still holds what was ``found``, or is gone; False: it does not.
+
+        Of several that try at once one does; in an object store without versions the last one may, too.
+        False too where it was written just now and the object store lost its own answer.
+        """
+        place = self._opened()
+        try:
+            if isinstance(place, SyncedFolder):
+                return await self._in_thread(lambda: place.replace(path, found, content))
+            return await _replace_in(place, path, found, content)
+        except (NotFoundError, FileNotFoundError):
+            return await self.create(path, content)
+        except (AlreadyExistsError, PreconditionError):
+            return False
+        except (BaseError, OSError) as error:
+            raise self._failed("write", path, error) from error
+
     async def put(self, path: str, content: bytes) -> None:
         """Write the object at ``path`` over what is there, not synced: for what is soon written again."""
         place = self._opened()
@@ -217,6 +244,20 @@ class StagingStore:
             f"can't {verb} {path!r} in the staging store {self.location!r}: {cause_of(error)}; "
             f"{look}, then run again: what is staged stays"
         )
+
+
+async def _replace_in(bucket: Bucket, path: str, found: bytes, content: bytes) -> bool:
+    """See ``StagingStore.replace``; raises what obstore raises where another was faster."""
+    response = await obstore.get_async(bucket, path)
+    version: UpdateVersion = {"e_tag": response.meta["e_tag"], "version": response.meta["version"]}
+    if bytes(await response.bytes_async()) != found:
+        return False
+    if version["e_tag"] is None and version["version"] is None:
+        await obstore.delete_async(bucket, path)
+        await obstore.put_async(bucket, path, content, mode="create")
+    else:
+        await obstore.put_async(bucket, path, content, mode=version)
+    return True
 
 
 def open_store(location: str | Path) -> StagingStore:
