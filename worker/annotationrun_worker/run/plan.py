@@ -24,6 +24,7 @@ from annotationrun_worker.run.preflight import (
     check_rows,
     check_source,
 )
+from annotationrun_worker.staging.creating import check_creating
 from annotationrun_worker.staging.digests import Digest, digest_json
 from annotationrun_worker.staging.plans import read_plan, stage_plan
 from annotationrun_worker.staging.store import StagingStore
@@ -92,7 +93,7 @@ async def make_plan(run: LocalRun, dataset: OpenDataset) -> StagedPlan:
 
     Raises:
         OutputError, DatasetError, StorageError: see ``check_places``, ``check_source`` and ``check_rows``.
-        ConfigurationError: the scale of the model's coordinates is not known.
+        ConfigurationError: the scale of the model's coordinates is not known; or see ``check_creating``.
         HubAccessError, HubUnavailableError: a file can't be fetched.
     """
     check_places(run, dataset)
@@ -100,6 +101,7 @@ async def make_plan(run: LocalRun, dataset: OpenDataset) -> StagedPlan:
         resolve_coordinate_scale(run.spec.model, run.spec.modules.vqa)
     plan = _plan_of(run, dataset)
     store = open_staging(run)
+    await check_creating(store)
     findings = await check_source(run, dataset, store, plan.source_identity)
     if not dataset.files.commit or await read_plan(store, digest_json(plan.to_value())) is None:
         check_rows(run, dataset)
@@ -159,9 +161,10 @@ async def load_plan(run: LocalRun, dataset: OpenDataset, digest: Digest) -> RunP
 
     Raises:
         StagingError: there is none, and they make another; or it is of another format.
-        ConfigurationError: it was made for another manifest.
+        ConfigurationError: it was made for another manifest; or see ``check_creating``.
     """
     store = open_staging(run)
+    await check_creating(store)
     value = await read_plan(store, digest)
     if value is None:
         plan = _plan_of(run, dataset)

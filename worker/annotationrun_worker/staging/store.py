@@ -249,14 +249,18 @@ class StagingStore:
 async def _replace_in(bucket: Bucket, path: str, found: bytes, content: bytes) -> bool:
     """See ``StagingStore.replace``; raises what obstore raises where another was faster."""
     response = await obstore.get_async(bucket, path)
-    version: UpdateVersion = {"e_tag": response.meta["e_tag"], "version": response.meta["version"]}
+    version: UpdateVersion = {}
+    if (e_tag := response.meta["e_tag"]) is not None:
+        version["e_tag"] = e_tag
+    if (number := response.meta["version"]) is not None:
+        version["version"] = number
     if bytes(await response.bytes_async()) != found:
         return False
-    if version["e_tag"] is None and version["version"] is None:
+    if version:
+        await obstore.put_async(bucket, path, content, mode=version)
+    else:
         await obstore.delete_async(bucket, path)
         await obstore.put_async(bucket, path, content, mode="create")
-    else:
-        await obstore.put_async(bucket, path, content, mode=version)
     return True
 
 

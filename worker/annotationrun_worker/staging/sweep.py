@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from annotationrun_worker.errors import StagingError, StorageError
-from annotationrun_worker.staging import result_index
+from annotationrun_worker.staging import creating, result_index
 from annotationrun_worker.staging.once import parse_object, warn_unreadable
 from annotationrun_worker.staging.result_index import IndexedResult
 from annotationrun_worker.staging.store import StagingStore, StoredObject
@@ -25,7 +25,7 @@ _TORN: Final = re.compile(r"#\d+$")
 
 Kind = Literal[
     "workers", "claims", "failures", "torn files", "answers", "results", "plans", "progress", "usage",
-    "aliases", "surveys", "index",
+    "aliases", "surveys", "index", "checks",
 ]  # fmt: skip
 _GO_UNUSED: Final[Sequence[Kind]] = ("answers", "plans", "progress", "usage", "aliases", "surveys")
 """Folders of the store whose objects go when nobody used them for long."""
@@ -75,6 +75,9 @@ class Sweep:
             for found in self.store.list_now(kind):
                 if self._is_unused(found):
                     yield Garbage(kind, found.path, found.size_bytes)
+        for found in self.store.list_now(creating.FOLDER):
+            if self._is_older(found, DEAD_AFTER):
+                yield Garbage("checks", found.path, found.size_bytes)
         yield from self._torn_files()
 
     def _is_older(self, found: StoredObject, age: timedelta) -> bool:

@@ -182,6 +182,14 @@ def test_torn_files_go_when_nobody_can_be_writing_them(tmp_path):
     assert young.exists()
 
 
+def test_what_a_killed_look_at_the_store_left_goes(location):
+    store, _, _ = store_at(location)
+    asyncio.run(store.create("checks/ab", b"first"))
+    assert "checks" not in swept(store, timedelta())
+    assert swept(store, HOURS)["checks"] == {"checks/ab"}
+    assert "checks/ab" not in listed(store)
+
+
 @pytest.mark.parametrize(
     "content",
     [
