@@ -1,5 +1,6 @@
 """Runs over a staging store whose objects are empty, cut or junk: they end as if these were not there."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -88,6 +89,19 @@ def test_claims_heartbeats_and_failures_that_are_empty_hold_nobody_up(finished, 
     assert tree(run.output) == output
     assert {f"claims/{keys[1]}/0", "workers/dead-1-aa"} <= told(done.stderr)
     assert f"failures/{keys[1]}/{token}/1.json" in told(done.stderr)
+
+
+def test_a_plan_counts_an_episode_whose_result_is_empty_as_pending(finished, staging):
+    run, _, _ = finished
+
+    def pending():
+        planned = run_command("plan", "-f", run.manifest, "--staging", staging, "--json")
+        assert planned.returncode == ExitCode.OK, planned.stderr
+        return json.loads(planned.stdout)["pendingEpisodes"]
+
+    assert pending() == []
+    damage(staging, DAMAGES["empty"], "results/plan")
+    assert pending() == [0]
 
 
 def test_the_steps_of_a_cluster_make_a_damaged_plan_and_result_anew(finished, staging):
