@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from annotationrun_worker.errors import ConfigurationError
-from annotationrun_worker.staging.store import open_store
+from annotationrun_worker.commands.output import print_line
+from annotationrun_worker.errors import ConfigurationError, StagingError
+from annotationrun_worker.staging.check import check_objects, delete_damaged
+from annotationrun_worker.staging.store import StagingStore, open_store
 from annotationrun_worker.staging.sweep import Sweep, delete
 
 
@@ -23,14 +25,37 @@ def gc(
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Delete nothing, but read every object and name each that is empty, cut or damaged; exits 7 "
+            "if one is.",
+        ),
+    ] = False,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="With --check: delete the damaged objects that a run makes anew, asking the model again for "
+            "answers.",
+        ),
+    ] = False,
 ) -> None:
     """Delete what killed workers left in a staging store.
 
     Others may be at work meanwhile. Answers and results stay, unless --unused-days says otherwise.
     """
+    if check and (dry_run or unused_days is not None):
+        raise typer.BadParameter("--check deletes nothing unused: leave out --dry-run and --unused-days")
+    if repair and not check:
+        raise typer.BadParameter("--repair goes with --check")
     store, console = open_store(staging), Console()
     if store.folder is not None and not store.folder.is_dir():
         raise ConfigurationError(f"there is no staging folder {staging!r}; name the one that a run printed")
+    if check:
+        _check(store, console, repair=repair)
+        return
     counts: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     for garbage in Sweep(store, datetime.now(UTC), unused_days).find():
@@ -43,3 +68,27 @@ def gc(
         console.print(f"{kind}: {count} {verb}, {sizes[kind]} bytes", highlight=False)
     if not counts:
         console.print("nothing to delete", highlight=False)
+
+
+def _check(store: StagingStore, console: Console, *, repair: bool) -> None:
+    """Name every damaged object; ``repair`` deletes those that are made anew.
+
+    Raises:
+        StagingError: one is damaged, and still there.
+    """
+    count = damaged = deleted = 0
+    for found in check_objects(store):
+        count += 1
+        if not found.damage:
+            continue
+        damaged += 1
+        is_deleted = repair and delete_damaged(store, found)
+        deleted += is_deleted
+        done = "deleted" if is_deleted else found.kept_because or "a run makes it anew, or does without"
+        print_line(console, f"damaged: {found.path}: {found.damage}; {done}")
+    console.print(f"{count} objects read, {damaged} damaged, {deleted} deleted", highlight=False)
+    if damaged > deleted:
+        raise StagingError(
+            f"{damaged - deleted} objects in {store.location!r} are damaged; a run that needs one makes it "
+            "anew, gc --check --repair deletes those that can be made anew"
+        )

@@ -145,7 +145,7 @@ class RunOptions:
         Raises:
             ManifestError, UnsupportedError, ConfigurationError: manifest or places are wrong.
             HubUnavailableError: the Hub does not answer.
-            StagingError, StorageError: what is staged of the model's revision can't be read.
+            StorageError: what is staged of the model's revision can't be read.
             typer.BadParameter: an option is.
         """
         manifest = load_manifest(self.manifest)

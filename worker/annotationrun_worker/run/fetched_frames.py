@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from annotationrun_worker.dataset.files import DatasetFiles
-from annotationrun_worker.errors import StagingError
 from annotationrun_worker.frames.decoder import Decoder, EpisodeVideo
 from annotationrun_worker.frames.image_decoder import EpisodeImages, Images
 from annotationrun_worker.frames.provider import Decoders
 from annotationrun_worker.frames.tiles import TileSize
-from annotationrun_worker.staging.digests import digest_json, is_digest
+from annotationrun_worker.staging.digests import digest_json
+from annotationrun_worker.staging.once import decode_digest, decoded
 from annotationrun_worker.staging.store import StagingStore
 
 ALIAS_FORMAT: Final = 1
@@ -43,19 +43,10 @@ class Aliases:
         """The digest of ``stretch``, if it is known.
 
         Raises:
-            StagingError: what is staged is no digest.
             StorageError: the store can't be read.
         """
         path = _alias_path(stretch)
-        content = self.store.read_now(path)
-        if content is None:
-            return None
-        text = content.decode(errors="replace")
-        if not is_digest(text):
-            raise StagingError(
-                f"{path!r} in {self.store.location!r} holds {text[:64]!r}, expected a SHA-256; delete it"
-            )
-        return text
+        return decoded(self.store, path, self.store.read_now(path), decode_digest)
 
     def write(self, stretch: dict[str, Any], digest: str) -> None:
         """Note the ``digest`` of ``stretch``.
@@ -63,7 +54,7 @@ class Aliases:
         Raises:
             StorageError: the store can't be written.
         """
-        self.store.create_now(_alias_path(stretch), digest.encode())
+        self.store.put_now(_alias_path(stretch), digest.encode())
 
 
 class FetchedVideos:

@@ -282,7 +282,7 @@ def _told(
 async def _plan(run: LocalRun, dataset: OpenDataset, digest: Digest | None) -> StagedPlan:
     if digest is None:
         return await make_plan(run, dataset)
-    return StagedPlan(digest, await load_plan(run, digest))
+    return StagedPlan(digest, await load_plan(run, dataset, digest))
 
 
 async def _annotate(

@@ -25,7 +25,7 @@ def merge_lock(store: StagingStore, output: str) -> Iterator[None]:
     """Hold the claim on merges into ``output``; waits while another worker that lives holds it.
 
     Raises:
-        StorageError, StagingError: the store can't be read or written.
+        StorageError: the store can't be read or written.
     """
     held, done = threading.Event(), threading.Event()
     key = digest_json({"merge_into": output})

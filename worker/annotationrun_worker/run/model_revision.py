@@ -51,7 +51,7 @@ def find_model_revision(
         HubAccessError: there is no such model or revision, or it may not be read.
         HubUnavailableError: the Hub does not answer.
         ConfigurationError: an environment variable holds no token.
-        StagingError, StorageError: see ``read_model_commit``.
+        StorageError: see ``read_model_commit``.
     """
     model = spec.model
     if not model.is_fetched or is_commit(model.revision):
@@ -97,7 +97,7 @@ def note_model_revision(model: ModelSpec, found: ModelRevision, store: StagingSt
     """Note for later runs what the Hub has just said; the commit that was noted before, if it is another.
 
     Raises:
-        StagingError, StorageError: see ``read_model_commit`` and ``stage_model_commit``.
+        StorageError: see ``read_model_commit`` and ``stage_model_commit``.
     """
     if not found.is_looked_up:
         return None

@@ -24,6 +24,7 @@ from annotationrun_worker.run.preflight import (
     check_rows,
     check_source,
 )
+from annotationrun_worker.staging.creating import check_creating
 from annotationrun_worker.staging.digests import Digest, digest_json
 from annotationrun_worker.staging.plans import read_plan, stage_plan
 from annotationrun_worker.staging.store import StagingStore
@@ -92,19 +93,15 @@ async def make_plan(run: LocalRun, dataset: OpenDataset) -> StagedPlan:
 
     Raises:
         OutputError, DatasetError, StorageError: see ``check_places``, ``check_source`` and ``check_rows``.
-        ConfigurationError: the scale of the model's coordinates is not known.
-        StagingError: the plan or a note of the model is staged and can't be read.
+        ConfigurationError: the scale of the model's coordinates is not known; or see ``check_creating``.
         HubAccessError, HubUnavailableError: a file can't be fetched.
     """
     check_places(run, dataset)
     if run.spec.modules.vqa is not None:
         resolve_coordinate_scale(run.spec.model, run.spec.modules.vqa)
-    plan = RunPlan(
-        source_identity=open_tree(dataset.files).identity(is_output=run.is_in_place),
-        settings=settings_digest(run),
-        episodes=[(episode.index, episode.length) for episode in dataset.longest_first],
-    )
+    plan = _plan_of(run, dataset)
     store = open_staging(run)
+    await check_creating(store)
     findings = await check_source(run, dataset, store, plan.source_identity)
     if not dataset.files.commit or await read_plan(store, digest_json(plan.to_value())) is None:
         check_rows(run, dataset)
@@ -115,6 +112,14 @@ async def make_plan(run: LocalRun, dataset: OpenDataset) -> StagedPlan:
     return StagedPlan(digest, plan, replace(findings, warnings=warnings))
 
 
+def _plan_of(run: LocalRun, dataset: OpenDataset) -> RunPlan:
+    return RunPlan(
+        source_identity=open_tree(dataset.files).identity(is_output=run.is_in_place),
+        settings=settings_digest(run),
+        episodes=[(episode.index, episode.length) for episode in dataset.longest_first],
+    )
+
+
 def _moved_model(run: LocalRun, dataset: OpenDataset, store: StagingStore) -> list[str]:
     """That the output came from another commit of the model, though the manifest names the same revision.
 
@@ -122,7 +127,7 @@ def _moved_model(run: LocalRun, dataset: OpenDataset, store: StagingStore) -> li
 
     Raises:
         OutputError, DatasetError: see ``known_record``.
-        StagingError, StorageError: see ``note_model_revision``.
+        StorageError: see ``note_model_revision``.
     """
     model, commit, place = run.spec.model, run.model_revision.commit, run.places.output
     noted = note_model_revision(model, run.model_revision, store)
@@ -151,16 +156,21 @@ def _recorded_commits(run: LocalRun, folder: Path) -> list[str]:
     return [one.commit for one in found if (one.id, one.revision) == (model.id, model.revision)]
 
 
-async def load_plan(run: LocalRun, digest: Digest) -> RunPlan:
-    """The staged plan ``digest``.
+async def load_plan(run: LocalRun, dataset: OpenDataset, digest: Digest) -> RunPlan:
+    """The staged plan ``digest``; one that is lost is staged anew, if manifest and dataset still make it.
 
     Raises:
-        StagingError: there is none, or it is of another format.
-        ConfigurationError: it was made for another manifest.
+        StagingError: there is none, and they make another; or it is of another format.
+        ConfigurationError: it was made for another manifest; or see ``check_creating``.
     """
     store = open_staging(run)
+    await check_creating(store)
     value = await read_plan(store, digest)
     if value is None:
+        plan = _plan_of(run, dataset)
+        if digest_json(plan.to_value()) == digest:
+            await stage_plan(store, plan.to_value())
+            return plan
         raise StagingError(f"{store.location!r} holds no plan {digest}; make it with 'annotationrun plan'")
     if value.get("format") != PLAN_FORMAT:
         raise StagingError(

@@ -103,7 +103,6 @@ async def check_source(
         DatasetError: see ``survey_source``; or more episodes can't be annotated than may fail.
         NoCamerasError, UnknownCameraError: there is nothing to look at.
         HubAccessError, HubUnavailableError, StorageError: a file can't be fetched.
-        StagingError: what is staged of the source can't be read.
     """
     cameras = cameras_looked_at(run.spec, dataset.features)
     chosen = [int(episode.index) for episode in dataset.chosen]

@@ -3,12 +3,12 @@
 A killed process loses only the requests in flight, and an edited setting re-asks only what it changes.
 """
 
-import json
 from dataclasses import asdict, dataclass
 
 from annotationrun_worker.errors import StagingError
 from annotationrun_worker.fault_points import FaultPoint, reached
 from annotationrun_worker.staging.digests import Digest, canonical_json
+from annotationrun_worker.staging.once import create_once, decoded, parse_object
 from annotationrun_worker.staging.store import StagingStore
 
 
@@ -29,30 +29,40 @@ def _path(key: Digest) -> str:
     return f"answers/{key[:2]}/{key}.json"
 
 
-async def read_answer(store: StagingStore, key: Digest) -> StagedAnswer | None:
-    """The staged answer under ``key``, or ``None``.
+def decode_answer(content: bytes) -> StagedAnswer:
+    """Read staged bytes.
 
     Raises:
-        StagingError: the object there is not an answer.
+        StagingError: they are cut, or no answer.
     """
-    content = await store.read(_path(key))
-    if content is None:
-        return None
     try:
-        return StagedAnswer(**json.loads(content))
+        answer = StagedAnswer(**parse_object(content))
     except (ValueError, TypeError) as error:
-        raise StagingError(
-            f"the staged answer {_path(key)!r} in {store.location!r} is not one ({error}); delete it, "
-            "it will be asked again"
-        ) from error
+        raise StagingError(f"no staged answer: {error}") from error
+    counts = (answer.prompt_tokens, answer.completion_tokens)
+    if not isinstance(answer.content, str) or not isinstance(answer.request, str):
+        raise StagingError("no staged answer: its content and request have to be strings")
+    if not all(type(count) is int for count in counts):
+        raise StagingError(f"no staged answer: its tokens have to be integers, not {counts}")
+    return answer
+
+
+async def read_answer(store: StagingStore, key: Digest) -> StagedAnswer | None:
+    """The staged answer under ``key``; ``None``: there is none that can be read.
+
+    Raises:
+        StorageError: the store can't be read.
+    """
+    return decoded(store, _path(key), await store.read(_path(key)), decode_answer)
 
 
 async def stage_answer(store: StagingStore, key: Digest, answer: StagedAnswer) -> StagedAnswer:
-    """Stage ``answer``; returns what stands under ``key`` now, another worker's if that was first."""
+    """Stage ``answer``; returns what stands under ``key`` now, another worker's if that was first.
+
+    Raises:
+        StorageError: the store can't be read or written.
+    """
     reached(FaultPoint.BEFORE_ANSWER)
-    was_first = await store.create(_path(key), canonical_json(asdict(answer)) + b"\n")
+    first = await create_once(store, _path(key), canonical_json(asdict(answer)) + b"\n", decode_answer)
     reached(FaultPoint.AFTER_ANSWER)
-    if was_first:
-        return answer
-    winner = await read_answer(store, key)
-    return winner if winner is not None else answer
+    return answer if first is None else first

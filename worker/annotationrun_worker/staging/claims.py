@@ -8,13 +8,20 @@ worker that was taken for dead may still live, so results are created, and the f
 import re
 from typing import Final
 
-from annotationrun_worker.errors import StagingError
 from annotationrun_worker.fault_points import FaultPoint, reached
 from annotationrun_worker.staging.digests import Digest
 from annotationrun_worker.staging.heartbeats import Liveness, WorkerId
+from annotationrun_worker.staging.once import warn_unreadable
 from annotationrun_worker.staging.store import StagingStore
 
 _WORKER_ID: Final = re.compile(r"[a-z0-9-]{1,128}")
+_NOBODY: Final = WorkerId("")
+"""Whoever put a claim that can't be read: it counts as a dead worker's."""
+
+
+def is_worker_id(text: str) -> bool:
+    """Whether ``text`` looks like a ``WorkerId``."""
+    return _WORKER_ID.fullmatch(text) is not None
 
 
 def _folder(key: Digest) -> str:
@@ -39,7 +46,6 @@ class Claims:
         the claim was taken: look for it again.
 
         Raises:
-            StagingError: a claim or a heartbeat can't be read.
             StorageError: the store can't be read or written.
         """
         if key in self._mine:
@@ -60,26 +66,25 @@ class Claims:
             if before == self._me:  # created by an attempt that ended in an error
                 self._mine[key] = number
                 return None
-            if before is not None and await self._liveness.is_alive(before):
+            if before and await self._liveness.is_alive(before):
                 return before
             holder = await self._create(key, number + 1)
             if holder == self._me:
                 self._mine[key] = number + 1
                 self.takeovers += before is not None
                 return None
-            if holder is not None:
+            if holder:
                 return holder
-            # Whoever was first has released it since.
+            # Whoever was first has released it since, or it can't be read.
 
     async def holder(self, key: Digest) -> WorkerId | None:
         """The living worker that holds ``key``, if it is another one; nothing is taken.
 
         Raises:
-            StagingError: a claim or a heartbeat can't be read.
             StorageError: the store can't be read.
         """
         _, worker = await self._last(key)
-        if worker is None or worker == self._me or not await self._liveness.is_alive(worker):
+        if not worker or worker == self._me or not await self._liveness.is_alive(worker):
             return None
         return worker
 
@@ -102,7 +107,7 @@ class Claims:
             del self._mine[key]
 
     async def _last(self, key: Digest) -> tuple[int, WorkerId | None]:
-        """Number and worker of the last holder; -1 and ``None`` without one."""
+        """Number and worker of the last holder, ``_NOBODY`` if it can't be read; -1 and ``None`` without."""
         while chain := await self._numbers(key):
             worker = await self._holder(key, chain[-1])
             if worker is not None:
@@ -123,10 +128,9 @@ class Claims:
         if content is None:
             return None
         text = content.decode(errors="replace")
-        if not _WORKER_ID.fullmatch(text):
-            raise StagingError(
-                f"the claim {path!r} in {self._store.location!r} names no worker ({text[:64]!r}); delete it"
-            )
+        if not is_worker_id(text):
+            warn_unreadable(self._store, path, f"it holds {text[:64]!r}", "it counts as a dead worker's")
+            return _NOBODY
         return WorkerId(text)
 
     async def _numbers(self, key: Digest) -> list[int]:

@@ -4,7 +4,6 @@ They are counted by result key and retry token over all workers and runs of a st
 the path the token stands as its SHA-256, as it may be any text.
 """
 
-import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,10 +14,12 @@ from annotationrun_worker.errors import StagingError
 from annotationrun_worker.fault_points import FaultPoint, reached
 from annotationrun_worker.staging.digests import Digest, canonical_json, token_digest
 from annotationrun_worker.staging.heartbeats import worker_name
+from annotationrun_worker.staging.once import parse_object, warn_unreadable
 from annotationrun_worker.staging.processes import this_process
 from annotationrun_worker.staging.store import StagingStore
 
 CAUSE_CHARACTERS: Final = 2000
+UNKNOWN_CAUSE: Final = "not known: what was noted of it can't be read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +46,15 @@ def _folder(key: Digest, token: str) -> str:
 async def read_failures(store: StagingStore, key: Digest, token: str) -> Sequence[FailedAttempt]:
     """The failed attempts at the result ``key`` under the retry ``token``, in order.
 
+    One whose record can't be read counts, with ``UNKNOWN_CAUSE``.
+
     Raises:
-        StagingError: an object there is none.
         StorageError: the store can't be read.
     """
     folder = _folder(key, token)
     found = []
     for number in await _numbers(store, folder):
-        attempt = await _read(store, f"{folder}/{number}.json")
+        attempt = await _read(store, folder, number, token)
         if attempt is not None:
             found.append(attempt)
     return found
@@ -86,7 +88,7 @@ async def record_failure(store: StagingStore, key: Digest, token: str, cause: st
         reached(FaultPoint.BEFORE_FAILURE)
         if await store.create(path, canonical_json(asdict(failed)) + b"\n"):
             return failed
-        if await _read(store, path) == failed:  # the object store's answer got lost
+        if await _read(store, folder, number, token) == failed:  # the object store's answer got lost
             return failed
         number += 1
 
@@ -96,16 +98,34 @@ def _as_text(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-async def _read(store: StagingStore, path: str) -> FailedAttempt | None:
+def decode_failure(content: bytes) -> FailedAttempt:
+    """Read staged bytes.
+
+    Raises:
+        StagingError: they are cut, or no failed attempt.
+    """
+    try:
+        failed = FailedAttempt(**parse_object(content))
+        if failed.time:
+            datetime.fromisoformat(failed.time)
+    except (ValueError, TypeError) as error:
+        raise StagingError(f"no failed attempt: {error}") from error
+    texts = (failed.cause, failed.worker, failed.token, failed.nonce, failed.time)
+    if type(failed.attempt) is not int or not all(isinstance(text, str) for text in texts):
+        raise StagingError("no failed attempt: its number has to be an integer, all else strings")
+    return failed
+
+
+async def _read(store: StagingStore, folder: str, number: int, token: str) -> FailedAttempt | None:
+    path = f"{folder}/{number}.json"
     content = await store.read(path)
     if content is None:
         return None
     try:
-        return FailedAttempt(**json.loads(content))
-    except (ValueError, TypeError) as error:
-        raise StagingError(
-            f"the failed attempt {path!r} in {store.location!r} can't be read ({error}); delete it"
-        ) from error
+        return decode_failure(content)
+    except StagingError as error:
+        warn_unreadable(store, path, error, "it counts as a failed attempt")
+        return FailedAttempt(number, UNKNOWN_CAUSE, "", _as_text(token), "")
 
 
 async def _numbers(store: StagingStore, folder: str) -> list[int]:

@@ -6,7 +6,6 @@ gone is dead at once.
 """
 
 import asyncio
-import json
 import re
 import secrets
 import time
@@ -16,8 +15,9 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Final, Literal, NewType, Self
 
-from annotationrun_worker.errors import StagingError, StorageError
+from annotationrun_worker.errors import StorageError
 from annotationrun_worker.staging.digests import canonical_json
+from annotationrun_worker.staging.once import parse_object, warn_unreadable
 from annotationrun_worker.staging.processes import (
     ProcessIdentity,
     can_see,
@@ -55,11 +55,16 @@ def decode_beat(content: bytes) -> Beat:
     Raises:
         ValueError: it is something else.
     """
-    value = json.loads(content)
     try:
-        return Beat(value["counter"], ProcessIdentity(**value["process"]))
-    except (TypeError, KeyError) as error:
+        value = parse_object(content)
+        process = ProcessIdentity(**value["process"])
+        counter = value["counter"]
+    except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"not a heartbeat: {error}") from error
+    numbers = (counter, process.pid_namespace, process.pid, process.start_ticks)
+    if not all(type(number) is int for number in numbers):
+        raise ValueError(f"not a heartbeat: {numbers} have to be integers")
+    return Beat(counter, process)
 
 
 def worker_name(process: ProcessIdentity) -> str:
@@ -146,12 +151,12 @@ class Liveness:
         self._clock = clock
         self._here = this_process()
         self._seen: dict[WorkerId, _Seen] = {}
+        self._unreadable: set[WorkerId] = set()
 
     async def is_alive(self, worker: WorkerId) -> bool:
-        """Whether ``worker`` seems to live.
+        """Whether ``worker`` seems to live; one whose heartbeat can't be read does not.
 
         Raises:
-            StagingError: what lies in place of its heartbeat is none.
             StorageError: the store can't be read.
         """
         content = await self._store.read(heartbeat_path(worker))
@@ -161,10 +166,10 @@ class Liveness:
         try:
             process = decode_beat(content).process
         except ValueError as error:
-            raise StagingError(
-                f"the heartbeat {heartbeat_path(worker)!r} in {self._store.location!r} can't be read "
-                f"({error}); delete it, its worker counts as dead then"
-            ) from error
+            if worker not in self._unreadable:
+                self._unreadable.add(worker)
+                warn_unreadable(self._store, heartbeat_path(worker), error, "its worker counts as dead")
+            return False
         if can_see(self._here, process) and has_ended(process, read_process(process.pid)):
             return False
         now_seconds = self._clock()

@@ -3,11 +3,11 @@
 A run that can't ask the Hub goes on with it: its results have the keys that they had when the Hub was there.
 """
 
-import json
 from typing import Final
 
 from annotationrun_worker.errors import StagingError
 from annotationrun_worker.staging.digests import canonical_json, digest_json, is_commit
+from annotationrun_worker.staging.once import decoded, parse_object
 from annotationrun_worker.staging.store import StagingStore
 
 _FORMAT: Final = 1
@@ -24,25 +24,28 @@ def stage_model_commit(store: StagingStore, model_id: str, revision: str, commit
 
 
 def read_model_commit(store: StagingStore, model_id: str, revision: str) -> str | None:
-    """The commit that was noted last; ``None``: none was, or by another version.
+    """The commit that was noted last; ``None``: none that can be read was, or by another version.
 
     Raises:
-        StagingError: the object there is no such note.
         StorageError: the store can't be read.
     """
     path = _path(model_id, revision)
-    content = store.read_now(path)
-    if content is None:
-        return None
+    return decoded(store, path, store.read_now(path), decode_model_commit)
+
+
+def decode_model_commit(content: bytes) -> str | None:
+    """Read staged bytes; ``None``: of another version, or no commit.
+
+    Raises:
+        StagingError: they are cut, or no such note.
+    """
     try:
-        value = json.loads(content)
+        value = parse_object(content)
         if value["format"] != _FORMAT:
             return None
         commit = str(value["commit"])
     except (ValueError, KeyError, TypeError) as error:
-        raise StagingError(
-            f"the note {path!r} in {store.location!r} can't be read ({error!r}); delete it, then run again"
-        ) from error
+        raise StagingError(f"no note of a model: {error!r}") from error
     return commit if is_commit(commit) else None
 
 

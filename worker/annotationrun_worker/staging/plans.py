@@ -4,13 +4,13 @@ Both are named by the digest of their own content. What was found of a
 source on the Hub is in ``surveys/<digest>.json``, named by the digest of what was looked at.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from annotationrun_worker.errors import StagingError
 from annotationrun_worker.staging.digests import Digest, canonical_json, digest_json
+from annotationrun_worker.staging.once import create_once, decoded, parse_object
 from annotationrun_worker.staging.store import StagingStore
 
 _SURVEY_FORMAT: Final = 2
@@ -37,22 +37,27 @@ async def stage_survey(store: StagingStore, digest: Digest, survey: StagedSurvey
         StorageError: the store can't be written.
     """
     content = canonical_json({"format": _SURVEY_FORMAT, **asdict(survey)})
-    await store.create(f"surveys/{digest}.json", content)
+    await create_once(store, f"surveys/{digest}.json", content, decode_survey)
 
 
 async def read_survey(store: StagingStore, digest: Digest) -> StagedSurvey | None:
-    """The survey of what ``digest`` stands for; ``None``: there is none, or one of another version.
+    """The survey of what ``digest`` stands for; ``None``: none that can be read, or of another version.
 
     Raises:
-        StagingError: the object there is no survey.
         StorageError: the store can't be read.
     """
     path = f"surveys/{digest}.json"
-    content = await store.read(path)
-    if content is None:
-        return None
+    return decoded(store, path, await store.read(path), decode_survey)
+
+
+def decode_survey(content: bytes) -> StagedSurvey | None:
+    """Read staged bytes; ``None``: of another version.
+
+    Raises:
+        StagingError: they are cut, or no survey.
+    """
     try:
-        value = json.loads(content)
+        value = parse_object(content)
         if value["format"] != _SURVEY_FORMAT:
             return None
         faults, tasks = (
@@ -61,9 +66,7 @@ async def read_survey(store: StagingStore, digest: Digest) -> StagedSurvey | Non
         parts = {int(index): dict(found) for index, found in value["quick_parts"].items()}
         return StagedSurvey(faults, tasks, list(value["warnings"]), parts)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StagingError(
-            f"the survey {path!r} in {store.location!r} can't be read ({error!r}); delete it, then plan again"
-        ) from error
+        raise StagingError(f"no survey: {error!r}") from error
 
 
 async def stage_plan(store: StagingStore, plan: Mapping[str, Any]) -> Digest:
@@ -73,33 +76,36 @@ async def stage_plan(store: StagingStore, plan: Mapping[str, Any]) -> Digest:
         StorageError: the store can't be written.
     """
     digest = digest_json(plan)
-    await store.create(f"plans/{digest}.json", canonical_json(plan))
+    await create_once(
+        store, f"plans/{digest}.json", canonical_json(plan), lambda content: decode_named(content, digest)
+    )
     return digest
 
 
 async def read_plan(store: StagingStore, digest: Digest) -> dict[str, Any] | None:
-    """The plan ``digest``, or ``None``.
+    """The plan ``digest``; ``None``: there is none that can be read.
 
     Raises:
-        StagingError: the object there is not that plan.
         StorageError: the store can't be read.
     """
     path = f"plans/{digest}.json"
-    content = await store.read(path)
-    if content is None:
-        return None
+    return decoded(store, path, await store.read(path), lambda content: decode_named(content, digest))
+
+
+def decode_named(content: bytes, digest: str) -> dict[str, Any]:
+    """Read the staged bytes of what is named by the ``digest`` of its content.
+
+    Raises:
+        StagingError: they are cut, or something else.
+    """
     try:
-        plan = json.loads(content)
-        found = digest_json(plan)
-    except ValueError as error:
-        raise StagingError(
-            f"the plan {path!r} in {store.location!r} can't be read ({error}); delete it, then plan again"
-        ) from error
-    if found != digest or not isinstance(plan, dict):
-        raise StagingError(
-            f"the plan {path!r} in {store.location!r} has digest {found}; delete it, then plan again"
-        )
-    return plan
+        value = parse_object(content)
+        found = digest_json(value)
+    except (ValueError, RecursionError) as error:
+        raise StagingError(f"not what was staged: {error}") from error
+    if found != digest:
+        raise StagingError(f"it has digest {found}")
+    return value
 
 
 async def stage_merge(store: StagingStore, note: Mapping[str, Any]) -> None:
@@ -108,4 +114,7 @@ async def stage_merge(store: StagingStore, note: Mapping[str, Any]) -> None:
     Raises:
         StorageError: the store can't be written.
     """
-    await store.create(f"merges/{digest_json(note)}.json", canonical_json(note))
+    digest = digest_json(note)
+    await create_once(
+        store, f"merges/{digest}.json", canonical_json(note), lambda content: decode_named(content, digest)
+    )

@@ -76,13 +76,15 @@ class ResultIndex:
             await self.store.create(f"{FOLDER}/{module}/{entry.name}", b"")
 
     def read_now(self, module: ResultName) -> Mapping[Digest, Sequence[IndexedResult]]:
-        """The entries of the results that are staged, by quick key.
+        """The entries of the results that are staged, by quick key; an empty one is not: power was cut.
 
         Raises:
             StorageError: the store can't be read.
         """
         staged = {
-            _last(found.path).removesuffix(".jsonl") for found in self.store.list_now(f"results/{module}")
+            _last(found.path).removesuffix(".jsonl")
+            for found in self.store.list_now(f"results/{module}")
+            if found.size_bytes
         }
         entries: dict[Digest, list[IndexedResult]] = {}
         for found in self.store.list_now(f"{FOLDER}/{module}"):

@@ -5,7 +5,6 @@ answer, they may be asked again: what comes of it is a further round of the same
 its own, and no round is ever overwritten.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,6 +19,7 @@ from annotationrun_worker.staging.digests import (
     digest_json,
     token_digest,
 )
+from annotationrun_worker.staging.once import create_once, decoded, parse_object
 from annotationrun_worker.staging.store import StagingStore
 
 RESULT_FORMAT = 1
@@ -84,12 +84,12 @@ def decode_result(content: bytes, module: ResultName, key: Digest) -> ModuleResu
     head_line, _, body = content.partition(b"\n")
     where = f"the staged result {_path(module, key)!r}"
     try:
-        head = json.loads(head_line)
+        head = parse_object(head_line)
         rows = tuple(StagedRow.from_json(line) for line in body.decode().split("\n") if line)
         found = (head["format"], head["module"], head["key"], head["rows_sha256"])
         holes = tuple(head["holes"])
         token, attempt = Digest(head.get("retry_token", NO_RETRY_TOKEN)), int(head.get("attempt", 0))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise StagingError(f"{where} can't be read ({error}); delete it, it will be made again") from error
     expected = (RESULT_FORMAT, module, key, digest_bytes(body))
     if found != expected:
@@ -98,9 +98,13 @@ def decode_result(content: bytes, module: ResultName, key: Digest) -> ModuleResu
 
 
 async def read_result(store: StagingStore, module: ResultName, key: Digest) -> ModuleResult | None:
-    """The staged result under ``key``, or ``None``."""
-    content = await store.read(_path(module, key))
-    return None if content is None else decode_result(content, module, key)
+    """The staged result under ``key``; ``None``: there is none that can be read.
+
+    Raises:
+        StorageError: the store can't be read.
+    """
+    path = _path(module, key)
+    return decoded(store, path, await store.read(path), lambda content: decode_result(content, module, key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +124,9 @@ class Rounds:
 async def read_rounds(store: StagingStore, module: ResultName, key: Digest) -> Rounds:
     """The rounds of the result whose first has the key ``key``; one without holes is the last.
 
+    Of a round that can't be read, and of those after it, nothing is known: it is the next to be made.
+
     Raises:
-        StagingError: one is cut, changed, or another result's.
         StorageError: the store can't be read.
     """
     latest: ModuleResult | None = None
@@ -141,7 +146,7 @@ def read_result_now(store: StagingStore, module: ResultName, key: Digest) -> Mod
     """The staged result under ``key``, for code that runs in a thread of its own.
 
     Raises:
-        StagingError: there is none.
+        StagingError: there is none, or it can't be read.
     """
     content = store.read_now(_path(module, key))
     if content is None:
@@ -155,10 +160,14 @@ async def stage_result(store: StagingStore, result: ModuleResult) -> tuple[Modul
     """Stage ``result``: what stands under its key now, and whether it is this one.
 
     False: the result was made twice, another worker's was first and is the one that counts.
+
+    Raises:
+        StorageError: the store can't be read or written.
     """
+    module, key = result.module, result.key
     reached(FaultPoint.BEFORE_RESULT)
-    was_first = await store.create(_path(result.module, result.key), encode_result(result))
+    first = await create_once(
+        store, _path(module, key), encode_result(result), lambda content: decode_result(content, module, key)
+    )
     reached(FaultPoint.AFTER_RESULT)
-    if was_first:
-        return result, True
-    return await read_result(store, result.module, result.key) or result, False
+    return (result, True) if first is None else (first, False)

@@ -1,24 +1,41 @@
 """The staging store: small objects, on a folder or an object store, shared by any number of processes.
 
 What is staged is created once and never overwritten: two workers that make the same object race for its
-creation, the loser reads what the winner wrote. Only a worker's heartbeat and its counts of what it used are
-overwritten, by that worker, and the notes of what a model's revision names, by whoever asked the Hub last.
+creation, the loser reads what the winner wrote. What can't be read is replaced (``once.py``). Only a worker's
+heartbeat and its counts of what it used are overwritten, by that worker, and the notes of what a model's
+revision names, by whoever asked the Hub last.
+In a folder what is created stays, wherever the power is cut.
 """
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    NotFoundError,
+    PreconditionError,
+)
 from obstore.store import LocalStore
 
 from annotationrun_worker.errors import StorageError
+from annotationrun_worker.staging.folder import SyncedFolder
 from annotationrun_worker.staging.locations import Bucket, cause_of, folder_of, open_bucket
 
+if TYPE_CHECKING:
+    from obstore import UpdateVersion
+
+Done = TypeVar("Done")
+
 _LISTED_AT_ONCE: Final = 1000  # what S3 gives in one answer
+_WRITERS: Final = 8
+"""Objects that a folder store writes at once: the disk syncs them together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +60,23 @@ class StagingStore:
         ``location`` is what is shown of it; without, the folder's path.
         """
         self.location = str(place) if location is None else location
-        self._place = place
+        self._place = SyncedFolder(place) if isinstance(place, Path) else place
         self._local: LocalStore | None = None
+        self._writers = ThreadPoolExecutor(_WRITERS, "staging")  # no thread before the first write
 
     @property
     def folder(self) -> Path | None:
         """Where it lies; ``None`` in an object store."""
-        return self._place if isinstance(self._place, Path) else None
+        return self._place.root if isinstance(self._place, SyncedFolder) else None
 
     def _open(self) -> LocalStore | Bucket:
-        if not isinstance(self._place, Path):
+        """What is read and listed; a folder is made if it is missing."""
+        if not isinstance(self._place, SyncedFolder):
             return self._place
         if self._local is None:
             try:
-                self._place.mkdir(parents=True, exist_ok=True)
-                # Without the cleanup, each claim would leave an empty folder for ever.
-                self._local = LocalStore(prefix=self._place, automatic_cleanup=True)
+                self._place.make()
+                self._local = LocalStore(prefix=self._place.root)
             except (BaseError, OSError) as error:
                 raise StorageError(
                     f"the staging folder {self.location!r} can't be made: {error}; "
@@ -66,8 +84,17 @@ class StagingStore:
                 ) from error
         return self._local
 
+    def _opened(self) -> SyncedFolder | Bucket:
+        """What is written."""
+        self._open()
+        return self._place
+
+    async def _in_thread(self, write: Callable[[], Done]) -> Done:
+        """What ``write`` gives, which waits for the disk."""
+        return await asyncio.get_running_loop().run_in_executor(self._writers, write)
+
     def _open_if_there(self) -> LocalStore | Bucket | None:
-        if isinstance(self._place, Path) and self._local is None and not self._place.exists():
+        if self.folder is not None and self._local is None and not self.folder.exists():
             return None
         return self._open()
 
@@ -102,49 +129,67 @@ class StagingStore:
         False too where it was created just now and the object store lost its own answer, so who must know
         compares what is there with what it wrote.
         """
-        store = self._open()
+        place = self._opened()
         try:
-            await obstore.put_async(store, path, content, mode="create")
+            if isinstance(place, SyncedFolder):
+                return await self._in_thread(lambda: place.create(path, content))
+            await obstore.put_async(place, path, content, mode="create")
         except (AlreadyExistsError, FileExistsError):
             return False
         except (BaseError, OSError) as error:
             raise self._failed("write", path, error) from error
         return True
 
-    def create_now(self, path: str, content: bytes) -> bool:
-        """``create``, at once."""
-        store = self._open()
+    async def replace(self, path: str, found: bytes, content: bytes) -> bool:
+        """Write the object at ``path`` if it still holds what was ``found``, or is gone; False: it does not.
+
+        Of several that try at once one does; in an object store without versions the last one may, too.
+        False too where it was written just now and the object store lost its own answer.
+        """
+        place = self._opened()
         try:
-            obstore.put(store, path, content, mode="create")
-        except (AlreadyExistsError, FileExistsError):
+            if isinstance(place, SyncedFolder):
+                return await self._in_thread(lambda: place.replace(path, found, content))
+            return await _replace_in(place, path, found, content)
+        except (NotFoundError, FileNotFoundError):
+            return await self.create(path, content)
+        except (AlreadyExistsError, PreconditionError):
             return False
         except (BaseError, OSError) as error:
             raise self._failed("write", path, error) from error
-        return True
 
     async def put(self, path: str, content: bytes) -> None:
-        """Write the object at ``path`` over what is there: for notes and counts, not for results."""
-        store = self._open()
+        """Write the object at ``path`` over what is there, not synced: for what is soon written again."""
+        place = self._opened()
         try:
-            await obstore.put_async(store, path, content, mode="overwrite")
+            if isinstance(place, SyncedFolder):
+                await self._in_thread(lambda: place.put(path, content, is_synced=False))
+            else:
+                await obstore.put_async(place, path, content, mode="overwrite")
         except (BaseError, OSError) as error:
             raise self._failed("write", path, error) from error
 
     def put_now(self, path: str, content: bytes) -> None:
-        """``put``, at once."""
-        store = self._open()
+        """Write the object at ``path`` over what is there, at once and synced."""
+        place = self._opened()
         try:
-            obstore.put(store, path, content, mode="overwrite")
+            if isinstance(place, SyncedFolder):
+                place.put(path, content)
+            else:
+                obstore.put(place, path, content, mode="overwrite")
         except (BaseError, OSError) as error:
             raise self._failed("write", path, error) from error
 
     async def delete(self, path: str) -> None:
         """Delete the object at ``path``; nothing happens where there is none."""
-        store = self._open_if_there()
-        if store is None:
+        if self._open_if_there() is None:
             return
+        place = self._opened()
         try:
-            await obstore.delete_async(store, path)
+            if isinstance(place, SyncedFolder):
+                await self._in_thread(lambda: place.delete(path))
+            else:
+                await obstore.delete_async(place, path)
         except (NotFoundError, FileNotFoundError):
             return
         except (BaseError, OSError) as error:
@@ -152,11 +197,14 @@ class StagingStore:
 
     def delete_now(self, path: str) -> None:
         """``delete``, at once."""
-        store = self._open_if_there()
-        if store is None:
+        if self._open_if_there() is None:
             return
+        place = self._opened()
         try:
-            obstore.delete(store, path)
+            if isinstance(place, SyncedFolder):
+                place.delete(path)
+            else:
+                obstore.delete(place, path)
         except (NotFoundError, FileNotFoundError):
             return
         except (BaseError, OSError) as error:
@@ -189,13 +237,31 @@ class StagingStore:
     def _failed(self, verb: str, path: str, error: Exception) -> StorageError:
         look = (
             "look for a full disk or missing permissions"
-            if isinstance(self._place, Path)
+            if self.folder is not None
             else "look at the bucket's name, the endpoint, credentials and permissions"
         )
         return StorageError(
             f"can't {verb} {path!r} in the staging store {self.location!r}: {cause_of(error)}; "
             f"{look}, then run again: what is staged stays"
         )
+
+
+async def _replace_in(bucket: Bucket, path: str, found: bytes, content: bytes) -> bool:
+    """See ``StagingStore.replace``; raises what obstore raises where another was faster."""
+    response = await obstore.get_async(bucket, path)
+    version: UpdateVersion = {}
+    if (e_tag := response.meta["e_tag"]) is not None:
+        version["e_tag"] = e_tag
+    if (number := response.meta["version"]) is not None:
+        version["version"] = number
+    if bytes(await response.bytes_async()) != found:
+        return False
+    if version:
+        await obstore.put_async(bucket, path, content, mode=version)
+    else:
+        await obstore.delete_async(bucket, path)
+        await obstore.put_async(bucket, path, content, mode="create")
+    return True
 
 
 def open_store(location: str | Path) -> StagingStore:

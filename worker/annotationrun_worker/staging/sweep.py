@@ -3,7 +3,6 @@
 Results that went into a merged dataset (``merges/``) stay, whatever their age.
 """
 
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from annotationrun_worker.errors import StagingError, StorageError
-from annotationrun_worker.staging import result_index
+from annotationrun_worker.staging import creating, result_index
+from annotationrun_worker.staging.once import parse_object, warn_unreadable
 from annotationrun_worker.staging.result_index import IndexedResult
 from annotationrun_worker.staging.store import StagingStore, StoredObject
 
@@ -25,7 +25,7 @@ _TORN: Final = re.compile(r"#\d+$")
 
 Kind = Literal[
     "workers", "claims", "failures", "torn files", "answers", "results", "plans", "progress", "usage",
-    "aliases", "surveys", "index",
+    "aliases", "surveys", "index", "checks",
 ]  # fmt: skip
 _GO_UNUSED: Final[Sequence[Kind]] = ("answers", "plans", "progress", "usage", "aliases", "surveys")
 """Folders of the store whose objects go when nobody used them for long."""
@@ -49,7 +49,8 @@ class Sweep:
     """With its time zone."""
     unused_days: int | None = None
     """Answers, plans with their progress, counts of requests, aliases, and results that no merge names, go
-    when they are older; ``None``: they stay. An entry of the index goes with its result."""
+    when they are older; ``None``: they stay. An entry of the index goes with its result. Where the note of a
+    merge can't be read, all results stay: which ones it names is not known."""
     _living: set[str] = field(default_factory=set)
     _staged: set[str] = field(default_factory=set)
 
@@ -58,14 +59,13 @@ class Sweep:
 
         Raises:
             StorageError: the store can't be read.
-            StagingError: a record of a merge can't be.
         """
         yield from self._dead_workers()
         yield from self._free_claims()
         merged = self._merged_keys()
         for found in self.store.list_now("results"):
             key = Path(found.path).stem
-            if self._is_unused(found) and key not in merged:
+            if self._is_unused(found) and merged is not None and key not in merged:
                 yield Garbage("results", found.path, found.size_bytes)
             else:
                 self._staged.add(key)
@@ -75,6 +75,9 @@ class Sweep:
             for found in self.store.list_now(kind):
                 if self._is_unused(found):
                     yield Garbage(kind, found.path, found.size_bytes)
+        for found in self.store.list_now(creating.FOLDER):
+            if self._is_older(found, DEAD_AFTER):
+                yield Garbage("checks", found.path, found.size_bytes)
         yield from self._torn_files()
 
     def _is_older(self, found: StoredObject, age: timedelta) -> bool:
@@ -98,19 +101,22 @@ class Sweep:
             if holder not in self._living:
                 yield Garbage("claims", found.path, found.size_bytes)
 
-    def _merged_keys(self) -> set[str]:
+    def _merged_keys(self) -> set[str] | None:
+        """Keys of the results that merges name; ``None``: what one names can't be read."""
         keys: set[str] = set()
+        is_known = True
         for found in self.store.list_now("merges"):
             content = self.store.read_now(found.path)
             try:
-                value = json.loads(content or b"{}")
-                keys.update(key for of_episode in value["results"].values() for key in of_episode.values())
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise StagingError(
-                    f"{found.path!r} in {self.store.location!r} is no record of a merge ({error!r}); delete "
-                    "it if the dataset that it stands for is gone"
-                ) from error
-        return keys
+                keys |= set() if content is None else decode_merged_keys(content)
+            except StagingError as error:
+                is_known = False
+                warn_unreadable(
+                    self.store, found.path, error,
+                    "no result is deleted, as it may name any of them; merge again, or delete it if the "
+                    "dataset that it stands for is gone",
+                )  # fmt: skip
+        return keys if is_known else None
 
     def _needless_failures(self) -> Iterator[Garbage]:
         for found in self.store.list_now("failures"):
@@ -134,6 +140,19 @@ class Sweep:
                     yield Garbage(
                         "torn files", path.relative_to(self.store.folder).as_posix(), path.stat().st_size
                     )
+
+
+def decode_merged_keys(content: bytes) -> set[str]:
+    """The keys of the results that the note of a merge names.
+
+    Raises:
+        StagingError: it is none.
+    """
+    try:
+        of_episodes = parse_object(content)["results"].values()
+        return {str(key) for of_episode in of_episodes for key in of_episode.values()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StagingError(f"no record of a merge: {error!r}") from error
 
 
 def delete(store: StagingStore, garbage: Garbage) -> None:

@@ -6,7 +6,6 @@ that is killed (SIGKILL, a lost node) takes along what it did since it wrote las
 """
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, fields
@@ -15,6 +14,7 @@ from typing import Final, Self
 from annotationrun_worker.errors import StagingError, StorageError
 from annotationrun_worker.staging.digests import canonical_json
 from annotationrun_worker.staging.heartbeats import BEAT_SECONDS, WorkerId
+from annotationrun_worker.staging.once import parse_object, warn_unreadable
 from annotationrun_worker.staging.store import StagingStore
 
 FOLDER: Final = "usage"
@@ -65,10 +65,9 @@ def usage_path(account: str, worker: WorkerId) -> str:
 
 
 async def read_usage(store: StagingStore, account: str) -> WorkerUsage:
-    """The sum over all workers of ``account``.
+    """The sum over all workers of ``account``; the counts of one that can't be read are left out.
 
     Raises:
-        StagingError: an object there holds something else.
         StorageError: the store can't be read.
     """
     total = WorkerUsage()
@@ -77,13 +76,22 @@ async def read_usage(store: StagingStore, account: str) -> WorkerUsage:
         if content is None:
             continue
         try:
-            total += WorkerUsage(**{name: int(count) for name, count in json.loads(content).items()})
-        except (ValueError, TypeError, AttributeError) as error:
-            raise StagingError(
-                f"the counts of a worker {found.path!r} in {store.location!r} can't be read ({error}); "
-                "delete them: the run's cost will lack them, its rows will not"
-            ) from error
+            total += decode_usage(content)
+        except StagingError as error:
+            warn_unreadable(store, found.path, error, "the run's cost lacks these counts, its rows nothing")
     return total
+
+
+def decode_usage(content: bytes) -> WorkerUsage:
+    """Read staged bytes.
+
+    Raises:
+        StagingError: they are cut, or no counts.
+    """
+    try:
+        return WorkerUsage(**{name: int(count) for name, count in parse_object(content).items()})
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise StagingError(f"no counts of a worker: {error}") from error
 
 
 @asynccontextmanager

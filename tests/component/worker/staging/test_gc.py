@@ -14,7 +14,6 @@ from tests.support.forked_command import forked_command
 from tests.support.module_runs import demo_model
 
 from annotationrun_api.exit_codes import ExitCode
-from annotationrun_worker.errors import StagingError
 from annotationrun_worker.fault_points import FaultPoint
 from annotationrun_worker.staging.digests import digest_json
 from annotationrun_worker.staging.failures import record_failure
@@ -183,19 +182,34 @@ def test_torn_files_go_when_nobody_can_be_writing_them(tmp_path):
     assert young.exists()
 
 
+def test_what_a_killed_look_at_the_store_left_goes(location):
+    store, _, _ = store_at(location)
+    asyncio.run(store.create("checks/ab", b"first"))
+    assert "checks" not in swept(store, timedelta())
+    assert swept(store, HOURS)["checks"] == {"checks/ab"}
+    assert "checks/ab" not in listed(store)
+
+
 @pytest.mark.parametrize(
     "content",
     [
+        pytest.param(b"", id="empty"),
         pytest.param(b"{", id="cut"),
         pytest.param(b"[]", id="a list"),
         pytest.param(b'{"results": {"0": []}}', id="no keys by module"),
     ],
 )
-def test_a_record_of_a_merge_that_can_not_be_read_keeps_every_result(location, content):
+def test_a_record_of_a_merge_that_can_not_be_read_keeps_every_result_and_nothing_else(
+    location, content, caplog
+):
     store, _, _ = store_at(location)
     asyncio.run(store.create("merges/torn.json", content))
-    with pytest.raises(StagingError, match=r"merges/torn\.json.*no record of a merge"):
-        swept(store, MONTHS, unused_days=30)
+    gone = swept(store, MONTHS, unused_days=30)
+    assert "'merges/torn.json'" in caplog.text
+    assert "no record of a merge" in caplog.text
+    assert "no result is deleted" in caplog.text
+    assert "results" not in gone
+    assert {"answers", "plans", "workers", "claims"} <= gone.keys()
     assert {result_path("merged"), result_path("never merged")} <= listed(store)
 
 

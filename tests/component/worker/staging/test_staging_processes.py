@@ -4,15 +4,14 @@ import asyncio
 import os
 import signal
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from tests.support.staging_process import StagingProcess, staging_processes
 
-from annotationrun_worker.errors import StagingError
 from annotationrun_worker.staging.claims import Claims
-from annotationrun_worker.staging.digests import Digest, digest_json
+from annotationrun_worker.staging.digests import Digest, canonical_json, digest_json
 from annotationrun_worker.staging.failures import read_failures
 from annotationrun_worker.staging.heartbeats import (
     STALE_SECONDS,
@@ -27,6 +26,7 @@ from annotationrun_worker.staging.processes import this_process
 from annotationrun_worker.staging.store import StagingStore, open_store
 
 KEYS = [digest_json(number) for number in range(12)]
+CLAIM = f"claims/{KEYS[0]}/0"
 CHANGES_WITHIN_SECONDS = 120
 
 
@@ -190,23 +190,51 @@ def test_a_claim_whose_creation_ended_in_an_error_but_was_written_is_ours(locati
     asyncio.run(check())
 
 
+def beat_with(**changes):
+    """A heartbeat of this process, with fields of its identity changed."""
+    return canonical_json({"counter": 1, "process": asdict(this_process()) | changes})
+
+
 @pytest.mark.parametrize(
-    ("path", "message"),
+    ("claim", "beat", "named"),
     [
-        pytest.param(f"claims/{KEYS[0]}/0", "names no worker", id="a claim with a path in it"),
-        pytest.param("workers/w", "can't be read", id="a heartbeat that is none"),
+        pytest.param(b"", None, CLAIM, id="an empty claim"),
+        pytest.param(b"../../etc", None, CLAIM, id="a claim with a path in it"),
+        pytest.param(b"\0\0\0", None, CLAIM, id="a claim of zeros"),
+        pytest.param(b"w", b"", "workers/w", id="an empty heartbeat"),
+        pytest.param(b"w", b"{}", "workers/w", id="a heartbeat that is none"),
+        pytest.param(b"w", b'{"counter": 1, "process"', "workers/w", id="a cut heartbeat"),
+        pytest.param(b"w", b"[" * 100_000, "workers/w", id="a deep heartbeat"),
+        pytest.param(b"w", beat_with(pid="1"), "workers/w", id="a heartbeat with another type"),
     ],
 )
-def test_what_lies_in_place_of_a_claim_or_heartbeat_is_named(tmp_path, path, message):
-    async def take() -> None:
-        store = StagingStore(tmp_path)
-        await store.create(f"claims/{KEYS[0]}/0", b"w" if path == "workers/w" else b"../../etc")
-        await store.put("workers/w", b"{}")
-        await Claims(store, WorkerId("me"), Liveness(store)).take(KEYS[0])
+def test_a_claim_or_heartbeat_that_can_not_be_read_is_a_dead_worker_s(tmp_path, claim, beat, named, caplog):
+    store = StagingStore(tmp_path)
+    claims = Claims(store, WorkerId("me"), Liveness(store))
 
-    with pytest.raises(StagingError, match=message) as raised:
-        asyncio.run(take())
-    assert repr(path) in str(raised.value)
+    async def take() -> None:
+        await store.create(CLAIM, claim)
+        if beat is not None:
+            await store.put("workers/w", beat)
+        assert await claims.holder(KEYS[0]) is None
+        assert await claims.take(KEYS[0]) is None
+        assert claims.takeovers == 1
+        assert await names(store, "claims") == [CLAIM, f"claims/{KEYS[0]}/1"]
+        await claims.release(KEYS[0])
+        assert await names(store, "claims") == []
+
+    asyncio.run(take())
+    assert f"{named!r} in {str(tmp_path)!r} can't be read" in caplog.text
+
+
+def test_of_many_that_find_a_claim_unreadable_one_takes_it(location):
+    with staging_processes(location, 4) as workers:
+        open_store(location).put_now(CLAIM, b"")
+        for worker in workers:
+            worker.tell(take=[KEYS[0]])
+        holders = [worker.answer()["holders"][KEYS[0]] for worker in workers]
+    assert holders.count(None) == 1
+    assert set(holders) - {None} == {workers[holders.index(None)].worker}
 
 
 def test_failed_attempts_of_racing_workers_are_numbered_without_gaps_and_none_is_lost(location):
