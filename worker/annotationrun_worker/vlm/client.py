@@ -32,6 +32,7 @@ from annotationrun_worker.errors import (
     ConfigurationError,
     RequestFailedError,
 )
+from annotationrun_worker.vlm.bounded_http import BoundedHttpClient
 from annotationrun_worker.vlm.json_extraction import quote
 from annotationrun_worker.vlm.limits import limit_advice
 from annotationrun_worker.vlm.media_files import MediaFolder
@@ -116,12 +117,11 @@ class VlmClient:
                 api_key=api_key,
                 timeout=settings.request_timeout_seconds,
                 max_retries=TRANSPORT_RETRIES,
+                http_client=BoundedHttpClient(),
             )
             for base_url in settings.base_urls
         ]
-        self._readiness = Readiness(
-            self._servers, settings.model, settings.start_timeout_seconds, say, self._try_servers
-        )
+        self._readiness = Readiness(self._servers, settings, say, self._try_servers)
         media = None if settings.media_folder is None else MediaFolder(settings.media_folder)
         self._transport = Transport(self._readiness, settings.start_timeout_seconds, media)
 
