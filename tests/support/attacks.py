@@ -25,7 +25,7 @@ class Cost:
 def measured() -> Iterator[Cost]:
     """Measures what is done within it, by this process alone."""
     cost = Cost()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins anew
     before, started = _peak_mebibytes(), time.monotonic()
     try:
         yield cost
@@ -41,5 +41,5 @@ def row(printed: Callable[[str, str], None], attack: str, outcome: str, cost: Co
 
 
 def _peak_mebibytes() -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))

@@ -32,20 +32,20 @@ from annotationrun_worker.errors import (
     ConfigurationError,
     RequestFailedError,
 )
-from annotationrun_worker.vlm.bounded_http import BoundedHttpClient
+from annotationrun_worker.vlm.bounded_http import BoundedHttpClient, UnusableResponseError
 from annotationrun_worker.vlm.json_extraction import quote
 from annotationrun_worker.vlm.limits import limit_advice
 from annotationrun_worker.vlm.media_files import MediaFolder
 from annotationrun_worker.vlm.probe_request import PROBE_KIND, ServerNeeds
 from annotationrun_worker.vlm.readiness import Readiness
 from annotationrun_worker.vlm.request import without_schema
-from annotationrun_worker.vlm.responses import ChatResponse, read_response
+from annotationrun_worker.vlm.responses import ENDPOINT_ADVICE, ChatResponse, read_response, shown_url
 from annotationrun_worker.vlm.server_counts import ServerCounts
 from annotationrun_worker.vlm.server_errors import (
     is_refusal,
+    own_words,
     refused,
     remote_words,
-    shown_url,
 )
 from annotationrun_worker.vlm.server_findings import ServerFindings, in_common
 from annotationrun_worker.vlm.server_pages import read_server_counts
@@ -289,9 +289,9 @@ class VlmClient:
     async def _counted(self, server: AsyncOpenAI, body: Mapping[str, Any], usage: Usage) -> ChatResponse:
         """Send ``body``; raises ``openai.APIError``, or RequestFailedError for what is no completion."""
         try:
-            content, retries = await self._transport.post(server, body)
+            reply, retries = await self._transport.post(server, body)
             usage.retries += retries
-            response = read_response(content, ChatResponse, shown_url(server), RequestFailedError)
+            response = read_response(reply, ChatResponse, server, RequestFailedError)
         except (openai.APIError, RequestFailedError):
             usage.failed += 1
             raise
@@ -313,12 +313,14 @@ class VlmClient:
     def _failure(self, server: AsyncOpenAI, error: openai.APIError) -> AnnotationRunError:
         """What a request that got no answer means: for this question, for the episode, or for the run."""
         if isinstance(error, openai.BadRequestError) and self._has_answered:
-            words = remote_words(server, error)
+            words = own_words(server, error)
             advice = limit_advice(words)
             return AnswerError(
                 f"the server at {shown_url(server)!r} refuses this request (HTTP 400): {words}"
                 f"{advice and f'; {advice}'}"
             )
+        if isinstance(error, UnusableResponseError):
+            return RequestFailedError(f"the server at {shown_url(server)!r} sent {error}; {ENDPOINT_ADVICE}")
         if is_refusal(error):
             self._refusal = refused(server, error)
             return self._refusal

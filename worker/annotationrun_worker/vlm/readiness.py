@@ -12,8 +12,8 @@ import openai
 from openai import AsyncOpenAI
 
 from annotationrun_worker.errors import ConfigurationError, ServerNotReadyError
-from annotationrun_worker.vlm.responses import ModelList, read_response
-from annotationrun_worker.vlm.server_errors import is_refusal, refused, remote_words, shown_url
+from annotationrun_worker.vlm.responses import ModelList, read_response, shown_url
+from annotationrun_worker.vlm.server_errors import is_refusal, refused, remote_words
 from annotationrun_worker.vlm.server_pages import page_url
 from annotationrun_worker.vlm.server_settings import ServerSettings
 
@@ -166,7 +166,7 @@ class Readiness:
             if is_refusal(error):
                 raise refused(server, error) from error
             raise _nobody(server, error) from error
-        models = read_response(raw.content, ModelList, shown_url(server), ServerNotReadyError).data
+        models = read_response(raw.http_response, ModelList, server, ServerNotReadyError).data
         served = {model.id: model.max_model_len for model in models}
         if self._model not in served:
             raise ConfigurationError(

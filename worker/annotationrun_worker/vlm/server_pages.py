@@ -6,9 +6,8 @@ from typing import Final
 import openai
 from openai import AsyncOpenAI
 
-from annotationrun_worker.vlm.responses import cut_remote
+from annotationrun_worker.vlm.responses import cut_remote, shown_url
 from annotationrun_worker.vlm.server_counts import ServerCounts
-from annotationrun_worker.vlm.server_errors import shown_url
 
 _PAGE_SECONDS: Final = 5.0
 """For the answer: nothing hangs on it."""

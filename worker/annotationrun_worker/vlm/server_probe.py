@@ -24,8 +24,8 @@ from annotationrun_worker.vlm.known_images import KnownImages, picture_uuid
 from annotationrun_worker.vlm.limits import limit_advice
 from annotationrun_worker.vlm.messages import ContentPart, image_part, text_part, to_jpeg
 from annotationrun_worker.vlm.probe_request import PROBE_KIND, PROBE_TEXT, LargePrompt, ServerNeeds
-from annotationrun_worker.vlm.responses import ChatResponse
-from annotationrun_worker.vlm.server_errors import is_refusal, refused, remote_words, shown_url
+from annotationrun_worker.vlm.responses import ChatResponse, shown_url
+from annotationrun_worker.vlm.server_errors import is_refusal, refused, remote_words
 from annotationrun_worker.vlm.server_findings import ServerFindings, StructuredOutput
 from annotationrun_worker.vlm.server_pages import read_version
 
