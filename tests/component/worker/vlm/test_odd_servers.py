@@ -15,6 +15,7 @@ from annotationrun_worker.errors import (
 )
 from annotationrun_worker.staging import digests
 from annotationrun_worker.staging.digests import canonical_json, digest_json
+from annotationrun_worker.vlm.json_extraction import MAX_CHARACTERS
 
 RED = Reply('{"colour": "red"}')
 PAGE = Reply(body=b"<html><title>Welcome to nginx!</title></html>", headers={"Content-Type": "text/html"})
@@ -49,6 +50,14 @@ def test_json_that_can_not_be_stored_is_corrected_once_then_an_error(tmp_path, s
         ask_once(script, tmp_path)
     assert [len(body["messages"]) for body in bodies] == [1, 3]
     assert not list(tmp_path.rglob("*.json"))
+
+
+def test_of_an_answer_that_is_too_long_no_more_is_sent_back_than_was_looked_at(tmp_path):
+    (colour, _), bodies, _ = ask_once(lambda n, b: RED if n else Reply("x" * 2 * MAX_CHARACTERS), tmp_path)
+    assert colour == "red"
+    _, said, correction = bodies[1]["messages"]
+    assert said == {"role": "assistant", "content": "x" * MAX_CHARACTERS}
+    assert f"more than {MAX_CHARACTERS}" in correction["content"]
 
 
 @pytest.mark.parametrize(
