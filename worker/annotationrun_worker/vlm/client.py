@@ -39,7 +39,13 @@ from annotationrun_worker.vlm.media_files import MediaFolder
 from annotationrun_worker.vlm.probe_request import PROBE_KIND, ServerNeeds
 from annotationrun_worker.vlm.readiness import Readiness
 from annotationrun_worker.vlm.request import without_schema
-from annotationrun_worker.vlm.responses import ENDPOINT_ADVICE, ChatResponse, read_response, shown_url
+from annotationrun_worker.vlm.responses import (
+    ENDPOINT_ADVICE,
+    ChatResponse,
+    cut_remote,
+    read_response,
+    shown_url,
+)
 from annotationrun_worker.vlm.server_counts import ServerCounts
 from annotationrun_worker.vlm.server_errors import (
     is_refusal,
@@ -232,7 +238,8 @@ class VlmClient:
         choice, usage = response.choices[0], response.usage
         content = choice.message.content
         if not content:
-            raise AnswerError(f"the answer is empty (finish_reason {choice.finish_reason!r})")
+            reason = choice.finish_reason and cut_remote(choice.finish_reason)
+            raise AnswerError(f"the answer is empty (finish_reason {reason!r})")
         try:
             content.encode()
         except UnicodeEncodeError as error:

@@ -12,7 +12,7 @@ import openai
 from openai import AsyncOpenAI
 
 from annotationrun_worker.errors import ConfigurationError, ServerNotReadyError
-from annotationrun_worker.vlm.responses import ModelList, read_response, shown_url
+from annotationrun_worker.vlm.responses import ModelList, cut_remote, read_response, shown_url
 from annotationrun_worker.vlm.server_errors import is_refusal, refused, remote_words
 from annotationrun_worker.vlm.server_pages import page_url
 from annotationrun_worker.vlm.server_settings import ServerSettings
@@ -23,6 +23,10 @@ _LOOK_SECONDS: Final = 10.0
 """For one such look, all that is asked in it."""
 _LAST_LOOK_SECONDS: Final = 1.0
 """For a look that begins when the time is all but over: who is there shows it in less."""
+
+_NAMED_MODELS: Final = 10
+"""Of those that a server has, where it has not the one that is wanted."""
+_NAME_LENGTH: Final = 100
 
 
 class Readiness:
@@ -170,7 +174,7 @@ class Readiness:
         served = {model.id: model.max_model_len for model in models}
         if self._model not in served:
             raise ConfigurationError(
-                f"the server at {shown_url(server)!r} serves {', '.join(map(repr, served)) or 'nothing'}, "
+                f"the server at {shown_url(server)!r} serves {_named(list(served))}, "
                 f"not {self._model!r}; set spec.model.id to the served name"
             )
         self.max_model_lens[shown_url(server)] = served[self._model]
@@ -181,6 +185,12 @@ class Readiness:
         except openai.APIError as error:
             if not is_refusal(error):
                 raise _nobody(server, error) from error
+
+
+def _named(models: Sequence[str]) -> str:
+    names = [repr(cut_remote(model)[:_NAME_LENGTH]) for model in models[:_NAMED_MODELS]]
+    more = len(models) - len(names)
+    return ", ".join(names) + (f" and {more} more" if more else "") if names else "nothing"
 
 
 def _nobody(server: AsyncOpenAI, error: openai.APIError) -> ServerNotReadyError:

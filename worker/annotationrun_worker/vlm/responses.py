@@ -21,8 +21,34 @@ ENDPOINT_ADVICE: Final = "see that the endpoint is an OpenAI-compatible server's
 """What to do about an answer that is none of OpenAI's API."""
 
 
+MAX_TOKENS: Final = 10**9
+"""That a server may count in one request, or have room for; what is beyond is no count."""
+_MAX_MODELS: Final = 10_000
+"""That are looked at in a list of them."""
+
+
 def _count_or_none(value: object) -> int | None:
-    return value if isinstance(value, int) and value > 0 else None
+    """A number of things from 1 up, whole though it be written as a float."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int(value) if 0 < value <= MAX_TOKENS and value == int(value) else None
+
+
+def _count_or_zero(value: object) -> int:
+    return _count_or_none(value) or 0
+
+
+def _object_or_none(value: object) -> object:
+    return value if isinstance(value, dict) else None
+
+
+def _at_most(length: int) -> BeforeValidator:
+    """Of a list so many parts: each that is odd would cost an error of its own."""
+    return BeforeValidator(lambda value: value[:length] if isinstance(value, list) else value)
+
+
+Tokens = Annotated[int, BeforeValidator(_count_or_zero)]
+"""0 where the server says anything but a number that can be one."""
 
 
 class Model(BaseModel):
@@ -36,7 +62,7 @@ class Model(BaseModel):
 class ModelList(BaseModel):
     """Response to ``GET /models``."""
 
-    data: list[Model]
+    data: Annotated[list[Model], _at_most(_MAX_MODELS)]
 
 
 class Message(BaseModel):
@@ -55,27 +81,28 @@ class Choice(BaseModel):
 class PromptTokensDetails(BaseModel):
     """Of the prompt's tokens; vLLM tells them with ``--enable-prompt-tokens-details``."""
 
-    cached_tokens: int | None = None
+    cached_tokens: Tokens = 0
 
 
 class TokenUsage(BaseModel):
     """Tokens of a request and its answer; 0 where the server does not count."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    prompt_tokens_details: PromptTokensDetails | None = None
+    prompt_tokens: Tokens = 0
+    completion_tokens: Tokens = 0
+    prompt_tokens_details: Annotated[PromptTokensDetails | None, BeforeValidator(_object_or_none)] = None
 
     @property
     def cached_tokens(self) -> int:
         """Of the prompt, those that the server had in its cache."""
-        return (self.prompt_tokens_details and self.prompt_tokens_details.cached_tokens) or 0
+        cached = self.prompt_tokens_details.cached_tokens if self.prompt_tokens_details else 0
+        return min(cached, self.prompt_tokens)
 
 
 class ChatResponse(BaseModel):
     """Response to ``POST /chat/completions``."""
 
-    choices: Annotated[list[Choice], Field(min_length=1)]
-    usage: TokenUsage | None = None
+    choices: Annotated[list[Choice], Field(min_length=1), _at_most(1)]
+    usage: Annotated[TokenUsage | None, BeforeValidator(_object_or_none)] = None
 
 
 Response = TypeVar("Response", bound=BaseModel)

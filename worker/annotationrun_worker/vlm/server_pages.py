@@ -20,12 +20,13 @@ def page_url(base_url: str, name: str) -> str:
 
 
 async def read_version(server: AsyncOpenAI) -> str | None:
-    """What ``/version`` tells; ``None`` where there is no such page."""
+    """What ``/version`` tells; ``None`` where there is no such page, or an odd one."""
     try:
         told = json.loads(await _read(server, "version"))
-        return cut_remote(str(told["version"]))[:_VERSION_LENGTH]
-    except (openai.APIError, ValueError, TypeError, KeyError):
+    except (openai.APIError, ValueError, RecursionError):
         return None
+    version = told.get("version") if isinstance(told, dict) else None
+    return cut_remote(version)[:_VERSION_LENGTH] or None if isinstance(version, str) else None
 
 
 async def read_server_counts(server: AsyncOpenAI) -> ServerCounts | None:
