@@ -1,7 +1,12 @@
 """What an attack cost the process that was attacked: seconds, and the most memory that it had (Linux)."""
 
+import os
+import subprocess
+import sys
+import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +21,11 @@ class Cost:
 
     seconds: float = 0.0
     peak_mebibytes: float = 0.0
-    """Resident in this process at one time."""
+    """Resident in the process at one time."""
     more_mebibytes: float = 0.0
     """Of these, what was not resident before."""
+    busy_seconds: float = 0.0
+    """Of the processor, in all: a busy machine adds none."""
 
 
 @contextmanager
@@ -33,6 +40,29 @@ def measured() -> Iterator[Cost]:
         cost.seconds = time.monotonic() - started
         cost.peak_mebibytes = _peak_mebibytes()
         cost.more_mebibytes = cost.peak_mebibytes - before
+
+
+def run_attacked(
+    *arguments: object, environment: Mapping[str, str], limit_seconds: float = 120.0
+) -> tuple[subprocess.CompletedProcess[str], Cost]:
+    """`annotationrun ARGUMENTS` in a Python of its own, and what that cost; of memory its largest process."""
+    command = [sys.executable, "-m", "annotationrun_worker", *map(str, arguments)]
+    started = time.monotonic()
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8") as stdout,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as stderr,
+    ):
+        process = subprocess.Popen(command, stdout=stdout, stderr=stderr, env={**os.environ, **environment})
+        timer = threading.Timer(limit_seconds, process.kill)
+        timer.start()
+        _, status, used = os.wait4(process.pid, 0)
+        timer.cancel()
+        process.returncode = os.waitstatus_to_exitcode(status)
+        stdout.seek(0)
+        stderr.seek(0)
+        done = subprocess.CompletedProcess(command, process.returncode, stdout.read(), stderr.read())
+    peak = used.ru_maxrss / 1024
+    return done, Cost(time.monotonic() - started, peak, peak, used.ru_utime + used.ru_stime)
 
 
 def row(printed: Callable[[str, str], None], attack: str, outcome: str, cost: Cost) -> None:
