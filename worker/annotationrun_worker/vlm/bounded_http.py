@@ -2,13 +2,15 @@
 
 The time limits of HTTP clients are per read, so that a server that sends a byte now and then is never late;
 and a client that unpacks and keeps all that comes runs out of memory. Here the whole response has a deadline
-and a length, none is asked for compressed, and a redirect is an answer like any other: it is not followed.
+and a length, none is asked for compressed, a redirect is an answer like any other and not followed, and no
+cookies are kept: a server that sets new ones each time would fill memory and requests with them.
 Of an error whose text is too long, the HTTP status counts alone.
 """
 
 import asyncio
 import re
 from collections.abc import Mapping
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Final, NamedTuple
 
 import httpx2
@@ -58,7 +60,9 @@ class BoundedHttpClient(openai.DefaultAsyncHttpxClient):
     def __init__(self) -> None:
         """Nothing is sent yet."""
         super().__init__(
-            headers={"Accept-Encoding": "identity"}, event_hooks={"response": [_forget_redirect]}
+            headers={"Accept-Encoding": "identity"},
+            event_hooks={"response": [_forget_redirect]},
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         )
 
     async def send(
@@ -106,10 +110,11 @@ async def _read(request: httpx2.Request, response: httpx2.Response) -> httpx2.Re
     name = request.url.path.rpartition("/")[2]
     page = _PAGES.get(name, _OTHER_PAGE)
     limit = page.max_bytes if response.is_success else MAX_ERROR_BYTES
+    is_wanted = name != _STATUS_ALONE or not response.is_success
     content, unread = bytearray(), ""
-    if response.headers.get("content-encoding", "identity").lower() != "identity":
+    if is_wanted and response.headers.get("content-encoding", "identity").lower() != "identity":
         unread = "compressed"
-    elif name != _STATUS_ALONE or not response.is_success:
+    elif is_wanted:
         async for piece in response.aiter_raw():
             content += piece
             if len(content) > limit:

@@ -169,6 +169,29 @@ def test_a_page_of_health_is_not_read(tmp_path, printed):
     assert cost.more_mebibytes < MORE_MEBIBYTES
 
 
+def test_health_is_its_status_though_its_page_is_compressed(tmp_path):
+    talk = healthy_but("/health", lambda exchange: exchange.answer(b"?", "Content-Encoding: gzip"))
+    assert outcome_at(talk, tmp_path, start_timeout_seconds=9)[0][0] == "red"
+
+
+def test_cookies_are_neither_kept_nor_sent(tmp_path):
+    heads = []
+
+    def set_cookie(exchange):
+        heads.append(exchange.head.lower())
+        cookie = f"Set-Cookie: k{len(heads)}={'x' * 1000}; Path=/"
+        exchange.answer(completion('{"colour": "red"}'), cookie)
+
+    async def run():
+        with raw_server(healthy_but("/completions", set_cookie)) as server:
+            async with asker(server.base_url, tmp_path) as one:
+                for number in range(3):
+                    await ask(one, f"{number}?")
+
+    asyncio.run(run())
+    assert [b"\r\ncookie:" in head for head in heads] == [False] * 3
+
+
 def test_an_answer_of_the_size_that_may_be_is_read(tmp_path):
     said = completion('{"colour": "red"}')
     padded = said + b" " * (4 * MIB - len(said))
