@@ -9,7 +9,7 @@ from annotationrun_worker.errors import AnswerError
 from annotationrun_worker.staging.answers import StagedAnswer, read_answer, stage_answer
 from annotationrun_worker.staging.digests import Digest, digest_json
 from annotationrun_worker.staging.store import StagingStore
-from annotationrun_worker.vlm.json_extraction import last_fitting, quote
+from annotationrun_worker.vlm.json_extraction import MAX_CHARACTERS, last_fitting, quote
 from annotationrun_worker.vlm.request import Answer, Question, Sampling, build_body, with_correction
 from annotationrun_worker.vlm.single_flight import SingleFlight
 
@@ -97,7 +97,8 @@ class Asker:
                         f"the model's answer to {question.kind!r} stays unusable after a correction: "
                         f"{error}; it said {quote(completion.content)}"
                     ) from error
-                body = with_correction(body, completion.content, str(error))
+                # no more of it than is ever looked at: it counts in the context
+                body = with_correction(body, completion.content[:MAX_CHARACTERS], str(error))
                 continue
             sent = completion.body
             return StagedAnswer(

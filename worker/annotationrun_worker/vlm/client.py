@@ -32,19 +32,26 @@ from annotationrun_worker.errors import (
     ConfigurationError,
     RequestFailedError,
 )
+from annotationrun_worker.vlm.bounded_http import BoundedHttpClient, UnusableResponseError
 from annotationrun_worker.vlm.json_extraction import quote
 from annotationrun_worker.vlm.limits import limit_advice
 from annotationrun_worker.vlm.media_files import MediaFolder
 from annotationrun_worker.vlm.probe_request import PROBE_KIND, ServerNeeds
 from annotationrun_worker.vlm.readiness import Readiness
 from annotationrun_worker.vlm.request import without_schema
-from annotationrun_worker.vlm.responses import ChatResponse, read_response
+from annotationrun_worker.vlm.responses import (
+    ENDPOINT_ADVICE,
+    ChatResponse,
+    cut_remote,
+    read_response,
+    shown_url,
+)
 from annotationrun_worker.vlm.server_counts import ServerCounts
 from annotationrun_worker.vlm.server_errors import (
     is_refusal,
+    own_words,
     refused,
     remote_words,
-    shown_url,
 )
 from annotationrun_worker.vlm.server_findings import ServerFindings, in_common
 from annotationrun_worker.vlm.server_pages import read_server_counts
@@ -116,12 +123,11 @@ class VlmClient:
                 api_key=api_key,
                 timeout=settings.request_timeout_seconds,
                 max_retries=TRANSPORT_RETRIES,
+                http_client=BoundedHttpClient(),
             )
             for base_url in settings.base_urls
         ]
-        self._readiness = Readiness(
-            self._servers, settings.model, settings.start_timeout_seconds, say, self._try_servers
-        )
+        self._readiness = Readiness(self._servers, settings, say, self._try_servers)
         media = None if settings.media_folder is None else MediaFolder(settings.media_folder)
         self._transport = Transport(self._readiness, settings.start_timeout_seconds, media)
 
@@ -232,7 +238,8 @@ class VlmClient:
         choice, usage = response.choices[0], response.usage
         content = choice.message.content
         if not content:
-            raise AnswerError(f"the answer is empty (finish_reason {choice.finish_reason!r})")
+            reason = choice.finish_reason and cut_remote(choice.finish_reason)
+            raise AnswerError(f"the answer is empty (finish_reason {reason!r})")
         try:
             content.encode()
         except UnicodeEncodeError as error:
@@ -289,9 +296,9 @@ class VlmClient:
     async def _counted(self, server: AsyncOpenAI, body: Mapping[str, Any], usage: Usage) -> ChatResponse:
         """Send ``body``; raises ``openai.APIError``, or RequestFailedError for what is no completion."""
         try:
-            content, retries = await self._transport.post(server, body)
+            reply, retries = await self._transport.post(server, body)
             usage.retries += retries
-            response = read_response(content, ChatResponse, shown_url(server), RequestFailedError)
+            response = read_response(reply, ChatResponse, server, RequestFailedError)
         except (openai.APIError, RequestFailedError):
             usage.failed += 1
             raise
@@ -313,12 +320,14 @@ class VlmClient:
     def _failure(self, server: AsyncOpenAI, error: openai.APIError) -> AnnotationRunError:
         """What a request that got no answer means: for this question, for the episode, or for the run."""
         if isinstance(error, openai.BadRequestError) and self._has_answered:
-            words = remote_words(server, error)
+            words = own_words(server, error)
             advice = limit_advice(words)
             return AnswerError(
                 f"the server at {shown_url(server)!r} refuses this request (HTTP 400): {words}"
                 f"{advice and f'; {advice}'}"
             )
+        if isinstance(error, UnusableResponseError):
+            return RequestFailedError(f"the server at {shown_url(server)!r} sent {error}; {ENDPOINT_ADVICE}")
         if is_refusal(error):
             self._refusal = refused(server, error)
             return self._refusal

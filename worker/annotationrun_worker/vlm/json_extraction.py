@@ -2,7 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Final, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -28,6 +30,12 @@ The end stands alone where the model's chat template opens the thinking in the p
 """
 QUOTE_LENGTH = 200
 """Characters of an answer that are quoted in an error."""
+MAX_CHARACTERS: Final = 1 << 18
+"""Of an answer without its thinking: a hundred times the longest list of subtasks."""
+MAX_OBJECTS: Final = 256
+"""That an answer may hold, broken ones included: a model that drafts stays far below."""
+_MAX_FAULTS: Final = 5
+"""Of one object that are told."""
 
 _CONTROL: Final = re.compile(r"(?<!\\)(?:\\\\)*(\\u00[01][0-9a-f]|\\b|\\f)")
 """Of JSON text: a character below U+0020 as ``json.dumps`` escapes it, but for \\t, \\n and \\r."""
@@ -60,8 +68,8 @@ def last_fitting(text: str, answer_type: type[Answer]) -> Answer:
     check_storable(values[-1], text)  # which says more than the schema does
     assert refused is not None, "there is an object"  # noqa: S101
     faults = "; ".join(
-        f"{'.'.join(map(str, fault['loc'])) or 'the object'}: {fault['msg']}"
-        for fault in refused.errors()[:5]
+        f"{'.'.join(map(str, fault['loc']))[:QUOTE_LENGTH] or 'the object'}: {fault['msg']}"
+        for fault in refused.errors(include_url=False, include_input=False)[:_MAX_FAULTS]
     )
     raise AnswerError(f"the answer does not fit its schema: {faults}") from refused
 
@@ -84,22 +92,28 @@ def answer_objects(text: str) -> list[dict[str, Any]]:
     answers: so a broken object counts as the answer if no whole one follows.
 
     Raises:
-        AnswerError: there is none, or the last one is broken; quotes what the model said.
+        AnswerError: there is none, the last one is broken, or the answer is too long, or holds too many, to
+            be one; quotes what the model said.
     """
-    said = without_thinking(text)
+    said = without_thinking(text).strip()
+    if len(said) > MAX_CHARACTERS:
+        raise AnswerError(
+            f"the answer's JSON can't be used ({len(said)} characters, more than {MAX_CHARACTERS}): "
+            f"{quote(said)}"
+        )
     found: list[dict[str, Any]] = []
-    fault: str | None = None
+    fault: Callable[[], str] | None = None
     try:
         for value, broken in _objects_in(said):
             fault = broken
             if value is not None:
                 found.append(value)
     except RecursionError as error:
-        raise AnswerError(f"the answer's JSON can't be used ({error}): {quote(said.strip())}") from error
+        raise AnswerError(f"the answer's JSON can't be used ({error}): {quote(said)}") from error
     if fault is not None:
-        raise AnswerError(f"{fault}: {quote(said.strip())}")
+        raise AnswerError(f"{fault()}: {quote(said)}")
     if not found:
-        raise AnswerError(f"the answer holds no JSON object: {quote(said.strip())}")
+        raise AnswerError(f"the answer holds no JSON object: {quote(said)}")
     return found
 
 
@@ -127,32 +141,37 @@ def check_storable(value: Mapping[str, Any], text: str) -> None:
         raise AnswerError(f"the answer's text holds the character {control[1]}: {quote(text.strip())}")
 
 
-def _objects_in(said: str) -> Iterator[tuple[dict[str, Any] | None, str | None]]:
-    """Each outermost object, or what is wrong with it."""
+def _objects_in(said: str) -> Iterator[tuple[dict[str, Any] | None, Callable[[], str] | None]]:
+    """Each outermost object, or what says what is wrong with it.
+
+    Raises:
+        AnswerError: there are too many; each costs a look at all that stands before it.
+    """
     # Not strict: the grammars of structured output let models write tabs and ends of lines as they are.
     decoder = json.JSONDecoder(strict=False, parse_constant=_refuse_constant, object_pairs_hook=_refuse_twice)
-    start = 0
+    start = tried = 0
     while begin := _BEGIN.search(said, start):
+        tried += 1
+        if tried > MAX_OBJECTS:
+            raise AnswerError(
+                f"the answer holds more than {MAX_OBJECTS} JSON objects, expected one: {quote(said)}"
+            )
         place = begin.start()
         try:
             value, start = decoder.raw_decode(said, place)
         except ValueError as error:
             start, is_closed = _end_of_broken(said, place)
             if begin[0][0] == "{":
-                yield None, _fault(said, error, is_cut_off=not is_closed)
+                yield None, partial(_fault, said, error, is_cut_off=not is_closed)
             continue
         if isinstance(value, dict):
             yield value, None
         elif any(isinstance(item, dict) for item in value):
-            alone = len(value) == 1
-            yield (
-                (value[0], None)
-                if alone
-                else (
-                    None,
-                    f"the answer is a list of {len(value)} objects, expected one object",
-                )
-            )
+            yield (value[0], None) if len(value) == 1 else (None, partial(_list_fault, len(value)))
+
+
+def _list_fault(length: int) -> str:
+    return f"the answer is a list of {length} objects, expected one object"
 
 
 def _end_of_broken(said: str, place: int) -> tuple[int, bool]:
@@ -190,9 +209,9 @@ def _fault(said: str, error: ValueError, *, is_cut_off: bool) -> str:
 def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} is there twice")
+        counts = Counter(name for name, _ in pairs)
+        twice = next(name for name, count in counts.items() if count > 1)
+        raise ValueError(f"the key {quote(twice)} is there twice")
     return value
 
 

@@ -12,14 +12,21 @@ import openai
 from openai import AsyncOpenAI
 
 from annotationrun_worker.errors import ConfigurationError, ServerNotReadyError
-from annotationrun_worker.vlm.responses import ModelList, read_response
-from annotationrun_worker.vlm.server_errors import is_refusal, refused, remote_words, shown_url
+from annotationrun_worker.vlm.responses import ModelList, cut_remote, read_response, shown_url
+from annotationrun_worker.vlm.server_errors import is_refusal, refused, remote_words
 from annotationrun_worker.vlm.server_pages import page_url
+from annotationrun_worker.vlm.server_settings import ServerSettings
 
 POLL_SECONDS: Final = 1.0
 """Between two looks at a server that is waited for."""
 _LOOK_SECONDS: Final = 10.0
-"""For the answer to one such look."""
+"""For one such look, all that is asked in it."""
+_LAST_LOOK_SECONDS: Final = 1.0
+"""For a look that begins when the time is all but over: who is there shows it in less."""
+
+_NAMED_MODELS: Final = 10
+"""Of those that a server has, where it has not the one that is wanted."""
+_NAME_LENGTH: Final = 100
 
 
 class Readiness:
@@ -28,8 +35,7 @@ class Readiness:
     def __init__(
         self,
         servers: Sequence[AsyncOpenAI],
-        model: str,
-        start_timeout_seconds: float,
+        settings: ServerSettings,
         say: Callable[[str], None],
         prepare: Callable[[], Awaitable[None]],
     ) -> None:
@@ -37,15 +43,16 @@ class Readiness:
 
         Args:
             servers: at least one.
-            model: that each has to serve.
-            start_timeout_seconds: how long a server may take to be there, first and whenever it has gone;
-                0: it is looked for once, and ``/health`` is not asked.
+            settings: the model that each has to serve, and how long a server may take to be there, first
+                and whenever it has gone; 0: it is looked for once, within the time of a request, and
+                ``/health`` is not asked.
             say: told of each wait that begins.
             prepare: done once when all are there, before ``started`` ends.
         """
         self._servers = servers
-        self._model = model
-        self._timeout_seconds = start_timeout_seconds
+        self._model = settings.model
+        self._timeout_seconds = settings.start_timeout_seconds
+        self._look_seconds = settings.request_timeout_seconds
         self._say = say
         self._prepare = prepare
         self.max_model_lens: dict[str, int | None] = {}
@@ -123,7 +130,7 @@ class Readiness:
         has_told = False
         while True:
             try:
-                await self._look(server)
+                await self._look_in_time(server, deadline)
             except ServerNotReadyError as error:
                 if not self.waits:
                     raise
@@ -138,6 +145,19 @@ class Readiness:
                 return
             await asyncio.sleep(POLL_SECONDS)
 
+    async def _look_in_time(self, server: AsyncOpenAI, deadline: float) -> None:
+        """One look, which ends by ``deadline`` where servers are waited for."""
+        left = max(deadline - asyncio.get_running_loop().time(), _LAST_LOOK_SECONDS)
+        seconds = min(left, _LOOK_SECONDS) if self.waits else self._look_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                await self._look(server)
+        except TimeoutError as error:
+            raise ServerNotReadyError(
+                f"no model server at {shown_url(server)!r}: no whole answer within {seconds:.3g} s; "
+                "start it or correct the endpoint, then run again"
+            ) from error
+
     async def _look(self, server: AsyncOpenAI) -> None:
         if self.waits:
             server = server.with_options(max_retries=0, timeout=_LOOK_SECONDS)
@@ -150,11 +170,11 @@ class Readiness:
             if is_refusal(error):
                 raise refused(server, error) from error
             raise _nobody(server, error) from error
-        models = read_response(raw.content, ModelList, shown_url(server), ServerNotReadyError).data
+        models = read_response(raw.http_response, ModelList, server, ServerNotReadyError).data
         served = {model.id: model.max_model_len for model in models}
         if self._model not in served:
             raise ConfigurationError(
-                f"the server at {shown_url(server)!r} serves {', '.join(map(repr, served)) or 'nothing'}, "
+                f"the server at {shown_url(server)!r} serves {_named(list(served))}, "
                 f"not {self._model!r}; set spec.model.id to the served name"
             )
         self.max_model_lens[shown_url(server)] = served[self._model]
@@ -165,6 +185,12 @@ class Readiness:
         except openai.APIError as error:
             if not is_refusal(error):
                 raise _nobody(server, error) from error
+
+
+def _named(models: Sequence[str]) -> str:
+    names = [repr(cut_remote(model)[:_NAME_LENGTH]) for model in models[:_NAMED_MODELS]]
+    more = len(models) - len(names)
+    return ", ".join(names) + (f" and {more} more" if more else "") if names else "nothing"
 
 
 def _nobody(server: AsyncOpenAI, error: openai.APIError) -> ServerNotReadyError:

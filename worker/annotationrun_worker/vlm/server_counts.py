@@ -20,6 +20,11 @@ _COUNTERS: Final = {
 _REASON: Final = "finished_reason"
 _ANSWERED: Final = frozenset({"stop", "length", "repetition"})
 """Reasons why a request was done with that has got its answer; another is that the client went away."""
+_MAX_LINES: Final = 1000
+"""That are read of those that count; vLLM has one of each kind, model, engine and reason."""
+_MAX_LINE_LENGTH: Final = 1000
+_MAX_COUNT: Final = 1 << 53
+"""Beyond, a float is no exact count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +44,15 @@ class ServerCounts:
 
     @classmethod
     def read(cls, metrics: str) -> Self | None:
-        """The counts in the text of ``/metrics``; ``None`` where it has none of them."""
+        """The counts in the text of ``/metrics``; ``None`` where it has none of them.
+
+        Lines that are odd are left out: no text of metrics, too long, a value that is no count.
+        """
         counts: Counter[str] = Counter()
-        try:
-            for family in text_string_to_metric_families(metrics):
-                for sample in family.samples:
-                    if sample.name in _COUNTERS and _is_counted(sample.labels):
-                        counts[_COUNTERS[sample.name]] += int(sample.value)
-        except ValueError:  # it is no text of metrics
-            return None
+        told = [line for line in metrics.split("\n") if line.startswith(tuple(_COUNTERS))]
+        for line in told[:_MAX_LINES]:
+            for name, value in _samples(line):
+                counts[_COUNTERS[name]] += value
         return cls(**counts) if counts else None
 
     def __add__(self, other: "ServerCounts") -> "ServerCounts":
@@ -67,6 +72,21 @@ class ServerCounts:
             f"{self.prefix_queries} prompt tokens and {self.image_hits} of {self.image_queries} pictures "
             "came from its caches"
         )
+
+
+def _samples(line: str) -> list[tuple[str, int]]:
+    """Name and value of what a line of metrics counts."""
+    if len(line) > _MAX_LINE_LENGTH:
+        return []
+    try:
+        found = [sample for family in text_string_to_metric_families(line) for sample in family.samples]
+    except ValueError:
+        return []
+    return [
+        (sample.name, int(sample.value))
+        for sample in found
+        if sample.name in _COUNTERS and 0 <= sample.value <= _MAX_COUNT and _is_counted(sample.labels)
+    ]
 
 
 def _is_counted(labels: Mapping[str, str]) -> bool:

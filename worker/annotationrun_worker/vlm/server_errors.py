@@ -6,9 +6,9 @@ import openai
 from openai import AsyncOpenAI
 
 from annotationrun_worker.errors import ConfigurationError
+from annotationrun_worker.vlm.bounded_http import described
 from annotationrun_worker.vlm.limits import limit_advice
-from annotationrun_worker.vlm.responses import cut_remote
-from annotationrun_worker.vlm.server_settings import NO_API_KEY
+from annotationrun_worker.vlm.responses import cut_remote, error_message, shown_url, without_key
 
 _FIRST_SERVER_ERROR = 500
 _PASSING = frozenset({408, 409, 429})
@@ -26,13 +26,13 @@ _ADVICE = {
     401: _KEY_ADVICE,
     403: _KEY_ADVICE,
     404: "; see that the endpoint is given with its path (often /v1)",
+    **dict.fromkeys(
+        (301, 302, 303, 307, 308),
+        "; redirects are not followed: give the address that answers as the endpoint "
+        "(spec.model.serving.endpoints)",
+    ),
 }
 """What to do, by HTTP status."""
-
-
-def shown_url(server: AsyncOpenAI) -> str:
-    """The base URL as it is shown: without what may be secret."""
-    return str(server.base_url.copy_with(userinfo=b"", query=None, fragment=None)).rstrip("/")
 
 
 def is_refusal(error: openai.APIError) -> TypeGuard[openai.APIStatusError]:
@@ -58,7 +58,7 @@ def is_away(error: openai.APIError) -> bool:
 
 def refused(server: AsyncOpenAI, error: openai.APIStatusError) -> ConfigurationError:
     """What ends the run: the server refuses whatever is asked."""
-    words = remote_words(server, error)
+    words = own_words(server, error)
     advice = limit_advice(words) if error.status_code in _ABOUT_THE_REQUEST else ""
     return ConfigurationError(
         f"the server at {shown_url(server)!r} refuses the request (HTTP {error.status_code}): "
@@ -66,11 +66,18 @@ def refused(server: AsyncOpenAI, error: openai.APIStatusError) -> ConfigurationE
     )
 
 
+def own_words(server: AsyncOpenAI, error: openai.APIStatusError) -> str:
+    """The server's own message, without an API key that it repeats; else what came in place of one."""
+    return (
+        error_message(error.response, server)
+        or f"{described(error.response)}, no error message of OpenAI's API"
+    )
+
+
 def remote_words(server: AsyncOpenAI, error: openai.APIError) -> str:
-    """The server's own words, or the network's; an API key that it repeats is left out."""
+    """What went wrong: the HTTP status and the server's own words, or the network's words."""
+    if isinstance(error, openai.APIStatusError):
+        return f"HTTP {error.status_code}: {own_words(server, error)}"
     text = str(error).rstrip(".")
-    # the client repeats a message where OpenAI's API has it; other servers put theirs elsewhere
-    is_bare = isinstance(error, openai.APIStatusError) and text == f"Error code: {error.status_code}"
-    more = str((error.body if is_bare else error.__cause__) or "")
-    words = f"{text} ({more})" if more else text
-    return cut_remote(words if server.api_key == NO_API_KEY else words.replace(server.api_key, "..."))
+    cause = "" if error.__cause__ is None else str(error.__cause__)
+    return cut_remote(without_key(server, f"{text} ({cause})" if cause else text))

@@ -6,9 +6,8 @@ from typing import Final
 import openai
 from openai import AsyncOpenAI
 
-from annotationrun_worker.vlm.responses import cut_remote
+from annotationrun_worker.vlm.responses import cut_remote, shown_url
 from annotationrun_worker.vlm.server_counts import ServerCounts
-from annotationrun_worker.vlm.server_errors import shown_url
 
 _PAGE_SECONDS: Final = 5.0
 """For the answer: nothing hangs on it."""
@@ -21,12 +20,13 @@ def page_url(base_url: str, name: str) -> str:
 
 
 async def read_version(server: AsyncOpenAI) -> str | None:
-    """What ``/version`` tells; ``None`` where there is no such page."""
+    """What ``/version`` tells; ``None`` where there is no such page, or an odd one."""
     try:
         told = json.loads(await _read(server, "version"))
-        return cut_remote(str(told["version"]))[:_VERSION_LENGTH]
-    except (openai.APIError, ValueError, TypeError, KeyError):
+    except (openai.APIError, ValueError, RecursionError):
         return None
+    version = told.get("version") if isinstance(told, dict) else None
+    return cut_remote(version)[:_VERSION_LENGTH] or None if isinstance(version, str) else None
 
 
 async def read_server_counts(server: AsyncOpenAI) -> ServerCounts | None:

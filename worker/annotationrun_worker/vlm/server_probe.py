@@ -34,8 +34,8 @@ from annotationrun_worker.vlm.messages import (
     video_part,
 )
 from annotationrun_worker.vlm.probe_request import PROBE_KIND, PROBE_TEXT, LargePrompt, ServerNeeds
-from annotationrun_worker.vlm.responses import ChatResponse
-from annotationrun_worker.vlm.server_errors import is_refusal, refused, remote_words, shown_url
+from annotationrun_worker.vlm.responses import ChatResponse, shown_url
+from annotationrun_worker.vlm.server_errors import is_refusal, refused, remote_words
 from annotationrun_worker.vlm.server_findings import ServerFindings, StructuredOutput
 from annotationrun_worker.vlm.server_pages import read_version
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+import httpx2
 import openai
 from openai import AsyncOpenAI
 
@@ -11,7 +12,8 @@ from annotationrun_worker.errors import ServerNotReadyError
 from annotationrun_worker.vlm.known_images import KnownImages
 from annotationrun_worker.vlm.media_files import MediaFolder
 from annotationrun_worker.vlm.readiness import POLL_SECONDS, Readiness
-from annotationrun_worker.vlm.server_errors import is_away, is_broken_connection, remote_words, shown_url
+from annotationrun_worker.vlm.responses import shown_url
+from annotationrun_worker.vlm.server_errors import is_away, is_broken_connection, remote_words
 
 LOST_CONNECTIONS: Final = 2
 """Times that a request is sent again after its server went away with it and came back.
@@ -47,8 +49,8 @@ class Transport:
         """From now on pictures that these servers have are not sent again."""
         self._known_images = {server: KnownImages() for server in servers}
 
-    async def post(self, server: AsyncOpenAI, body: Mapping[str, Any]) -> tuple[bytes, int]:
-        """The response's body, and the number of retries; a server that goes away is waited for.
+    async def post(self, server: AsyncOpenAI, body: Mapping[str, Any]) -> tuple[httpx2.Response, int]:
+        """The response, and the number of retries; a server that goes away is waited for.
 
         Raises:
             openai.APIError: there is no answer after all retries.
@@ -68,25 +70,25 @@ class Transport:
                 await self._readiness.returned(server)
                 await asyncio.sleep(POLL_SECONDS)
 
-    async def _post_once(self, server: AsyncOpenAI, body: Mapping[str, Any]) -> tuple[bytes, int]:
+    async def _post_once(self, server: AsyncOpenAI, body: Mapping[str, Any]) -> tuple[httpx2.Response, int]:
         """The same; where pictures are left out and the server refuses that, they are sent once more."""
         known = self._known_images.get(server)
         if known is None:
             return await self._create(server, body)
         named, uuids, left_out = known.wire_body(body)
         try:
-            content, retries = await self._create(server, named)
+            response, retries = await self._create(server, named)
         except openai.APIStatusError:
             if not left_out:
                 raise
             known.missed(uuids)
             named, uuids, left_out = known.wire_body(body)
-            content, retries = await self._create(server, named)
+            response, retries = await self._create(server, named)
             retries += 1
         known.taken(uuids, left_out)
-        return content, retries
+        return response, retries
 
-    async def _create(self, server: AsyncOpenAI, body: Mapping[str, Any]) -> tuple[bytes, int]:
+    async def _create(self, server: AsyncOpenAI, body: Mapping[str, Any]) -> tuple[httpx2.Response, int]:
         if self._media is None:
             return await _create(server, body)
         with self._media.lent(body) as lent:
@@ -99,9 +101,9 @@ class Transport:
         )
 
 
-async def _create(server: AsyncOpenAI, body: Mapping[str, Any]) -> tuple[bytes, int]:
+async def _create(server: AsyncOpenAI, body: Mapping[str, Any]) -> tuple[httpx2.Response, int]:
     # extra_body goes out as it is; what is given by name the client walks through piece by piece
     raw = await server.chat.completions.with_raw_response.create(
         model=body["model"], messages=[], extra_body=body
     )
-    return raw.content, raw.retries_taken
+    return raw.http_response, raw.retries_taken

@@ -15,6 +15,7 @@ from annotationrun_worker.errors import (
 )
 from annotationrun_worker.staging import digests
 from annotationrun_worker.staging.digests import canonical_json, digest_json
+from annotationrun_worker.vlm.json_extraction import MAX_CHARACTERS
 
 RED = Reply('{"colour": "red"}')
 PAGE = Reply(body=b"<html><title>Welcome to nginx!</title></html>", headers={"Content-Type": "text/html"})
@@ -51,6 +52,14 @@ def test_json_that_can_not_be_stored_is_corrected_once_then_an_error(tmp_path, s
     assert not list(tmp_path.rglob("*.json"))
 
 
+def test_of_an_answer_that_is_too_long_no_more_is_sent_back_than_was_looked_at(tmp_path):
+    (colour, _), bodies, _ = ask_once(lambda n, b: RED if n else Reply("x" * 2 * MAX_CHARACTERS), tmp_path)
+    assert colour == "red"
+    _, said, correction = bodies[1]["messages"]
+    assert said == {"role": "assistant", "content": "x" * MAX_CHARACTERS}
+    assert f"more than {MAX_CHARACTERS}" in correction["content"]
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -75,12 +84,18 @@ def test_an_answer_that_is_no_valid_unicode_is_never_sent_back_nor_staged(tmp_pa
 @pytest.mark.parametrize(
     ("reply", "came"),
     [
-        pytest.param(PAGE, "Welcome to nginx", id="a web page"),
-        pytest.param(Reply(body=b"ready"), "ready", id="no JSON, though it says so"),
-        pytest.param(Reply(body=b'{"data": null}'), '"data": null', id="no list"),
-        pytest.param(Reply(body=b'{"data": [{"name": "m"}]}'), '"name": "m"', id="models without an id"),
+        pytest.param(PAGE, "HTTP 200, text/html, 45 bytes", id="a web page"),
+        pytest.param(
+            Reply(body=b"ready"), "not JSON.*application/json, 5 bytes", id="no JSON, though it says so"
+        ),
+        pytest.param(Reply(body=b'{"data": null}'), "data: Input should be a valid list", id="no list"),
+        pytest.param(
+            Reply(body=b'{"data": [{"name": "m"}]}'),
+            r"data\.0\.id: Field required",
+            id="models without an id",
+        ),
         pytest.param(Reply(body=b'{"error": {"message": "loading"}}'), "loading", id="an error as success"),
-        pytest.param(Reply(body=b"[]"), r"\[\]", id="a list"),
+        pytest.param(Reply(body=b"[]"), "the body: Input should be.* 2 bytes", id="a list"),
         pytest.param(Reply(body=b'{"data": [{"id"', missing_bytes=50), "no model server", id="cut off"),
         pytest.param(Reply(body=b"\xff" * 9000), "sent no ModelList", id="bytes that are no text"),
     ],
@@ -102,8 +117,10 @@ def test_a_server_with_an_odd_list_of_models_is_not_ready(tmp_path, reply, came)
 @pytest.mark.parametrize(
     ("reply", "came"),
     [
-        pytest.param(PAGE, "Welcome to nginx", id="a web page"),
-        pytest.param(Reply(body=b"OK"), "OK", id="no JSON, though it says so"),
+        pytest.param(PAGE, "HTTP 200, text/html, 45 bytes", id="a web page"),
+        pytest.param(
+            Reply(body=b"OK"), "not JSON.*application/json, 2 bytes", id="no JSON, though it says so"
+        ),
         pytest.param(Reply(body=b'{"choices": []}'), "choices", id="no choice"),
         pytest.param(Reply(body=b'{"choices": [{"text": "red"}]}'), "message", id="a choice without message"),
         pytest.param(

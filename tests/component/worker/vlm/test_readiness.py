@@ -94,7 +94,7 @@ def test_a_healthy_server_of_another_model_is_an_error_at_once(tmp_path):
     [
         pytest.param(LOADING, ("m",), "503", id="never healthy"),
         pytest.param(Reply(status=404), Reply(status=503, body=b""), "503", id="no health, no models"),
-        pytest.param(Reply(), Reply(body=b"<html>loading</html>"), "loading", id="an odd list of models"),
+        pytest.param(Reply(), Reply(body=b"<html>loading</html>"), "20 bytes", id="an odd list of models"),
     ],
 )
 def test_a_server_that_is_not_ready_in_time_is_named_with_the_last_cause(tmp_path, health, models, cause):

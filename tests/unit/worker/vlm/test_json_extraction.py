@@ -1,10 +1,18 @@
 import json
+import time
 
 import pytest
 from pydantic import BaseModel, ConfigDict
+from tests.support.attacks import measured, row
 
 from annotationrun_worker.errors import AnswerError
-from annotationrun_worker.vlm.json_extraction import THINKING, extract_object, last_fitting
+from annotationrun_worker.vlm.json_extraction import (
+    MAX_CHARACTERS,
+    MAX_OBJECTS,
+    THINKING,
+    extract_object,
+    last_fitting,
+)
 
 
 class Count(BaseModel):
@@ -155,3 +163,85 @@ def test_other_control_characters_are_an_error(said, named):
 
 def test_a_backslash_before_letters_is_text():
     assert extract_object(r'{"a": "\\u0001 \\b"}') == {"a": r"\u0001 \b"}
+
+
+LONG = 200_000
+"""Characters of an answer of a model that has lost its way, or of a server that wants to keep us busy."""
+BUSY_SECONDS = 1.0
+"""Of the processor: the event loop does nothing else meanwhile."""
+
+
+class Labels(BaseModel):
+    """A list, which has a fault for each of its parts."""
+
+    model_config = ConfigDict(extra="forbid")
+    labels: list[str]
+
+
+def repeated(piece: str) -> str:
+    return piece * (LONG // len(piece))
+
+
+ENDLESS = {
+    "empty objects": repeated("{}"),
+    "empty objects on lines": repeated("{}\n"),
+    "objects of another shape": repeated('{"a":1}'),
+    "broken objects": repeated("{'}"),
+    "broken objects on lines": repeated("{'}\n"),
+    "objects that never end": repeated('{"a":'),
+    "objects that never end in a list": repeated('[{"a":'),
+    "braces that open": repeated("{"),
+    "braces that open before quotes": repeated('{"'),
+    "braces that open before space": repeated("{" + " " * 99),
+    "braces that close": repeated("}"),
+    "comments": repeated("{#}"),
+    "broken lists": repeated("[{]}"),
+    "lists of lists": repeated("[{}],"),
+    "a list of objects": "[" + repeated("{},") + "{}]",
+    "a text that never ends": '{"a": "' + repeated("b"),
+    "backslashes": '{"a": "' + repeated("\\"),
+    "backslashes in a text": '{"a": "' + repeated("\\\\") + '"}',
+    "brackets in a text": '{"a": "' + repeated("{[") + '"',
+    "a key twice, the last of many": json.dumps({str(n): 0 for n in range(LONG // 10)})[:-1]
+    + ', "19999": 1}',
+    "keys that are too many": json.dumps({str(n): 0 for n in range(LONG // 12)}),
+    "a key that is too long": json.dumps({"k" * LONG: 0}),
+    "a long key twice": '{"' + "k" * (LONG // 2) + '": 0, "' + "k" * (LONG // 2) + '": 1}',
+    "a list of the wrong type": '{"labels": [' + repeated("0,") + "0]}",
+    "long numbers": '{"labels": [' + repeated("9" * 4000 + ",") + "0]}",
+    "thinking that begins": repeated("<think>"),
+    "thinking that ends": repeated("</think>"),
+    "thinking in all words": repeated("".join(start + end for start, end in THINKING)),
+}
+
+
+@pytest.mark.parametrize("said", [pytest.param(said, id=name) for name, said in ENDLESS.items()])
+@pytest.mark.parametrize("answer_type", [Count, Labels])
+def test_a_long_answer_keeps_nobody_busy(printed, request, said, answer_type):
+    with measured() as cost:
+        started = time.process_time()
+        with pytest.raises(AnswerError) as raised:
+            last_fitting(said, answer_type)
+        busy = time.process_time() - started
+    row(printed, f"answer of 200 KB: {request.node.callspec.id}", type(raised.value).__name__, cost)
+    assert busy < BUSY_SECONDS
+    assert cost.more_mebibytes < 128
+    assert len(str(raised.value)) < 2000
+
+
+def test_an_answer_that_is_too_long_is_not_looked_at():
+    fits = count(3)
+    assert last_fitting(fits + " " * 2 * MAX_CHARACTERS, Count).count == 3, "space is no answer"
+    assert last_fitting("<think>" + "x" * MAX_CHARACTERS + "</think>" + fits, Count).count == 3
+    text = "x" * (MAX_CHARACTERS - len(fits))
+    assert last_fitting(text + fits, Count).count == 3
+    with pytest.raises(AnswerError, match=f"{MAX_CHARACTERS + 1} characters, more than {MAX_CHARACTERS}"):
+        last_fitting("x" + text + fits, Count)
+
+
+@pytest.mark.parametrize("draft", [count(5), '{"count": 5,}', '[{"count": 5},,]', "[[{}]]"])
+def test_so_many_objects_and_no_more_are_tried(draft):
+    drafts = f"{draft}\n" * (MAX_OBJECTS - 1)
+    assert last_fitting(drafts + count(3), Count).count == 3
+    with pytest.raises(AnswerError, match=f"more than {MAX_OBJECTS} JSON objects, expected one"):
+        last_fitting(drafts + draft + count(3), Count)
