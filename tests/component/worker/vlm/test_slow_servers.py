@@ -70,8 +70,17 @@ def test_an_answer_that_drips_ends_with_the_time_of_a_request(tmp_path, printed,
     assert cost.seconds < LIMIT + SLACK
 
 
-@pytest.mark.parametrize("path", ["/health", "/models"])
-@pytest.mark.parametrize("drip", DRIPS)
+@pytest.mark.parametrize(
+    ("path", "drip"),
+    [
+        pytest.param("/models", spaces, id="models, a body of spaces"),
+        pytest.param("/models", chunks, id="models, chunks of spaces"),
+        pytest.param("/models", headers, id="models, a header"),
+        pytest.param("/models", interim_answers, id="models, interim answers"),
+        pytest.param("/health", headers, id="health, a header"),
+        pytest.param("/health", interim_answers, id="health, interim answers"),
+    ],
+)
 def test_a_start_that_drips_ends_with_the_time_to_start(tmp_path, printed, request, path, drip):
     outcome, cost = outcome_at(healthy_but(path, drip), tmp_path, start_timeout_seconds=LIMIT)
     row(printed, f"start that drips, {request.node.callspec.id}", type(outcome).__name__, cost)
@@ -79,6 +88,14 @@ def test_a_start_that_drips_ends_with_the_time_to_start(tmp_path, printed, reque
     assert f"was not ready within {LIMIT:g} s" in str(outcome)
     assert "no whole answer within" in str(outcome)
     assert cost.seconds < LIMIT + SLACK
+
+
+@pytest.mark.parametrize("drip", [spaces, chunks])
+def test_of_health_the_status_is_waited_for_and_not_the_page(tmp_path, printed, drip):
+    outcome, cost = outcome_at(healthy_but("/health", drip), tmp_path, start_timeout_seconds=60)
+    row(printed, f"page of health that drips, {drip.__name__}", outcome[0], cost)
+    assert outcome[0] == "red"
+    assert cost.seconds < 5, "less than the time of a look"
 
 
 def test_a_list_of_models_that_drips_ends_with_the_time_of_a_request(tmp_path, printed):
