@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from annotationrun_worker.bound_process import CHILD_MEMORY_BYTES, Bounds, start_bound
 from annotationrun_worker.dataset.layout import check_readable
 from annotationrun_worker.errors import ConfigurationError, DatasetError, FrameDecodeError, FrameMissingError
 from annotationrun_worker.frames.child_process import child_environment, ending
@@ -33,6 +34,11 @@ STRETCH_SECONDS = 10.0
 
 STRETCH_TIMEOUT_SECONDS = 120.0
 """A stretch and a long group before it, 4K on a busy core."""
+
+PROGRAM_BOUNDS = Bounds(
+    memory_bytes=CHILD_MEMORY_BYTES, cpu_seconds=int(2 * STRETCH_TIMEOUT_SECONDS), first_to_go=True
+)
+"""It decodes on one thread, and writes out on another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +164,9 @@ class FfmpegDecoder:
         with self._lock:
             if self._closed:
                 raise FrameDecodeError(f"{where}: the decoder is closed")
-            process = subprocess.Popen(  # noqa: S603  (a list of arguments, none of which a shell sees)
+            process = start_bound(
                 command,
+                PROGRAM_BOUNDS,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
