@@ -45,6 +45,12 @@ class ForkedCommand:
             _run, Path.cwd(), {**os.environ, **(environment or {})}, self._arguments, self._printed, place
         )
 
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        assert self._process.pid is not None
+        return self._process.pid
+
     def wait(self) -> subprocess.CompletedProcess[str]:
         """What came of it."""
         self._process.join(TIMEOUT_SECONDS)

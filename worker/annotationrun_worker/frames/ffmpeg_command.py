@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+from annotationrun_worker.dataset.records import FRAME_PIXELS_LIMIT
+
 FORMAT_WHITELIST = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm"
 """A file that calls itself mp4 but holds a playlist must not make FFmpeg open other files or addresses."""
 
@@ -62,6 +64,7 @@ def build_decode_command(
         *(program, "-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+info"),
         # One thread, as packets behind the frames wanted are not to be touched: damage there is not theirs.
         *("-threads", "1", "-err_detect", "explode", "-noautorotate"),
+        *("-max_pixels", str(FRAME_PIXELS_LIMIT)),
         *("-protocol_whitelist", "file", "-format_whitelist", FORMAT_WHITELIST),
         *("-noaccurate_seek", *(seek if seek_seconds > 0 else ()), "-i", f"file:{path}"),
         *("-copyts", "-map", "0:v:0", "-xerror", "-filter_threads", "1", "-vf", ",".join(filters)),
