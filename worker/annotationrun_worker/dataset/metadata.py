@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from annotationrun_worker.dataset.layout import DATA_TEMPLATE, INFO_PATH, VIDEO_TEMPLATE, check_template
-from annotationrun_worker.dataset.records import FRAME_PIXELS_LIMIT, CameraKey, Features
+from annotationrun_worker.dataset.records import FRAME_PIXELS_LIMIT, FRAME_SIDES_LIMIT, CameraKey, Features
 from annotationrun_worker.errors import DatasetError
 
 INFO_BYTES_LIMIT = 16 * 1024 * 1024
@@ -142,6 +142,12 @@ def _image_size(name: str, feature: Mapping[str, Any]) -> tuple[int, int]:
             f"meta/info.json: camera {name!r} has frames of {_SHORT.repr(width)} x {_SHORT.repr(height)} "
             f"pixels, expected at most {FRAME_PIXELS_LIMIT} in all; remove the feature, or make its frames "
             "smaller"
+        )
+    if max(width, height) > FRAME_SIDES_LIMIT * min(width, height):
+        raise DatasetError(
+            f"meta/info.json: camera {name!r} has frames of {width} x {height} pixels, expected a longer "
+            f"side of at most {FRAME_SIDES_LIMIT} times the shorter one; remove the feature, if it is no "
+            "camera"
         )
     return width, height
 

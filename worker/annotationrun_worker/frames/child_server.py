@@ -136,6 +136,13 @@ def check_size(picture: Picture, size: TileSize) -> None:
         )
 
 
+def sized(pictures: Iterable[Picture], size: TileSize) -> Iterator[Picture]:
+    """The frames as they are, which have to be of that size."""
+    for picture in pictures:
+        check_size(picture, size)
+        yield picture
+
+
 def tiles(pictures: Iterable[Picture], size: TileSize) -> Iterator[Picture]:
     """The tiles of frames."""
     for picture in pictures:

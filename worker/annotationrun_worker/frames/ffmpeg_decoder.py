@@ -128,7 +128,12 @@ class FfmpegDecoder:
         nearest_start = float(targets[0] + tolerances[0])
         for seek_seconds in steps_back(nearest_start):
             command = build_decode_command(
-                program, video.span.path, targets.tolist(), tolerances.tolist(), seek_seconds
+                program,
+                video.span.path,
+                targets.tolist(),
+                tolerances.tolist(),
+                seek_seconds,
+                video.frame_size,
             )
             output = self._run(command, where)
             if output.end or seek_seconds <= 0:
@@ -136,6 +141,11 @@ class FfmpegDecoder:
             if output.shown and output.shown[0].pts_seconds <= nearest_start:
                 break
         _check_file(video, where, output)
+        if video.frame_size is not None and output.shown:
+            width, height = video.frame_size
+            check_frame_size(
+                where, TileSize(width, height, width), output.shown[0].width, output.shown[0].height
+            )
         frames = _chosen(stretch, output, where)
         if tile is None:
             return frames

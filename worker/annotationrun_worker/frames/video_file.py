@@ -79,6 +79,11 @@ class VideoFile:
         if width * height > FRAME_PIXELS_LIMIT:
             self._container.close()
             raise RefusedError("open", f"frames of {width} x {height} pixels are out of bounds")
+        if self._stream.frames > self._container.size:
+            self._container.close()
+            raise RefusedError(
+                "open", f"claims to hold {self._stream.frames} frames, more than it has bytes; it is damaged"
+            )
         if self._stream.time_base is None:
             raise RefusedError("open", "has no time base")
         self._time_base: Fraction = self._stream.time_base
