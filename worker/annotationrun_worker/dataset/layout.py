@@ -29,6 +29,9 @@ TEMPLATE_FIELDS: Mapping[str, frozenset[str]] = {
 }
 TEMPLATE_CHARACTERS = 1024
 """LeRobot's own have some sixty."""
+NAME_BYTES = 255
+"""Of a file or folder, on every file system of Linux."""
+PATH_CHARACTERS = 2048
 _NUMBER_FORMAT = re.compile("0?[1-9]?d?")
 """As ``03d``; a width of several digits would make a name of gigabytes."""
 
@@ -70,6 +73,12 @@ def _check_inside(relative: str, what: str) -> None:
     path = PurePosixPath(relative)
     if path.is_absolute() or ".." in path.parts or "\0" in relative:
         raise DatasetError(f"{what} leads to {relative!r}, outside of the dataset's folder; refused")
+    try:
+        longest = max(map(len, map(os.fsencode, path.parts)), default=0)
+    except UnicodeEncodeError as error:
+        raise DatasetError(f"{what} leads to {relative!r}, which can't be the name of a file") from error
+    if longest > NAME_BYTES or len(relative) > PATH_CHARACTERS:
+        raise DatasetError(f"{what} leads to {relative[:100]!r}..., a longer name than a file can have")
 
 
 def data_file(root: Path, info: Mapping[str, Any], chunk_index: int, file_index: int) -> Path:
