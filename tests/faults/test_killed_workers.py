@@ -1,6 +1,7 @@
 """Several worker processes on one staging store: killed one after another, stopped, or taken for dead."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from tests.faults.test_killed_runs import hashes, seen
 from tests.support.annotation import REFERENCE, run_command, run_fresh_command, write_manifest
 from tests.support.forked_command import ForkedCommand
 from tests.support.openai_server import Reply, scripted_server
+from tests.support.process_tree import is_there
 
 from annotationrun_api.exit_codes import ExitCode
 
@@ -27,6 +29,12 @@ def workers_of(parent: int) -> list[int]:
     """Process ids of the children of `parent`, in order of their start."""
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text(encoding="ascii")
     return [int(pid) for pid in children.split()]
+
+
+def children_of(parent: int) -> list[int]:
+    """Process ids of the children that any thread of `parent` has started."""
+    lists = Path(f"/proc/{parent}/task").glob("*/children")
+    return [int(pid) for path in lists for pid in path.read_text(encoding="ascii").split()]
 
 
 def slowly(seconds: float):
@@ -189,6 +197,34 @@ def test_a_run_that_is_stopped_stops_its_workers(tmp_path, number):
     assert took < 10
     assert len(workers) == 2
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+
+
+def test_a_run_that_is_killed_takes_its_workers_with_it(tmp_path, printed):
+    asked, done = threading.Event(), threading.Event()
+
+    def never(number, body):
+        asked.set()
+        done.wait(timeout=120)
+        return Reply(status=503)
+
+    with scripted_server(never, models=("demo-vlm",)) as server:
+        manifest = write_manifest(tmp_path, REFERENCE, server.base_url, MODULES, **SPEC)
+        with run_process("run", "-f", manifest, "--workers", 2) as process:
+            assert asked.wait(timeout=120)
+            workers = workers_of(process.pid)
+            for pid in workers:  # they hear of nothing, and end all the same
+                os.kill(pid, signal.SIGSTOP)
+            decoders = [pid for worker in workers for pid in children_of(worker)]
+            process.kill()
+        start = time.monotonic()
+        while left := [pid for pid in [*workers, *decoders] if is_there(pid)]:
+            assert time.monotonic() - start < 5, f"{left} of the workers {workers}, decoders {decoders}"
+            time.sleep(0.01)
+        seconds = time.monotonic() - start
+        done.set()
+    assert len(workers) == 2
+    assert decoders
+    printed(f"{'run --workers 2 killed, workers stopped':44} all gone {seconds:6.2f} s", title="attacks")
 
 
 def test_the_report_of_a_run_is_a_file_for_programs(tmp_path):

@@ -4,22 +4,20 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from annotationrun_worker.annotate.looks import Looks
 from annotationrun_worker.annotate.prompts import Prompts
 from annotationrun_worker.dataset.records import CameraKey, EpisodeRecord
-from annotationrun_worker.frames.provider import FrameProvider
+from annotationrun_worker.frames.provider import BATCH_BYTES, FrameProvider
 from annotationrun_worker.staging.digests import Digest
 from annotationrun_worker.vlm.ask import Asker
 from annotationrun_worker.vlm.messages import ContentPart, to_video_url_block
 
 Made = TypeVar("Made")
-
-LOOKS_AT_ONCE: Final = 2
-"""Decoded and encoded side by side: keeps both cores of a small machine busy, and few pixels in memory."""
 
 NO_TASK = "not given"
 """What the prompts name where the dataset has no task and none is derived."""
@@ -57,7 +55,7 @@ class EpisodeContext:
     prompts: Prompts = field(default_factory=Prompts)
     subtasks: Sequence[SubtaskStart] = ()
     """For modules that build on subtasks, in order; none where there are none."""
-    looking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LOOKS_AT_ONCE))
+    looking: Looks = field(default_factory=Looks)
     """Shared by all episodes of a run."""
 
     async def look(
@@ -70,8 +68,8 @@ class EpisodeContext:
         """Decode frames, and make of them what goes into a prompt: the pixels are gone when this returns.
 
         ``make`` gets them as uint8 (n, height, width, 3) RGB, in order, or tiles of that width.
-        It runs in a thread, as does the decoding. Only so many looks are under way at once, however many
-        episodes are.
+        It runs in a thread, as does the decoding. Only so many looks are under way at once, and so many bytes
+        of frames in memory (see ``Looks``), however many episodes are.
 
         Raises:
             FrameDecodeError: a frame can't be decoded; ``make`` does not run then.
@@ -82,8 +80,13 @@ class EpisodeContext:
                 return make(self.frames.pictures_by_index(self.episode, frame_indices, camera))
             return make(self.frames.tiles_by_index(self.episode, frame_indices, tile_width_pixels, camera))
 
-        async with self.looking:
+        frame_bytes = self.frames.frame_bytes(camera, tile_width_pixels)
+        async with self.looking.held(frame_bytes * len(frame_indices)):
             return await asyncio.to_thread(decode_and_make)
+
+    def frames_at_once(self, frames: int, camera: CameraKey) -> int:
+        """How many whole frames are to be looked at together: ``frames``, or fewer of a large camera."""
+        return self.looking.frames_at_once(frames, self.frames.frame_bytes(camera))
 
     async def clip(self, frame_indices: Sequence[int], fps: float, camera: CameraKey) -> ContentPart:
         """The frames (increasing) as a video part, ``fps`` of them a second.
@@ -95,7 +98,9 @@ class EpisodeContext:
         def make() -> ContentPart:
             return to_video_url_block(self.frames.frames_clip_path(self.episode, frame_indices, fps, camera))
 
-        async with self.looking:
+        # They are decoded and encoded some at a time.
+        size_bytes = max(BATCH_BYTES, self.frames.frame_bytes(camera))
+        async with self.looking.held(size_bytes):
             return await asyncio.to_thread(make)
 
     def prompt(self, name: str, **values: object) -> str:

@@ -154,8 +154,9 @@ async def timed_images(
 ) -> list[ContentPart]:
     """Each frame as an image part, after a text part with its time."""
     parts: list[ContentPart] = []
-    for start in range(0, len(frames), FRAMES_AT_ONCE):
-        now = slice(start, start + FRAMES_AT_ONCE)
+    together = context.frames_at_once(FRAMES_AT_ONCE, camera)
+    for start in range(0, len(frames), together):
+        now = slice(start, start + together)
 
         def encode(seen: NDArray[np.uint8], now: slice = now) -> list[ContentPart]:
             return to_video_block(seen, times_seconds[now])

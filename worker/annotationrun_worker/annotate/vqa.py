@@ -49,8 +49,9 @@ async def annotate_vqa(
     types = draw_question_types(context, frames, settings.question_types)
 
     async def questions() -> AsyncIterator[list[Coroutine[Any, Any, list[StagedRow] | Hole]]]:
-        for start in range(0, len(frames), FRAMES_AT_ONCE):
-            chunk = frames[start : start + FRAMES_AT_ONCE]
+        together = min(context.frames_at_once(FRAMES_AT_ONCE, camera) for camera in cameras)
+        for start in range(0, len(frames), together):
+            chunk = frames[start : start + together]
             for camera in cameras:
                 pictures = await context.look(chunk, camera, _encode)
                 yield [

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from annotationrun_worker.dataset.freed_memory import return_freed_memory
 from annotationrun_worker.dataset.layout import check_readable
+from annotationrun_worker.dataset.parquet_files import open_parquet
 from annotationrun_worker.dataset.records import EpisodeIndex
 from annotationrun_worker.errors import DatasetError
 
@@ -131,8 +132,12 @@ def _within(rows: NDArray[np.int64], block: Block) -> range:
 class DataFileCache:
     """Data files that were read last, bounded in bytes; safe for any number of threads."""
 
-    def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
-        """The file that was read last is kept however large it is."""
+    def __init__(self, max_bytes: int = CACHE_BYTES, most_rows: int | None = None) -> None:
+        """The file that was read last is kept however large it is.
+
+        ``most_rows`` is what the dataset has in all, if that is known.
+        """
+        self._most_rows = most_rows
         self._max_bytes = max_bytes
         self._held: OrderedDict[Path, DataFileRows] = OrderedDict()
         # Held while reading: who wants an episode of the same file waits, and finds it.
@@ -147,7 +152,7 @@ class DataFileCache:
         with self._lock:
             if path not in self._held:
                 check_readable(path, what)
-                self._held[path] = read_data_rows(path)
+                self._held[path] = read_data_rows(path, self._most_rows)
             self._held.move_to_end(path)
             while len(self._held) > 1 and self._held_bytes() > self._max_bytes:
                 self._held.popitem(last=False)
@@ -157,14 +162,14 @@ class DataFileCache:
         return sum(rows.size_bytes for rows in self._held.values())
 
 
-def read_data_rows(path: Path) -> DataFileRows:
-    """Read four columns of the data file ``path``.
+def read_data_rows(path: Path, most_rows: int | None = None) -> DataFileRows:
+    """Read four columns of the data file ``path``, which may have ``most_rows``.
 
     Raises:
-        DatasetError: the file can't be read, lacks one of the columns, a row has no episode_index, or a
-            column holds no numbers of its kind.
+        DatasetError: the file can't be read, lacks one of the columns or has one twice, has too many rows, a
+            row has no episode_index, or a column holds no numbers of its kind.
     """
-    schema, columns = _read_columns(path)
+    schema, columns = _read_columns(path, most_rows)
     return_freed_memory()
     blocks = _blocks(columns.episodes)
     misnumbered_rows = np.flatnonzero(columns.frames != _frame_numbers(blocks, len(columns.frames)))
@@ -180,10 +185,15 @@ def read_data_rows(path: Path) -> DataFileRows:
     )
 
 
-def _read_columns(path: Path) -> tuple[pa.Schema, "_Columns"]:
+def _read_columns(path: Path, most_rows: int | None) -> tuple[pa.Schema, "_Columns"]:
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             _check_schema(file.schema_arrow, path)
+            if most_rows is not None and file.metadata.num_rows > most_rows:
+                raise DatasetError(
+                    f"{path} has {file.metadata.num_rows} rows, but meta/info.json says that the dataset has "
+                    f"{most_rows} frames ('total_frames'); correct that, or remove the rows"
+                )
             return file.schema_arrow, _Columns.of(file, path)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DatasetError(f"{path} can't be read as parquet: {error}") from error

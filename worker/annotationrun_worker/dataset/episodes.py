@@ -8,9 +8,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from annotationrun_worker.dataset.consistency import overlap_faults, span_fault, timestamps_fault
 from annotationrun_worker.dataset.data_rows import DataFileCache, DataFileRows
 from annotationrun_worker.dataset.files import DatasetFiles, FolderFiles
@@ -18,8 +15,9 @@ from annotationrun_worker.dataset.freed_memory import return_freed_memory
 from annotationrun_worker.dataset.image_rows import find_image_spans
 from annotationrun_worker.dataset.layout import EPISODES_FOLDER, check_readable, data_file, video_file
 from annotationrun_worker.dataset.metadata import read_features
+from annotationrun_worker.dataset.parquet_files import READ_ERRORS, ROWS_LIMIT, fitting_rows, open_parquet
 from annotationrun_worker.dataset.records import CameraKey, EpisodeIndex, EpisodeRecord, Features, VideoSpan
-from annotationrun_worker.dataset.tasks import read_tasks
+from annotationrun_worker.dataset.tasks import check_task_lengths, read_tasks
 from annotationrun_worker.errors import ConfigurationError, DatasetError, UnknownCameraError
 
 TASK_SEPARATOR = "; "
@@ -38,6 +36,8 @@ _NUMBER_COLUMNS = tuple(name for name in _PLAIN_COLUMNS if name not in {"episode
 _CHECKED_COLUMNS = ("length", "dataset_from_index", "dataset_to_index")
 """Without these an episode can't be read; a file's number is but a hint."""
 _VIDEO_FIELDS = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
+EPISODES_LIMIT = 500_000
+"""Of a dataset; each takes one or two kilobytes of memory."""
 _BATCH_ROWS = 1000
 """Rows of ``meta/episodes`` that are Python objects at once."""
 
@@ -90,18 +90,12 @@ def list_episodes(root: Path, info: Mapping[str, Any]) -> list[EpisodeSummary]:
     by_index: dict[EpisodeIndex, EpisodeSummary] = {}
     video_cameras = [camera for camera in features.cameras if camera not in features.image_cameras]
     files = _Files(root, info)
-    for path, row in _metadata_rows(root, video_cameras):
+    for path, row in _metadata_rows(root, info, video_cameras):
         summary = _summary(files, row, features, path)
         if summary.index in by_index:
             raise DatasetError(f"{path}: episode {summary.index} is there twice in meta/episodes")
         by_index[summary.index] = summary
     return_freed_memory()
-    expected = info.get("total_episodes", len(by_index))
-    if expected != len(by_index):
-        raise DatasetError(
-            f"{root}: meta/info.json says {expected} episodes, meta/episodes holds {len(by_index)}; "
-            "is the download complete?"
-        )
     _note_overlaps(by_index, features.fps)
     return [by_index[index] for index in sorted(by_index)]
 
@@ -153,7 +147,7 @@ class EpisodeReader:
         self._root = root
         self._fps = float(info["fps"])
         self._dataset = files or FolderFiles(root)
-        self._files = DataFileCache()
+        self._files = DataFileCache(most_rows=whole_number(info.get("total_frames")))
         self._found: dict[int, Path] = {}
         """By episode, the data file that holds its rows, of those that were looked into."""
         self._looked_into: set[Path] = set()
@@ -260,31 +254,55 @@ def read_episode(
     return EpisodeReader(root, info).read(summary, cameras)
 
 
-def _metadata_rows(root: Path, cameras: Sequence[CameraKey]) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _metadata_rows(
+    root: Path, info: Mapping[str, Any], cameras: Sequence[CameraKey]
+) -> Iterator[tuple[Path, dict[str, Any]]]:
     files = sorted((root / EPISODES_FOLDER).glob("**/*.parquet"))
     if not files:
         raise DatasetError(
             f"{root / EPISODES_FOLDER} holds no parquet file; LeRobot v3.0 lists the episodes there"
         )
     video_columns = [f"videos/{camera}/{field}" for camera in cameras for field in _VIDEO_FIELDS]
+    _check_count(root, files, info)
     for path in files:
-        check_readable(path, "the list of episodes")
         for row in _read_rows(path, [*_PLAIN_COLUMNS, *video_columns]):
             yield path, row
 
 
+def _check_count(root: Path, files: Sequence[Path], info: Mapping[str, Any]) -> None:
+    """Compare what the footers say with ``info``, before a row is read."""
+    found = 0
+    for path in files:
+        check_readable(path, "the list of episodes")
+        with open_parquet(path) as file:
+            found += file.metadata.num_rows
+    expected = info.get("total_episodes", found)
+    if expected != found:
+        raise DatasetError(
+            f"{root}: meta/info.json says {repr(expected)[:100]} episodes, meta/episodes holds {found}; "
+            "is the download complete?"
+        )
+    if found > EPISODES_LIMIT:
+        raise DatasetError(f"{root}: meta/episodes lists {found} episodes, expected at most {EPISODES_LIMIT}")
+
+
 def _read_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             present = set(file.schema_arrow.names)
             missing = [column for column in columns if column not in present]
             if missing:
                 raise DatasetError(
                     f"{path}: the columns {missing} are missing; expected a file of LeRobot v3.0"
                 )
-            for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns), use_threads=False):
-                yield from batch.to_pylist()
-    except (pa.ArrowException, OSError) as error:
+            for group in range(file.num_row_groups):
+                fitting = fitting_rows(file, group, columns, _BATCH_ROWS, path)
+                for batch in file.iter_batches(
+                    fitting, row_groups=[group], columns=list(columns), use_threads=False
+                ):
+                    check_task_lengths(batch.column("tasks"), path)
+                    yield from batch.to_pylist()
+    except READ_ERRORS as error:
         raise DatasetError(f"{path} can't be read as parquet: {error}") from error
 
 
@@ -319,7 +337,7 @@ def _summary(files: _Files, row: Mapping[str, Any], features: Features, path: Pa
     return EpisodeSummary(
         index=EpisodeIndex(index),
         tasks=tuple(task for task in tasks if isinstance(task, str)) if isinstance(tasks, list) else (),
-        length=max(length, 1),
+        length=min(max(length, 1), ROWS_LIMIT),
         data_path=files.data(numbers["data/chunk_index"] or 0, numbers["data/file_index"] or 0),
         dataset_from_index=numbers["dataset_from_index"] or 0,
         videos=videos,
@@ -336,16 +354,23 @@ def _bad_numbers(
     if bad is not None:
         return f"{path}: episode {index} has {bad!r} = {row[bad]!r}, expected a number from 0"
     length, start, end = (numbers[name] or 0 for name in _CHECKED_COLUMNS)
+    if length > ROWS_LIMIT:
+        return (
+            f"{path}: episode {index} has length {length}, but no data file has more than {ROWS_LIMIT} rows"
+        )
     if length == 0 or end - start != length:
         return f"{path}: episode {index} has length {length}, but its rows go from {start} to {end}"
     return None
 
 
 def whole_number(value: object) -> int | None:
-    """A number from 0, which pandas makes a float where another row has none; ``None``: something else."""
+    """A number from 0, which pandas makes a float where another row has none; ``None``: something else.
+
+    So is one that no int64 holds.
+    """
     if type(value) is float and value.is_integer():
         value = int(value)
-    return value if type(value) is int and value >= 0 else None
+    return value if type(value) is int and 0 <= value < 2**63 else None
 
 
 def _span(files: _Files, row: Mapping[str, Any], camera: CameraKey) -> VideoSpan | None:

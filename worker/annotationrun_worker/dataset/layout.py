@@ -6,6 +6,7 @@ Hub's cache is made of them, but not out of the dataset: what they led to would 
 """
 
 import os
+import re
 import stat
 import string
 from collections.abc import Iterable, Mapping
@@ -26,31 +27,45 @@ TEMPLATE_FIELDS: Mapping[str, frozenset[str]] = {
     DATA_TEMPLATE: frozenset({"chunk_index", "file_index"}),
     VIDEO_TEMPLATE: frozenset({"video_key", "chunk_index", "file_index"}),
 }
+TEMPLATE_CHARACTERS = 1024
+"""LeRobot's own have some sixty."""
+NAME_BYTES = 255
+"""Of a file or folder, on every file system of Linux."""
+PATH_CHARACTERS = 2048
+_NUMBER_FORMAT = re.compile("0?[1-9]?d?")
+"""As ``03d``; a width of several digits would make a name of gigabytes."""
 
 
 def check_template(key: str, template: object) -> str:
     """Return the path template ``key`` of ``info.json`` if it is safe to fill.
 
     Raises:
-        DatasetError: not text, not a format string, unknown fields, or it leaves the dataset's folder.
+        DatasetError: not text, not a format string, unknown fields, a field with more than the digits of a
+            number, or it leaves the dataset's folder.
     """
-    where = f"meta/info.json: {key!r} is {template!r}"
-    if not isinstance(template, str) or not template:
+    where = f"meta/info.json: {key!r} is {repr(template)[:TEMPLATE_CHARACTERS]}"
+    if not isinstance(template, str) or not 0 < len(template) <= TEMPLATE_CHARACTERS:
         raise DatasetError(
             f"{where}; expected a path template with the fields {sorted(TEMPLATE_FIELDS[key])}"
         )
     allowed = TEMPLATE_FIELDS[key]
     try:
-        fields = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
-        sample: dict[str, object] = {"chunk_index": 0, "file_index": 0, "video_key": "camera"}
-        filled = template.format(**sample) if fields <= allowed else ""
+        parts = [part for part in string.Formatter().parse(template) if part[1] is not None]
     except (ValueError, TypeError) as error:
         raise DatasetError(f"{where}, not a path template: {error}") from error
+    fields = {name or "" for _, name, _, _ in parts}
     if not fields <= allowed:
         raise DatasetError(
             f"{where} with the fields {sorted(fields - allowed)}; only {sorted(allowed)} can be filled"
         )
-    _check_inside(filled, f"meta/info.json: {key!r}")
+    for _, name, form, conversion in parts:
+        if conversion or not (not form if name == "video_key" else _NUMBER_FORMAT.fullmatch(form or "")):
+            raise DatasetError(
+                f"{where}: the field {name!r} is formatted with {form or conversion!r}; expected at most a "
+                "number's digits, as in {chunk_index:03d}, and none for the camera's name"
+            )
+    sample: dict[str, object] = {"chunk_index": 0, "file_index": 0, "video_key": "camera"}
+    _check_inside(template.format(**sample), f"meta/info.json: {key!r}")
     return template
 
 
@@ -58,6 +73,12 @@ def _check_inside(relative: str, what: str) -> None:
     path = PurePosixPath(relative)
     if path.is_absolute() or ".." in path.parts or "\0" in relative:
         raise DatasetError(f"{what} leads to {relative!r}, outside of the dataset's folder; refused")
+    try:
+        longest = max(map(len, map(os.fsencode, path.parts)), default=0)
+    except UnicodeEncodeError as error:
+        raise DatasetError(f"{what} leads to {relative!r}, which can't be the name of a file") from error
+    if longest > NAME_BYTES or len(relative) > PATH_CHARACTERS:
+        raise DatasetError(f"{what} leads to {relative[:100]!r}..., a longer name than a file can have")
 
 
 def data_file(root: Path, info: Mapping[str, Any], chunk_index: int, file_index: int) -> Path:

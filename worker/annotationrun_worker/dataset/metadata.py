@@ -2,16 +2,24 @@
 
 import json
 import math
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from annotationrun_worker.dataset.layout import DATA_TEMPLATE, INFO_PATH, VIDEO_TEMPLATE, check_template
-from annotationrun_worker.dataset.records import CameraKey, Features
+from annotationrun_worker.dataset.records import FRAME_PIXELS_LIMIT, FRAME_SIDES_LIMIT, CameraKey, Features
 from annotationrun_worker.errors import DatasetError
 
 INFO_BYTES_LIMIT = 16 * 1024 * 1024
 """A real info.json has some kilobytes; more than this is not one."""
+
+FPS_LIMITS = (1e-3, 1e5)
+"""Frames per second: from one in a quarter of an hour to a fast sensor's; beyond, no time can be told."""
+
+_SHORT = reprlib.Repr()
+"""Shows values of somebody else's file: not their end, nor their depths."""
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 120
 
 _REQUIRED_KEYS = ("codebase_version", "fps", "features", DATA_TEMPLATE)
 
@@ -20,8 +28,8 @@ def read_info(root: Path) -> dict[str, Any]:
     """Read ``meta/info.json`` of the dataset at ``root``: the JSON as it stands, unknown keys kept.
 
     Raises:
-        DatasetError: no such file, not JSON, not LeRobot v3.x, a key is missing, or a path template is
-            unsafe.
+        DatasetError: no such file, not JSON, not LeRobot v3.x, a key is missing, a frame rate that is none,
+            a dtype that is no text, or a path template is unsafe.
     """
     path = root / INFO_PATH
     info = _read_json_object(path)
@@ -33,6 +41,12 @@ def read_info(root: Path) -> dict[str, Any]:
     features = info["features"]
     if not isinstance(features, dict) or not all(isinstance(feature, dict) for feature in features.values()):
         raise DatasetError(f"{path}: 'features' must map each name to an object with dtype and shape")
+    for name, feature in features.items():
+        if not isinstance(feature.get("dtype", ""), str):
+            raise DatasetError(
+                f"{path}: feature {_SHORT.repr(name)} has dtype {_SHORT.repr(feature['dtype'])}, expected "
+                "text such as 'float32' or 'video'"
+            )
     check_template(DATA_TEMPLATE, info[DATA_TEMPLATE])
     if any(feature.get("dtype") == "video" for feature in features.values()):
         check_template(VIDEO_TEMPLATE, info.get(VIDEO_TEMPLATE))
@@ -91,12 +105,19 @@ def _check_version(version: object, path: Path) -> None:
         )
     else:
         hint = "this version reads LeRobot v3.x datasets only"
-    raise DatasetError(f"{path}: codebase_version is {version!r}, expected 'v3.0'; {hint}")
+    raise DatasetError(f"{path}: codebase_version is {_SHORT.repr(version)}, expected 'v3.0'; {hint}")
 
 
 def _check_fps(fps: object, path: Path) -> None:
-    if isinstance(fps, bool) or not isinstance(fps, int | float) or not math.isfinite(fps) or fps <= 0:
-        raise DatasetError(f"{path}: 'fps' is {fps!r}, expected frames per second as a number above 0")
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < math.inf:
+        raise DatasetError(
+            f"{path}: 'fps' is {_SHORT.repr(fps)}, expected frames per second as a number above 0"
+        )
+    lowest, highest = FPS_LIMITS
+    if not lowest <= fps <= highest:
+        raise DatasetError(
+            f"{path}: 'fps' is {_SHORT.repr(fps)}, expected frames per second, from {lowest:g} to {highest:g}"
+        )
 
 
 def _is_depth(feature: Mapping[str, Any]) -> bool:
@@ -112,9 +133,26 @@ def _image_size(name: str, feature: Mapping[str, Any]) -> tuple[int, int]:
     shape, names = feature.get("shape"), feature.get("names")
     if not isinstance(shape, list) or len(shape) != 3 or not all(type(n) is int and n > 0 for n in shape):
         raise DatasetError(
-            f"meta/info.json: camera {name!r} has shape {shape!r}, expected three positive numbers: "
-            "height, width, channels"
+            f"meta/info.json: camera {name!r} has shape {_SHORT.repr(shape)}, expected three positive "
+            "numbers: height, width, channels"
         )
+    width, height = _width_and_height(shape, names)
+    if width * height > FRAME_PIXELS_LIMIT:
+        raise DatasetError(
+            f"meta/info.json: camera {name!r} has frames of {_SHORT.repr(width)} x {_SHORT.repr(height)} "
+            f"pixels, expected at most {FRAME_PIXELS_LIMIT} in all; remove the feature, or make its frames "
+            "smaller"
+        )
+    if max(width, height) > FRAME_SIDES_LIMIT * min(width, height):
+        raise DatasetError(
+            f"meta/info.json: camera {name!r} has frames of {width} x {height} pixels, expected a longer "
+            f"side of at most {FRAME_SIDES_LIMIT} times the shorter one; remove the feature, if it is no "
+            "camera"
+        )
+    return width, height
+
+
+def _width_and_height(shape: list[int], names: object) -> tuple[int, int]:
     if isinstance(names, list) and len(names) == 3 and "height" in names and "width" in names:
         return shape[names.index("width")], shape[names.index("height")]
     if shape[0] in {1, 3} and shape[2] not in {1, 3}:

@@ -8,6 +8,12 @@ from typing import NewType
 import numpy as np
 from numpy.typing import NDArray
 
+FRAME_PIXELS_LIMIT = 40_000_000
+"""Of any camera: 8192 x 4320 are 35 million. A few frames of more would fill the memory."""
+
+FRAME_SIDES_LIMIT = 20
+"""Times that the longer side may hold the shorter one: else a frame scaled to a width gets any height."""
+
 CameraKey = NewType("CameraKey", str)
 """The feature name of a camera, such as ``observation.images.front``."""
 

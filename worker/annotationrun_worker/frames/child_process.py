@@ -8,6 +8,7 @@ import sys
 import time
 from typing import IO, cast
 
+from annotationrun_worker.bound_process import Bounds, start_bound
 from annotationrun_worker.frames.shared_frames import SharedMemory
 
 PIPE_BYTES = 1024 * 1024
@@ -50,7 +51,8 @@ class ChildProcess:
         """Start the child; OSError if that can't be done.
 
         It parses files of strangers: its environment holds no token, and its working folder adds no module
-        (``-P``). A session of its own keeps the terminal's Ctrl-C from it; it ends when its input ends.
+        (``-P``). A session of its own keeps the terminal's Ctrl-C from it; it ends when its input ends, or
+        this process does.
         """
         self._timeout_seconds = timeout_seconds
         self.memory = SharedMemory()
@@ -189,8 +191,9 @@ class ChildProcess:
 
 
 def _started(module: str, descriptor: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(  # noqa: S603  (a fixed list: this Python and our own module)
+    return start_bound(
         [sys.executable, "-P", "-m", module, str(descriptor)],
+        Bounds(first_to_go=True),  # more of them the child asks for, which knows its library
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

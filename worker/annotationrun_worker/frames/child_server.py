@@ -8,7 +8,8 @@ of which is one of::
 
 Between these lines it may write ``{"alive": {}}``, for as long as it comes forward (``SignsOfLife``).
 
-A child dies with its parent, as its input ends then. A crash of a library takes the child and nothing else.
+A child dies with its parent (``bound_process``). A crash of a library takes the child and nothing else; so
+does a request that takes more memory or CPU time than any camera's.
 """
 
 import json
@@ -23,10 +24,18 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from annotationrun_worker.bound_process import CHILD_MEMORY_BYTES, allow_cpu_seconds, allow_memory_bytes
 from annotationrun_worker.frames.decode_plan import FileIndex
 from annotationrun_worker.frames.tiles import TileSize, tile_of
 
 Request = Mapping[str, Any]
+
+_OUT_OF_MEMORY = (
+    "it would take more memory than the frames of any camera; is the file damaged, or made to do harm?"
+)
+
+REQUEST_CPU_SECONDS = 1800
+"""The longest group that a camera writes, an hour of 4K, is decoded in that time."""
 
 ALIVE_SECONDS = 0.5
 """Between two signs of life: much less than any time limit."""
@@ -37,7 +46,7 @@ class RefusedError(Exception):
 
     Kinds: ``open`` (the file can't be opened), ``read``, ``decode`` (damaged, or nothing that the library
     knows), ``no_frame`` (no frame near the time asked for), ``size`` (frames of a size that was not foreseen;
-    ``details`` tell it), ``write``, ``not_installed``.
+    ``details`` tell it), ``write``, ``not_installed``, ``memory``.
     """
 
     def __init__(self, kind: str, message: str, **details: int) -> None:
@@ -46,8 +55,14 @@ class RefusedError(Exception):
         self.details = details
 
 
-def serve(carry_out: Callable[[Request, BinaryIO], Mapping[str, object]]) -> None:
-    """Serve requests until the input ends; ``carry_out`` returns what goes into ``done``."""
+def serve(
+    carry_out: Callable[[Request, BinaryIO], Mapping[str, object]], memory_bytes: int = CHILD_MEMORY_BYTES
+) -> None:
+    """Serve requests until the input ends; ``carry_out`` returns what goes into ``done``.
+
+    ``memory_bytes`` is what the process may map, the code of its libraries included.
+    """
+    allow_memory_bytes(memory_bytes)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     # The answers get a descriptor of their own; what a library prints goes to standard error.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
@@ -56,10 +71,13 @@ def serve(carry_out: Callable[[Request, BinaryIO], Mapping[str, object]]) -> Non
         request = json.loads(line)
         if isinstance(request, int):
             continue  # of the request before: how many of its frames were taken
+        allow_cpu_seconds(REQUEST_CPU_SECONDS)
         try:
             result = carry_out(request, answers)
         except RefusedError as error:
             send(answers, {"error": {"kind": error.kind, "message": str(error), **error.details}})
+        except MemoryError:
+            send(answers, {"error": {"kind": "memory", "message": _OUT_OF_MEMORY}})
         else:
             send(answers, {"done": result})
         answers.flush()
@@ -116,6 +134,13 @@ def check_size(picture: Picture, size: TileSize) -> None:
             width=picture.width,
             height=picture.height,
         )
+
+
+def sized(pictures: Iterable[Picture], size: TileSize) -> Iterator[Picture]:
+    """The frames as they are, which have to be of that size."""
+    for picture in pictures:
+        check_size(picture, size)
+        yield picture
 
 
 def tiles(pictures: Iterable[Picture], size: TileSize) -> Iterator[Picture]:

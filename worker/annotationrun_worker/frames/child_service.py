@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from annotationrun_worker.dataset.records import FRAME_PIXELS_LIMIT
 from annotationrun_worker.frames.child_process import ChildProcess
 from annotationrun_worker.frames.living_child import Answer, Errand, LivingChild, MisfitError, receive_line
 
-FRAME_BYTES_LIMIT = 256 * 1024 * 1024
-"""Larger than any camera's frame (8K RGB has 100 MB): more than this is a broken answer."""
+FRAME_BYTES_LIMIT = 3 * FRAME_PIXELS_LIMIT
+"""More than this is a broken answer."""
 
 
 @dataclass(slots=True, eq=False)

@@ -53,6 +53,9 @@ class EpisodeVideo:
     span: VideoSpan
     frame_count: int
     """Frames that the episode has: the packets in its span have to be as many."""
+    frame_size: tuple[int, int] | None = None
+    """(width, height) that the frames have to have: others are not decoded, nor is there room for them; None:
+    whatever the file says."""
 
     def at(self, first_pts_seconds: float, last_pts_seconds: float) -> str:
         """Whose frames from when to when, in the episode's time, for an error."""
@@ -167,9 +170,13 @@ class DecoderProcess:
         """Decode the frames with the nearest PTS; see ``VideoFrames.frames``."""
         index, targets = self._index(video, targets_seconds), (targets_seconds, tolerances_seconds)
         tile_width = None if tile is None else tile.width
+        if video.frame_size is not None:
+            index = replace(index, width=video.frame_size[0], height=video.frame_size[1])
         try:
             frames = self._decoded(video, index, targets, tile_width)
         except FrameSizeError as size_error:
+            if video.frame_size is not None:
+                raise
             # The container may lie; what the decoder says holds.
             index = replace(index, width=size_error.width, height=size_error.height)
             try:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+from annotationrun_worker.dataset.records import FRAME_PIXELS_LIMIT
+
 FORMAT_WHITELIST = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm"
 """A file that calls itself mp4 but holds a playlist must not make FFmpeg open other files or addresses."""
 
@@ -38,12 +40,13 @@ def build_decode_command(
     targets_seconds: Sequence[float],
     tolerances_seconds: Sequence[float],
     seek_seconds: float,
+    frame_size: tuple[int, int] | None = None,
 ) -> list[str]:
     """Arguments to write the frames near the targets (rising) as raw RGB to standard output.
 
     Decoding starts at the keyframe at or before ``seek_seconds``. The first frame decoded is written whether
     a target is near it or not: its PTS tells where decoding began. At most twice as many frames as targets
-    are written.
+    are written, and no more bytes than frames of ``frame_size`` (width, height) have, if that is given.
     """
     windows = [
         f"between(t,{target - tolerance:.9f},{target + tolerance:.9f})"
@@ -57,15 +60,18 @@ def build_decode_command(
         "format=rgb24",
         "showinfo=checksum=0",
     ]
+    most_frames = 2 * len(windows) + 1
+    bound = [] if frame_size is None else ["-fs", str((most_frames + 1) * 3 * frame_size[0] * frame_size[1])]
     seek = ["-seek_timestamp", "1", "-ss", f"{math.floor(seek_seconds / MICROSECOND)}us"]
     return [
         *(program, "-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+info"),
         # One thread, as packets behind the frames wanted are not to be touched: damage there is not theirs.
         *("-threads", "1", "-err_detect", "explode", "-noautorotate"),
+        *("-max_pixels", str(FRAME_PIXELS_LIMIT)),
         *("-protocol_whitelist", "file", "-format_whitelist", FORMAT_WHITELIST),
         *("-noaccurate_seek", *(seek if seek_seconds > 0 else ()), "-i", f"file:{path}"),
         *("-copyts", "-map", "0:v:0", "-xerror", "-filter_threads", "1", "-vf", ",".join(filters)),
-        *("-fps_mode", "passthrough", "-frames:v", str(2 * len(windows) + 1)),
+        *("-fps_mode", "passthrough", "-frames:v", str(most_frames), *bound),
         # What was decoded before damage is reached is written out before ffmpeg stops there.
         *("-threads", "1", "-flush_packets", "1", "-f", "rawvideo", "pipe:1"),
     ]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from annotationrun_worker.bound_process import CHILD_MEMORY_BYTES, Bounds, start_bound
 from annotationrun_worker.dataset.layout import check_readable
 from annotationrun_worker.errors import ConfigurationError, DatasetError, FrameDecodeError, FrameMissingError
 from annotationrun_worker.frames.child_process import child_environment, ending
@@ -33,6 +34,11 @@ STRETCH_SECONDS = 10.0
 
 STRETCH_TIMEOUT_SECONDS = 120.0
 """A stretch and a long group before it, 4K on a busy core."""
+
+PROGRAM_BOUNDS = Bounds(
+    memory_bytes=CHILD_MEMORY_BYTES, cpu_seconds=int(2 * STRETCH_TIMEOUT_SECONDS), first_to_go=True
+)
+"""It decodes on one thread, and writes out on another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +128,12 @@ class FfmpegDecoder:
         nearest_start = float(targets[0] + tolerances[0])
         for seek_seconds in steps_back(nearest_start):
             command = build_decode_command(
-                program, video.span.path, targets.tolist(), tolerances.tolist(), seek_seconds
+                program,
+                video.span.path,
+                targets.tolist(),
+                tolerances.tolist(),
+                seek_seconds,
+                video.frame_size,
             )
             output = self._run(command, where)
             if output.end or seek_seconds <= 0:
@@ -130,6 +141,11 @@ class FfmpegDecoder:
             if output.shown and output.shown[0].pts_seconds <= nearest_start:
                 break
         _check_file(video, where, output)
+        if video.frame_size is not None and output.shown:
+            width, height = video.frame_size
+            check_frame_size(
+                where, TileSize(width, height, width), output.shown[0].width, output.shown[0].height
+            )
         frames = _chosen(stretch, output, where)
         if tile is None:
             return frames
@@ -158,8 +174,9 @@ class FfmpegDecoder:
         with self._lock:
             if self._closed:
                 raise FrameDecodeError(f"{where}: the decoder is closed")
-            process = subprocess.Popen(  # noqa: S603  (a list of arguments, none of which a shell sees)
+            process = start_bound(
                 command,
+                PROGRAM_BOUNDS,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

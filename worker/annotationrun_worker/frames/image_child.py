@@ -2,7 +2,8 @@
 
 Requests (see ``child_server`` for the answers), rows counted from the start of the file::
 
-    {"op": "frames", "path": "/x.parquet", "column": "..", "root": "/dataset", "rows": [..]}    rows rise
+    {"op": "frames", "path": "/x.parquet", "column": "..", "root": "/dataset", "rows": [..],
+     "width": 320, "height": 240}                                        rows rise; the size may be left out
     {"op": "tiles", .. as frames .., "width": 320, "height": 240, "tile_width": 224}
     {"op": "digest", "path": "/x.parquet", "column": "..", "root": "/dataset", "first_row": 0, "row_count": 9}
 
@@ -13,7 +14,7 @@ gives ``{"sha256": ..}``.
 from collections.abc import Mapping
 from typing import BinaryIO
 
-from annotationrun_worker.frames.child_server import Request, SignsOfLife, send_pictures, serve, tiles
+from annotationrun_worker.frames.child_server import Request, SignsOfLife, send_pictures, serve, sized, tiles
 from annotationrun_worker.frames.image_file import ImageFile
 from annotationrun_worker.frames.open_files import OpenFiles
 from annotationrun_worker.frames.tiles import TileSize
@@ -34,6 +35,8 @@ def main() -> None:
         pictures = file.pictures_at(column, request["rows"], root)
         if request["op"] == "tiles":
             pictures = tiles(pictures, TileSize(request["width"], request["height"], request["tile_width"]))
+        elif "width" in request:
+            pictures = sized(pictures, TileSize(request["width"], request["height"], request["width"]))
         send_pictures(answers, pictures)
         return {}
 

@@ -25,6 +25,8 @@ class EpisodeImages:
     episode: EpisodeIndex
     camera: CameraKey
     span: ImageSpan
+    frame_size: tuple[int, int] | None = None
+    """(width, height) that the pictures have to have; None: whatever the first one has."""
 
     def at(self, times: str) -> str:
         """Whose pictures and when (``at 0.500 s``), for an error."""
@@ -66,11 +68,13 @@ class ImageDecoder:
         ``tile``. ``times`` is for the errors.
 
         Raises:
-            FrameSizeError: the frames are not of the size that ``tile`` says.
+            FrameSizeError: the frames are not of the size that ``images`` or ``tile`` says.
             FrameDecodeError: a row can't be read, or holds no picture.
         """
         rows = [images.span.first_row + int(index) for index in indices]
         request = {**_request("frames" if tile is None else "tiles", images), "rows": rows}
+        if images.frame_size is not None:
+            request |= dict(zip(("width", "height"), images.frame_size, strict=True))
         if tile is not None:
             request |= {"width": tile.frame_width, "height": tile.frame_height, "tile_width": tile.width}
         errand = Errand(images.at(times), images.span.path, request)

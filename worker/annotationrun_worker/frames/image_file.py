@@ -16,6 +16,7 @@ import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from annotationrun_worker.dataset.records import FRAME_PIXELS_LIMIT
 from annotationrun_worker.frames.child_server import Picture, RefusedError
 
 BATCH_ROWS = 4
@@ -29,9 +30,6 @@ FORMATS = ("PNG", "JPEG")
 
 EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA"})
 """Pillow's modes that become RGB without loss of depth; 16-bit pictures (depth, infrared) are none."""
-
-PIXELS_LIMIT = 128 * 1024 * 1024
-"""More is no camera's picture, but a small file made to fill the memory."""
 
 
 class ImageFile:
@@ -148,7 +146,7 @@ def _decoded(content: bytes, place: str) -> Picture:
     try:
         with PIL.Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
-            if width * height > PIXELS_LIMIT:
+            if width * height > FRAME_PIXELS_LIMIT:
                 raise RefusedError(
                     "decode", f"{place}: a picture of {width} x {height} pixels is out of bounds"
                 )

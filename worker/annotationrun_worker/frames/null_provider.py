@@ -33,6 +33,10 @@ class NullFrameProvider:
         """Nothing ever happens."""
         return FrameCounts()
 
+    def frame_bytes(self, camera: CameraKey, tile_width_pixels: int | None = None) -> int:
+        """Always 0: there are no frames."""
+        return 0
+
     def frames_at(
         self, episode: EpisodeRecord, timestamps_seconds: Sequence[float], camera: CameraKey | None = None
     ) -> "Tensor":

@@ -57,6 +57,13 @@ class FrameProvider(Protocol):
     def counts(self) -> FrameCounts:
         """What happened so far."""
 
+    def frame_bytes(self, camera: CameraKey, tile_width_pixels: int | None = None) -> int:
+        """Bytes of a decoded frame of ``camera``, or of a tile of it; 0 where the dataset has no camera.
+
+        Raises:
+            UnknownCameraError: the dataset has others, and none of that name.
+        """
+
     def frames_at(
         self, episode: EpisodeRecord, timestamps_seconds: Sequence[float], camera: CameraKey | None = None
     ) -> "Tensor":

@@ -127,6 +127,14 @@ class VideoFrameProvider:
         """See ``FrameProvider.counts``."""
         return replace(self._cached.counts, fallback_files=self._decoder.fallback_files)
 
+    def frame_bytes(self, camera: CameraKey, tile_width_pixels: int | None = None) -> int:
+        """See ``FrameProvider.frame_bytes``."""
+        width, height = self._features.camera_sizes[self._known(camera)]
+        if tile_width_pixels is None:
+            return 3 * width * height
+        tile = TileSize(width, height, tile_width_pixels)
+        return 3 * tile.width * tile.height
+
     def frames_at(
         self, episode: EpisodeRecord, timestamps_seconds: Sequence[float], camera: CameraKey | None = None
     ) -> "Tensor":
@@ -161,7 +169,11 @@ class VideoFrameProvider:
         _check_indices(episode, frame_indices)
         whole = self._shown(episode, camera)
         if whole.camera in self._whole_cameras:
-            return tiles_of(self._cached.frames(whole, frame_indices), width_pixels)
+            together = max(BATCH_BYTES // math.prod(whole.shape), 1)
+            parts = [frame_indices[at : at + together] for at in range(0, len(frame_indices), together)]
+            return np.concatenate(
+                [tiles_of(self._cached.frames(whole, part), width_pixels) for part in parts or [[]]]
+            )
         tiles = replace(whole, tile=TileSize(*whole.frame_size, width_pixels))
         return self._cached.frames(tiles, frame_indices)
 
@@ -267,13 +279,14 @@ class VideoFrameProvider:
         span: VideoSpan | None = episode.videos.get(self._known(camera))
         if span is None:
             raise _read_without(episode, camera)
-        return EpisodeVideo(episode.index, camera, span, episode.frame_count)
+        size = self._features.camera_sizes[camera]
+        return EpisodeVideo(episode.index, camera, span, episode.frame_count, size)
 
     def _images(self, episode: EpisodeRecord, camera: CameraKey) -> EpisodeImages:
         span: ImageSpan | None = episode.images.get(camera)
         if span is None:
             raise _read_without(episode, camera)
-        return EpisodeImages(episode.index, camera, span)
+        return EpisodeImages(episode.index, camera, span, self._features.camera_sizes[camera])
 
     def _known(self, camera: CameraKey) -> CameraKey:
         if camera not in self._features.cameras:

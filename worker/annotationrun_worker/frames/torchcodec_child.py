@@ -19,6 +19,9 @@ from annotationrun_worker.frames.decode_plan import FileIndex
 from annotationrun_worker.frames.open_files import OpenFiles
 from annotationrun_worker.frames.shared_frames import FrameSender
 
+MEMORY_BYTES = 8 * 1024**3
+"""torch maps gigabytes of code, of which little is used."""
+
 HOW_TO_INSTALL = "pip install 'annotationrun[torchcodec]'"
 
 MATROSKA_START = b"\x1a\x45\xdf\xa3"
@@ -196,7 +199,7 @@ def main() -> None:
             sender.send(request, answers, files.get)
         return {}
 
-    serve(carry_out)
+    serve(carry_out, MEMORY_BYTES)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
+from annotationrun_worker.dataset.records import FRAME_PIXELS_LIMIT
 from annotationrun_worker.frames.child_server import Picture, RefusedError
 from annotationrun_worker.frames.decode_plan import FileIndex
 from annotationrun_worker.frames.ffmpeg_command import FORMAT_WHITELIST
@@ -31,8 +32,8 @@ OPEN_OPTIONS = {
     "format_whitelist": FORMAT_WHITELIST,
 }
 
-DECODER_OPTIONS = {"err_detect": "explode"}
-"""Damage is an error, not a picture with grey blocks."""
+DECODER_OPTIONS = {"err_detect": "explode", "max_pixels": str(FRAME_PIXELS_LIMIT)}
+"""Damage is an error, not a picture with grey blocks; so is a size that no camera has, wherever it begins."""
 
 OPTIONS_OF_DECODERS = {"libdav1d": {"max_frame_delay": "1"}}
 """A decoder that works on several frames at once is fed packets behind the frame wanted: that costs time
@@ -74,6 +75,15 @@ class VideoFile:
         # There is a child for each core: more threads would only be in each other's way.
         self._stream.thread_type = "SLICE"
         self._stream.codec_context.thread_count = 1
+        width, height = self._stream.codec_context.width, self._stream.codec_context.height
+        if width * height > FRAME_PIXELS_LIMIT:
+            self._container.close()
+            raise RefusedError("open", f"frames of {width} x {height} pixels are out of bounds")
+        if self._stream.frames > self._container.size:
+            self._container.close()
+            raise RefusedError(
+                "open", f"claims to hold {self._stream.frames} frames, more than it has bytes; it is damaged"
+            )
         if self._stream.time_base is None:
             raise RefusedError("open", "has no time base")
         self._time_base: Fraction = self._stream.time_base

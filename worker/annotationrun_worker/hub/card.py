@@ -4,6 +4,7 @@ Nothing else of the card changes, but for tags that its front matter lacks.
 https://huggingface.co/docs/hub/datasets-cards
 """
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -35,6 +36,9 @@ _FRONT_MATTER: Final = re.compile(
     r"\A\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE
 )
 _TAG_LIST: Final = re.compile(r"^tags:[ \t]*\r?\n((?:[ \t]*-[ \t].*(?:\r?\n))+)", re.MULTILINE)
+_FRONT_MATTER_CHARACTERS: Final = 64 * 1024
+"""What the Hub writes by itself (features, splits) are some thousand."""
+_OPEN_BRACKETS: Final = 50
 _NEW_FRONT_MATTER: Final = (
     "task_categories:\n- robotics\ntags:\n- LeRobot\n- annotationrun\n"
     "configs:\n- config_name: default\n  data_files: data/*/*.parquet\n"
@@ -99,12 +103,29 @@ def _with_tags(text: str, newline: str) -> str:
     return text[: found.start(1)] + changed + text[found.end(1) :]
 
 
+class _PlainLoader(yaml.BaseLoader):
+    """Takes every value as text, so that no date is none; and no aliases, which make gigabytes of a line."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:  # noqa: ANN401  (PyYAML's own)
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not read")
+        return super().compose_node(parent, index)
+
+
 def _parsed(matter: str) -> Mapping[str, Any] | None:
+    if len(matter) > _FRONT_MATTER_CHARACTERS or _brackets_open(matter) > _OPEN_BRACKETS:
+        return None
     try:
-        values = yaml.safe_load(matter) or {}
-    except yaml.YAMLError:
+        values = yaml.load(matter, _PlainLoader) or {}  # noqa: S506  (it makes nothing but texts)
+    except (yaml.YAMLError, ValueError, RecursionError):
         return None
     return values if isinstance(values, dict) else None
+
+
+def _brackets_open(matter: str) -> int:
+    """How many are open at once, at most: PyYAML takes the square of that in time."""
+    steps = ((char in "[{") - (char in "]}") for char in matter)
+    return max(itertools.accumulate(steps, initial=0))
 
 
 def _section(merge_digest: str, provenance: Provenance) -> str:

@@ -154,7 +154,7 @@ class PushBase:
             return {}
         try:
             value = json.loads(self._content(self._repository, file, commit))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise OutputError(
                 f"{RECORD_NAME!r} in dataset {self._repository.repo_id!r} at {commit} is not what a merge "
                 f"writes ({error}); name another output"

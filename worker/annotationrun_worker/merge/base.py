@@ -20,9 +20,10 @@ import pyarrow.parquet as pq
 
 from annotationrun_worker.dataset.episodes import as_ranges
 from annotationrun_worker.dataset.layout import data_files
+from annotationrun_worker.dataset.parquet_files import READ_ERRORS
 from annotationrun_worker.errors import OutputError
 from annotationrun_worker.merge.columns import EpisodeLanguage
-from annotationrun_worker.merge.existing import READ_ERRORS, AnnotatedEpisode, read_row_group
+from annotationrun_worker.merge.existing import AnnotatedEpisode, read_row_group
 from annotationrun_worker.merge.record import Unanswered
 from annotationrun_worker.merge.replacement import all_rows
 from annotationrun_worker.rows import ModuleName

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from annotationrun_worker.dataset.parquet_files import READ_ERRORS, fitting_rows, open_parquet
 from annotationrun_worker.errors import DatasetError
 from annotationrun_worker.merge.columns import (
     EVENTS_COLUMN,
@@ -33,9 +34,6 @@ FRAME_COLUMNS: Final = ("timestamp", "frame_index", "episode_index")
 
 BATCH_FRAMES: Final = 256
 """Frames read at once: a frame of an image dataset holds its PNG files, some hundred kilobytes each."""
-
-READ_ERRORS: Final = (pa.ArrowException, OSError, ValueError)
-"""What pyarrow raises on a file that is damaged, truncated or not readable."""
 
 _FIELDS: Final = {
     PERSISTENT_COLUMN: frozenset(item.name for item in PERSISTENT_TYPE.value_type),
@@ -79,11 +77,12 @@ def iterate_pieces(
     Without ``row_groups`` all of the file are read.
 
     Raises:
-        DatasetError: a row without an episode_index.
+        DatasetError: a row without an episode_index, or a column that does not fit into memory.
     """
+    check_numbers(file.schema_arrow, ["episode_index"], path)
     for row_group in range(file.num_row_groups) if row_groups is None else row_groups:
         for batch in file.iter_batches(
-            batch_size=BATCH_FRAMES,
+            batch_size=fitting_rows(file, row_group, columns, BATCH_FRAMES, path),
             row_groups=[row_group],
             columns=list(columns),
             use_threads=False,
@@ -107,7 +106,7 @@ def read_annotated(path: Path) -> Iterator[AnnotatedEpisode]:
             hold something that is no language row.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             yield from annotated_episodes(file, path)
     except READ_ERRORS as error:
         raise DatasetError(f"{path} can't be read as parquet: {error}") from error
@@ -131,6 +130,7 @@ def annotated_episodes(
     missing = [name for name in FRAME_COLUMNS if name not in names]
     if missing:
         raise DatasetError(f"{path}: the columns {missing} are missing; expected a file of LeRobot v3.0")
+    check_numbers(file.schema_arrow, FRAME_COLUMNS, path)
     check_fields(file.schema_arrow, path)
     columns = [*FRAME_COLUMNS, *(name for name in LANGUAGE_COLUMNS if name in names)]
     gatherer: EpisodeGatherer | None = None
@@ -142,6 +142,18 @@ def annotated_episodes(
         gatherer.add(piece)
     if gatherer is not None:
         yield gatherer.finish()
+
+
+def check_numbers(schema: pa.Schema, names: Sequence[str], path: Path) -> None:
+    """Refuse columns that are there and hold no numbers.
+
+    Raises:
+        DatasetError: one does.
+    """
+    for name in names:
+        kind = schema.field(name).type if name in schema.names else None
+        if kind is not None and not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+            raise DatasetError(f"{path}: the column {name!r} is of type {kind}, expected numbers")
 
 
 def check_fields(schema: pa.Schema, path: Path) -> None:

@@ -75,7 +75,7 @@ def read_journal(root: Path) -> list[Rename] | None:
         if value["sha256"] != digest_json(body):
             return None
         renames = [Rename(**rename) for rename in body]
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, RecursionError):
         return None
     for rename in renames:
         path = PurePosixPath(rename.path)

@@ -1,6 +1,7 @@
 """The edits of ``meta/``: as JSON, so that every key this version does not know survives. Pure."""
 
 import json
+import reprlib
 from typing import Any, Final
 
 from annotationrun_worker.errors import DatasetError
@@ -20,7 +21,7 @@ def edit_info(text: bytes) -> bytes:
     info = _parse(text, "meta/info.json")
     features = info.get("features")
     if not isinstance(features, dict):
-        raise DatasetError(f"meta/info.json: features is {features!r}, expected an object")
+        raise DatasetError(f"meta/info.json: features is {type(features).__name__}, expected an object")
     for name in (*REPLACED_COLUMNS, *LANGUAGE_COLUMNS):
         features.pop(name, None)
     features.update({name: dict(LANGUAGE_FEATURE) for name in LANGUAGE_COLUMNS})
@@ -28,7 +29,9 @@ def edit_info(text: bytes) -> bytes:
     if tools is None:
         tools = []
     if not isinstance(tools, list):
-        raise DatasetError(f"meta/info.json: tools is {tools!r}, expected a list of function schemas")
+        raise DatasetError(
+            f"meta/info.json: tools is {reprlib.repr(tools)}, expected a list of function schemas"
+        )
     if SAY_TOOL_NAME not in map(tool_name, tools):
         tools = [*tools, say_tool()]
     info["tools"] = tools
@@ -44,7 +47,7 @@ def drop_from_info(text: bytes) -> bytes:
     info = _parse(text, "meta/info.json")
     features = info.get("features")
     if not isinstance(features, dict):
-        raise DatasetError(f"meta/info.json: features is {features!r}, expected an object")
+        raise DatasetError(f"meta/info.json: features is {type(features).__name__}, expected an object")
     for name in (*REPLACED_COLUMNS, *LANGUAGE_COLUMNS):
         features.pop(name, None)
     tools = info.get("tools")
@@ -88,4 +91,10 @@ def _parse(text: bytes, where: str) -> dict[str, Any]:
 
 def _write(value: dict[str, Any]) -> bytes:
     # LeRobot's own form: indent 4, characters as they are, no line end
-    return json.dumps(value, indent=4, ensure_ascii=False).encode()
+    try:
+        return json.dumps(value, indent=4, ensure_ascii=False).encode()
+    except (RecursionError, UnicodeEncodeError) as error:
+        raise DatasetError(
+            f"meta/info.json or meta/stats.json can't be written again ({error}): it is nested too deep, or "
+            "holds half a character"
+        ) from error

@@ -15,6 +15,8 @@ from annotationrun_worker.merge.source_files import LARGE_FOLDERS, RECORD_NAME, 
 from annotationrun_worker.rows import ModuleName
 from annotationrun_worker.staging.digests import Digest, digest_json
 
+RECORD_BYTES_LIMIT: Final = 128 * 1024**2
+"""That of a hundred thousand episodes has half of it."""
 FORMAT_VERSION: Final = 5
 """Of the merged dataset: another number makes other bytes, so it is part of the merge digest."""
 
@@ -116,7 +118,7 @@ def read_record(root: Path) -> MergeRecord | None:
     if not path.is_file():
         return None
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(_record_bytes(path))
         if value["formatVersion"] != FORMAT_VERSION:
             raise ValueError(f"format version {value['formatVersion']!r}, expected {FORMAT_VERSION}")
         record = MergeRecord(
@@ -133,14 +135,22 @@ def read_record(root: Path) -> MergeRecord | None:
             },
             value["sourceIdentity"],
         )
-        if record.to_bytes() != path.read_bytes():
+        if record.to_bytes() != _record_bytes(path):
             raise ValueError("not the bytes that a merge writes")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise OutputError(
             f"{path} is not the record of a merge by this version ({error!r}); move {root} away, or name "
             "another output"
         ) from error
     return record
+
+
+def _record_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        content = file.read(RECORD_BYTES_LIMIT + 1)
+    if len(content) > RECORD_BYTES_LIMIT:
+        raise ValueError(f"more than {RECORD_BYTES_LIMIT} bytes")
+    return content
 
 
 def known_record(root: Path) -> MergeRecord | None:
@@ -159,8 +169,8 @@ def known_record(root: Path) -> MergeRecord | None:
 
 def _is_of_another_version(path: Path) -> bool:
     try:
-        value = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+        value = json.loads(_record_bytes(path))
+    except (FileNotFoundError, ValueError, RecursionError):
         return False
     return isinstance(value, dict) and value.get("formatVersion", FORMAT_VERSION) != FORMAT_VERSION
 

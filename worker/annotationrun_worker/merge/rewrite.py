@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from annotationrun_worker.dataset.freed_memory import return_freed_memory
+from annotationrun_worker.dataset.parquet_files import READ_ERRORS, open_parquet
 from annotationrun_worker.errors import DatasetError
 from annotationrun_worker.merge.columns import (
     EVENTS_COLUMN,
@@ -30,7 +31,6 @@ from annotationrun_worker.merge.columns import (
     persistent_array,
 )
 from annotationrun_worker.merge.existing import (
-    READ_ERRORS,
     AnnotatedEpisode,
     annotated_episodes,
     iterate_pieces,
@@ -56,6 +56,9 @@ class RewrittenFile:
     """Counted once an episode, not once a frame."""
     event_rows: int
 
+
+EXPANDED_BYTES: Final = 512 * 1024**2
+"""An episode's rows may take so much more than the file holds of them, where values that repeat are named."""
 
 _LEVELS_A_BATCH: Final = 1
 """The writer looks whether a page is full only after so many values: by default 1024, which are hundreds of
@@ -165,10 +168,7 @@ def with_language(table: pa.Table, language: EpisodeLanguage, schema: pa.Schema)
 
 
 def _open(source: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(source)
-    except READ_ERRORS as error:
-        raise DatasetError(f"{source} can't be read as parquet: {error}") from error
+    return open_parquet(source)
 
 
 def _schema_of(source: Path) -> pa.Schema:
@@ -182,17 +182,34 @@ def _episode_tables(file: pq.ParquetFile, source: Path) -> Iterator[pa.Table]:
     columns = [name for name in file.schema_arrow.names if name not in gone]
     batches: list[pa.RecordBatch] = []
     current: int | None = None
+    groups: set[int] = set()
+    held = 0
     try:
         for piece in iterate_pieces(file, source, columns):
             if current is not None and piece.episode != current:
                 yield pa.Table.from_batches(batches)
-                batches = []
+                batches, groups, held = [], set(), 0
             current = piece.episode
             batches.append(piece.batch)
+            groups.add(piece.row_group)
+            held += piece.batch.nbytes
+            _check_fits(file, source, piece.episode, groups, held)
     except READ_ERRORS as error:
         raise DatasetError(f"{source} can't be read as parquet: {error}") from error
     if batches:
         yield pa.Table.from_batches(batches)
+
+
+def _check_fits(file: pq.ParquetFile, source: Path, episode: int, groups: set[int], held: int) -> None:
+    """Refuse an episode whose values, written out, are far more than what the file holds of them."""
+    if held <= EXPANDED_BYTES:
+        return
+    stored = sum(file.metadata.row_group(group).total_byte_size for group in groups)
+    if held > EXPANDED_BYTES + 2 * stored:
+        raise DatasetError(
+            f"{source}, episode {episode}: its rows take more than {held} bytes, though the file holds "
+            f"{stored} of them before compression; a dictionary that expands so far is made to do harm"
+        )
 
 
 def sound_episodes(source: Path) -> Iterator[AnnotatedEpisode]:

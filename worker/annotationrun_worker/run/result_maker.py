@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal, Protocol
 
 from annotationrun_worker.annotate.context import (
-    LOOKS_AT_ONCE,
     EffectiveTask,
     EpisodeContext,
     SubtaskStart,
 )
+from annotationrun_worker.annotate.looks import Looks
 from annotationrun_worker.annotate.prompts import Prompts
 from annotationrun_worker.dataset.records import EpisodeIndex, EpisodeRecord
 from annotationrun_worker.errors import GivenUpError
@@ -85,7 +85,7 @@ class ResultBasis:
     """Failures of what can't be read are counted under it."""
     index: ResultIndex | None = None
     """Where results are noted for those who plan; ``None``: nowhere."""
-    looking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LOOKS_AT_ONCE))
+    looking: Looks = field(default_factory=Looks)
     """Holds back decoding: what waits for an answer is encoded, and small."""
 
     def identity(

@@ -2,7 +2,7 @@
 
 They share the work through the claims in the staging store, and know nothing of each other. A worker that
 dies is started again, as long as requests are answered between the deaths: what it had is staged, and what it
-claimed is free at once.
+claimed is free at once. Workers end with the process that started them, however it ends.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from typing import Final
 
 from annotationrun_api.errors import AnnotationRunError
 from annotationrun_api.exit_codes import ExitCode
+from annotationrun_worker.bound_process import Bounds, bound_command
 from annotationrun_worker.errors import (
     ConfigurationError,
     DatasetError,
@@ -111,7 +112,10 @@ class WorkerPool:
 
     async def _one(self, plan: Digest, progress: Progress) -> tuple[int, str]:
         """One worker from start to end: its exit code, and the end of what it said on stderr."""
-        command = [sys.executable, "-m", "annotationrun_worker", *self.command, "--plan", plan, "--events"]
+        command = bound_command(
+            [sys.executable, "-m", "annotationrun_worker", *self.command, "--plan", plan, "--events"],
+            Bounds(),
+        )
         process = await asyncio.create_subprocess_exec(
             *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

@@ -8,13 +8,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from annotationrun_worker.dataset.parquet_files import READ_ERRORS
 from annotationrun_worker.merge.columns import (
     EVENTS_TYPE,
     LANGUAGE_COLUMNS,
     PERSISTENT_TYPE,
     REPLACED_COLUMNS,
 )
-from annotationrun_worker.merge.existing import READ_ERRORS
 from annotationrun_worker.merge.metadata import LANGUAGE_FEATURE, tool_name
 from annotationrun_worker.merge.rewrite import HUGGINGFACE_KEY
 from annotationrun_worker.rows import SAY_TOOL_NAME

@@ -195,6 +195,29 @@ INFO_FAULTS = [
     pytest.param({"video_path": "{home}/a.mp4"}, r"fields \['home'\]", id="a field that nobody fills"),
     pytest.param({"data_path": "{chunk_index"}, "not a path template", id="a template that is none"),
     pytest.param({"video_path": None}, "'video_path' is None", id="videos, but no path for them"),
+    pytest.param({"fps": 1e-300}, "'fps' is 1e-300, .* from 0.001 to 100000", id="hardly a frame"),
+    pytest.param({"fps": 1e300}, r"'fps' is 1e\+300", id="more frames than there can be"),
+    pytest.param({"fps": 10**400}, "'fps' is 1000.*from 0.001", id="frames that no float counts"),
+    pytest.param({"fps": float("nan")}, "'fps' is nan", id="not a number of frames"),
+    pytest.param(
+        {"features": {"x": {"dtype": ["video"], "shape": [1]}}},
+        r"feature 'x' has dtype \['video'\], expected text",
+        id="a dtype that is a list",
+    ),
+    *(
+        pytest.param(
+            {"video_path": template}, f"{says}; expected at most a number's digits", id=template[:20]
+        )
+        for template, says in (
+            ("{video_key:>300000000}/{file_index}", "'video_key' is formatted with '>300000000'"),
+            ("{file_index:300000000d}", "'file_index' is formatted with '300000000d'"),
+            ("{file_index:{chunk_index}d}", "'file_index' is formatted with '{chunk_index}d'"),
+            ("{file_index:.300000000f}", "'file_index' is formatted with '.300000000f'"),
+            ("{video_key!a}", "'video_key' is formatted with 'a'"),
+            ("{chunk_index:}{file_index:010d}", "'file_index' is formatted with '010d'"),
+        )
+    ),
+    pytest.param({"data_path": "a" * 2000}, "expected a path template", id="a long template"),
 ]
 
 
@@ -203,6 +226,22 @@ def test_a_faulty_info_is_an_error_that_says_why(root, changes, says):
     _edit_info(root, lambda info: info.update(changes))
     with pytest.raises(DatasetError, match=says):
         read_info(root)
+
+
+@pytest.mark.parametrize(
+    "template", ["{chunk_index:03d}", "{chunk_index}", "{chunk_index:6}", "{chunk_index:d}"]
+)
+def test_the_digits_of_a_number_are_free(root, template):
+    _edit_info(root, lambda info: info.update(data_path=template))
+    assert read_info(root)["data_path"] == template
+
+
+def test_a_camera_of_more_pixels_than_any_has_is_refused(root):
+    _edit_info(root, lambda info: info["features"][FRONT].update(shape=[9000, 9000, 3]))
+    with pytest.raises(
+        DatasetError, match=r"camera '.*front' has frames of 9000 x 9000 pixels, expected at most"
+    ):
+        read_features(read_info(root))
 
 
 def test_missing_keys_are_all_named(root):

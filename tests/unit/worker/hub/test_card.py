@@ -1,6 +1,7 @@
 """The card keeps what its owner wrote; messages and card are safe whatever names hold."""
 
 import dataclasses
+import time
 
 import pytest
 import yaml
@@ -143,3 +144,36 @@ def test_no_name_passes_for_a_trailer():
 )
 def test_holes_are_listed(episodes, expected):
     assert failed_text(episodes) == expected
+
+
+BOMB = "".join(
+    f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]\n" if level else "a0: &a0 [x]\n"
+    for level in range(12)
+)
+"""Some hundred bytes that are gigabytes once their aliases are followed."""
+
+
+@pytest.mark.parametrize(
+    "matter",
+    [
+        pytest.param("date: 2024-13-45\n", id="a date that is none"),
+        pytest.param("n: 0x\nfloat: 1e999999\nint: " + "9" * 9000 + "\n", id="numbers that are none"),
+        pytest.param("&a [*a]\n", id="a list that holds itself"),
+        pytest.param("x: " + "[" * 5000 + "\n", id="deeply nested"),
+        pytest.param("x: " + "- " * 30_000 + "\n", id="deeply nested by dashes"),
+        pytest.param("- " * 30_000 + "\n", id="nothing but dashes"),
+        pytest.param("? [a, b]\n: x\n", id="a key that is a list"),
+        pytest.param("x: !!python/object/apply:os.system [true]\n", id="code"),
+        pytest.param("\x01: x\n", id="a character that YAML has not"),
+        pytest.param("x: y\n" * 20_000, id="endlessly long"),
+        pytest.param(BOMB, id="aliases of aliases"),
+    ],
+)
+def test_front_matter_that_would_harm_is_left_as_it_is_or_only_gets_the_tags(matter):
+    start = time.monotonic()
+    card = f"---\n{matter}---\ntext\n"
+    made = updated(card)
+    assert time.monotonic() - start < 2
+    tags = "tags:\n- LeRobot\n- annotationrun\n"
+    assert outside(made).strip() in {card.strip(), f"---\n{matter}{tags}---\ntext"}
+    assert DIGEST in made

@@ -8,9 +8,11 @@ import pytest
 
 from annotationrun_worker.errors import OutputError
 from annotationrun_worker.merge.record import (
+    RECORD_BYTES_LIMIT,
     MergeRecord,
     RecordedModel,
     changed_file,
+    known_record,
     mark_files,
     merge_digest,
     read_record,
@@ -101,6 +103,32 @@ def test_a_record_that_somebody_edited_is_refused(root: Path) -> None:
     path = root / RECORD_NAME
     path.write_bytes(path.read_bytes().replace(b'"failedEpisodes"', b' "failedEpisodes"'))
     with pytest.raises(OutputError, match="not the bytes that a merge writes"):
+        read_record(root)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param('{"formatVersion": ' + "[" * 100_000 + "]" * 100_000 + "}", id="deeply nested"),
+        pytest.param(
+            '{"formatVersion": 5, "mergeDigest": 1, "settings": 1, "files": 1, "failedEpisodes": [], '
+            '"results": []}',
+            id="results that are a list",
+        ),
+        pytest.param("[]", id="a list"),
+        pytest.param("{", id="cut off"),
+    ],
+)
+def test_a_record_that_is_none_is_refused_by_name(root: Path, content: str) -> None:
+    (root / RECORD_NAME).write_text(content, encoding="utf-8")
+    with pytest.raises(OutputError, match=r"annotationrun\.json is not the record of a merge"):
+        known_record(root)
+
+
+def test_a_record_of_gigabytes_is_not_read(root: Path) -> None:
+    with (root / RECORD_NAME).open("wb") as file:
+        file.truncate(10**12)
+    with pytest.raises(OutputError, match=f"more than {RECORD_BYTES_LIMIT} bytes"):
         read_record(root)
 
 
