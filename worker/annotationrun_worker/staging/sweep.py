@@ -3,9 +3,11 @@
 Results that went into a merged dataset (``merges/``) stay, whatever their age.
 """
 
+import json
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Final, Literal
 
 from annotationrun_worker.errors import StagingError, StorageError
 from annotationrun_worker.staging import creating, result_index
+from annotationrun_worker.staging.answers import decode_answer
 from annotationrun_worker.staging.once import parse_object, warn_unreadable
 from annotationrun_worker.staging.result_index import IndexedResult
 from annotationrun_worker.staging.store import StagingStore, StoredObject
@@ -49,8 +52,9 @@ class Sweep:
     """With its time zone."""
     unused_days: int | None = None
     """Answers, plans with their progress, counts of requests, aliases, and results that no merge names, go
-    when they are older; ``None``: they stay. An entry of the index goes with its result. Where the note of a
-    merge can't be read, all results stay: which ones it names is not known."""
+    when they are older; ``None``: they stay. The answers of a merged result that lacks others stay too: who
+    asks for those builds on these. An entry of the index goes with its result. Where the note of a merge
+    can't be read, all results and answers stay: which ones it names is not known."""
     _living: set[str] = field(default_factory=set)
     _staged: set[str] = field(default_factory=set)
 
@@ -63,17 +67,21 @@ class Sweep:
         yield from self._dead_workers()
         yield from self._free_claims()
         merged = self._merged_keys()
+        built_on: set[str] = set()
         for found in self.store.list_now("results"):
             key = Path(found.path).stem
-            if self._is_unused(found) and merged is not None and key not in merged:
+            if self._is_unused(found) and merged is not None and key not in merged.keys:
                 yield Garbage("results", found.path, found.size_bytes)
-            else:
-                self._staged.add(key)
+                continue
+            self._staged.add(key)
+            if merged is not None and key in merged.unanswered and self.unused_days is not None:
+                built_on |= _requests_of(self.store.read_now(found.path) or b"")
         yield from self._needless_failures()
         yield from self._needless_entries()
         for kind in _GO_UNUSED:
             for found in self.store.list_now(kind):
-                if self._is_unused(found):
+                is_kept = kind == "answers" and (merged is None or self._is_built_on(found, built_on))
+                if self._is_unused(found) and not is_kept:
                     yield Garbage(kind, found.path, found.size_bytes)
         for found in self.store.list_now(creating.FOLDER):
             if self._is_older(found, DEAD_AFTER):
@@ -101,20 +109,30 @@ class Sweep:
             if holder not in self._living:
                 yield Garbage("claims", found.path, found.size_bytes)
 
-    def _merged_keys(self) -> set[str] | None:
+    def _is_built_on(self, answer: StoredObject, requests: set[str]) -> bool:
+        """Whether a staged answer is to one of ``requests``."""
+        if not requests or not self._is_unused(answer):
+            return False
+        try:
+            return decode_answer(self.store.read_now(answer.path) or b"").request in requests
+        except StagingError:
+            return False
+
+    def _merged_keys(self) -> "MergedKeys | None":
         """Keys of the results that merges name; ``None``: what one names can't be read."""
-        keys: set[str] = set()
+        keys = MergedKeys()
         is_known = True
         for found in self.store.list_now("merges"):
             content = self.store.read_now(found.path)
             try:
-                keys |= set() if content is None else decode_merged_keys(content)
+                if content is not None:
+                    keys = keys | decode_merged_keys(content)
             except StagingError as error:
                 is_known = False
                 warn_unreadable(
                     self.store, found.path, error,
-                    "no result is deleted, as it may name any of them; merge again, or delete it if the "
-                    "dataset that it stands for is gone",
+                    "no result and no answer is deleted, as it may name any of them; merge again, or delete it "
+                    "if the dataset that it stands for is gone",
                 )  # fmt: skip
         return keys if is_known else None
 
@@ -142,17 +160,41 @@ class Sweep:
                     )
 
 
-def decode_merged_keys(content: bytes) -> set[str]:
+@dataclass(frozen=True, slots=True)
+class MergedKeys:
+    """Keys of results that went into merged datasets."""
+
+    keys: frozenset[str] = frozenset()
+    """All of them, and of the earlier rounds that lead to them."""
+    unanswered: frozenset[str] = frozenset()
+    """Of those that lack answers."""
+
+    def __or__(self, other: "MergedKeys") -> "MergedKeys":
+        """Both."""
+        return MergedKeys(self.keys | other.keys, self.unanswered | other.unanswered)
+
+
+def decode_merged_keys(content: bytes) -> MergedKeys:
     """The keys of the results that the note of a merge names.
 
     Raises:
         StagingError: it is none.
     """
     try:
-        of_episodes = parse_object(content)["results"].values()
-        return {str(key) for of_episode in of_episodes for key in of_episode.values()}
+        note = parse_object(content)
+        keys = {str(key) for of_episode in note["results"].values() for key in of_episode.values()}
+        earlier, unanswered = (map(str, note.get(name, ())) for name in ("earlierRounds", "unanswered"))
+        return MergedKeys(frozenset(keys.union(earlier)), frozenset(unanswered))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StagingError(f"no record of a merge: {error!r}") from error
+
+
+def _requests_of(result: bytes) -> set[str]:
+    """Digests of the requests whose answers the rows of a staged result came from; its head comes first."""
+    with suppress(ValueError, TypeError, AttributeError, RecursionError):
+        rows = [json.loads(line) for line in result.decode().split("\n")[1:] if line]
+        return {str(row["request"]) for row in rows if row.get("request")}
+    return set()
 
 
 def delete(store: StagingStore, garbage: Garbage) -> None:
