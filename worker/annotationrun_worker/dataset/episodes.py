@@ -364,10 +364,7 @@ def _bad_numbers(
 
 
 def whole_number(value: object) -> int | None:
-    """A number from 0, which pandas makes a float where another row has none; ``None``: something else.
-
-    So is one that no int64 holds.
-    """
+    """A number from 0 that int64 holds, a float where pandas made it one; ``None``: something else."""
     if type(value) is float and value.is_integer():
         value = int(value)
     return value if type(value) is int and 0 <= value < 2**63 else None
