@@ -20,6 +20,7 @@ from annotationrun_api.spec_types import (
     VolumeClaim,
     at_most_one,
     exactly_one,
+    inside_volume,
     only_with,
 )
 
@@ -77,7 +78,11 @@ class FollowSpec(SpecModel):
 class SourceSpec(SpecModel):
     """The dataset to annotate: a repository on the Hub or a folder."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (exactly_one("repoID", "path"), only_with("volume", "path"))
+    rules: ClassVar[tuple[Rule, ...]] = (
+        exactly_one("repoID", "path"),
+        only_with("volume", "path"),
+        inside_volume("path"),
+    )
 
     repo_id: RepoId | None = Field(
         default=None, description="repoID: a dataset repository on the Hub. Default null: path is used."
@@ -88,8 +93,8 @@ class SourceSpec(SpecModel):
     )
     path: FolderPath | None = Field(
         default=None,
-        description="path: the dataset's folder, on this machine or inside volume. Default null:"
-        " repoID is used.",
+        description="path: the dataset's folder, on this machine or inside volume, there without '..'."
+        " Default null: repoID is used.",
     )
     volume: VolumeClaim | None = Field(
         default=None, description="volume: the claim that holds path. Default null: a folder of this machine."
@@ -134,6 +139,7 @@ class OutputSpec(SpecModel):
     rules: ClassVar[tuple[Rule, ...]] = (
         exactly_one("repoID", "path"),
         only_with("volume", "path"),
+        inside_volume("path"),
         only_with("overwrite", "path", is_flag=True),
         only_with("private", "repoID", is_flag=True),
         only_with("pullRequest", "repoID", is_flag=True),
@@ -156,8 +162,8 @@ class OutputSpec(SpecModel):
     )
     path: FolderPath | None = Field(
         default=None,
-        description="path: the folder to write, on this machine or inside volume. Default null:"
-        " repoID is used.",
+        description="path: the folder to write, on this machine or inside volume, there without '..'."
+        " Default null: repoID is used.",
     )
     volume: VolumeClaim | None = Field(
         default=None, description="volume: the claim that holds path. Default null: a folder of this machine."

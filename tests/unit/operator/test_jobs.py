@@ -92,6 +92,74 @@ def test_the_pod_has_the_manifest_that_the_worker_reads(step):
     assert ("data=/volumes/data" in worker["args"]) is (step is not Step.PREFETCH)
 
 
+def volume(claim, folder=None):
+    return {"claimName": claim} | ({"subPath": folder} if folder else {})
+
+
+@pytest.mark.parametrize("step", [Step.PLAN, Step.ANNOTATE, Step.MERGE])
+@pytest.mark.parametrize(
+    ("source", "output", "staging", "mounts"),
+    [
+        pytest.param(
+            volume("data", "team-a"),
+            volume("data", "team-a"),
+            volume("data", "team-a/staging"),
+            {("/volumes/data/team-a", "team-a")},
+            id="one folder holds all",
+        ),
+        pytest.param(
+            volume("data", "raw"),
+            volume("data", "team-a/out"),
+            volume("data", "./team-a//staging/"),
+            {
+                ("/volumes/data/raw", "raw"),
+                ("/volumes/data/team-a/out", "team-a/out"),
+                ("/volumes/data/team-a/staging", "team-a/staging"),
+            },
+            id="three folders",
+        ),
+        pytest.param(
+            volume("data", "raw"),
+            volume("data", "raw-2"),
+            volume("data", "raw/staging"),
+            {("/volumes/data/raw", "raw"), ("/volumes/data/raw-2", "raw-2")},
+            id="a folder that only begins alike",
+        ),
+        pytest.param(
+            volume("data"),
+            volume("data", "team-a"),
+            volume("data", "."),
+            {("/volumes/data", None)},
+            id="the whole volume",
+        ),
+        pytest.param(
+            volume("data", "raw"),
+            volume("out"),
+            volume("out", "staging"),
+            {("/volumes/data/raw", "raw"), ("/volumes/out", None)},
+            id="two claims",
+        ),
+    ],
+)
+def test_of_a_claim_the_worker_sees_the_folders_that_are_named(step, source, output, staging, mounts):
+    job = made(
+        step,
+        source={"path": "in", "volume": source},
+        output={"path": "out", "volume": output},
+        staging={"volume": staging},
+    )
+    claims = {
+        found["name"]: found["persistentVolumeClaim"]["claimName"]
+        for found in pod_of(job)["volumes"]
+        if "persistentVolumeClaim" in found
+    }
+    found = [mount for mount in containers(job)["worker"]["volumeMounts"] if mount["name"] in claims]
+    assert {(mount["mountPath"], mount.get("subPath")) for mount in found} == mounts
+    assert len(found) == len(mounts)
+    for mount in found:
+        assert mount["mountPath"].split("/")[2] == claims[mount["name"]]
+
+
 def test_only_the_annotate_step_has_a_server_and_it_is_a_native_sidecar_without_a_startup_probe():
     assert containers(made(Step.PLAN)).keys() == containers(made(Step.MERGE)).keys() == {"worker"}
     sidecar = containers(made(Step.ANNOTATE))["vllm"]

@@ -9,6 +9,7 @@ from annotationrun_api.errors import ManifestError
 from annotationrun_api.manifest import parse_manifest
 from annotationrun_worker.commands.demo import demo_manifest
 from annotationrun_worker.errors import ConfigurationError
+from annotationrun_worker.exit_status import exit_code_of
 from annotationrun_worker.run.annotate import allowed_failures
 from annotationrun_worker.run.places import Overrides, named_claims, resolve_places
 
@@ -52,6 +53,51 @@ def test_a_staging_volume_that_holds_the_output_is_refused() -> None:
     )
     with pytest.raises(ConfigurationError, match="subPath"):
         resolve_places(run.spec, Overrides(volumes={"disk": Path("/mnt/disk")}))
+
+
+@pytest.mark.parametrize("field", ["source", "output", "staging"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        pytest.param("../team-b", id="a neighbour's folder of the volume"),
+        pytest.param("/proc/self", id="a folder of the machine"),
+    ],
+)
+def test_a_link_that_leads_out_of_a_volumes_folder_is_refused(field, target, tmp_path, printed) -> None:
+    (tmp_path / "team-a").mkdir()
+    (tmp_path / "team-b").mkdir()
+    (tmp_path / "team-a" / "link").symlink_to(target)
+    folders = {"source": "blocks", "output": "out", "staging": "staging"} | {field: "link"}
+    run = parse_manifest(
+        LOCAL_MANIFEST.replace(
+            "/data/blocks\n", f"{folders['source']}\n    volume: {{claimName: disk, subPath: team-a}}\n"
+        )
+        .replace(
+            "/data/blocks-annotated\n",
+            f"{folders['output']}\n    volume: {{claimName: disk, subPath: team-a}}\n",
+        )
+        .replace(
+            "  modules:",
+            f"  staging: {{volume: {{claimName: disk, subPath: team-a/{folders['staging']}}}}}\n  modules:",
+        ),
+        "m.yaml",
+    )
+    with pytest.raises(ConfigurationError, match=rf"spec\.{field} is .*outside of its volume") as refused:
+        resolve_places(run.spec, Overrides(volumes={"disk": tmp_path}))
+    if field == "source":
+        printed(
+            f"a volume's folder is a link to {target}: exit code {exit_code_of(refused.value)}",
+            title="attacks",
+        )
+
+
+@pytest.mark.parametrize("field", ["source", "output"])
+def test_a_path_out_of_its_volume_is_refused_and_one_of_this_machine_is_not(field) -> None:
+    old = {"source": "/data/blocks\n", "output": "/data/blocks-annotated\n"}[field]
+    with pytest.raises(ManifestError, match=rf"spec\.{field}\.path\n.*\n.*without '\.\.'"):
+        local_run(old, "../blocks\n    volume: {claimName: disk}\n")
+    here = resolve_places(local_run(old, "../elsewhere\n").spec, Overrides())
+    assert getattr(here, field) == Path("../elsewhere").resolve()
 
 
 @pytest.mark.parametrize(
