@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from annotationrun_api.schema_marks import SchemaPattern
+from annotationrun_api.schema_marks import Cel, SchemaPattern
 from annotationrun_api.spec_types import (
     EffectOnly,
     Expect,
@@ -184,6 +184,14 @@ class OutputSpec(SpecModel):
     )
 
 
+FOLDER_SCHEME = "file:"
+CLUSTER_STORE_EXPECTED = (
+    "an object store, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix: on a cluster file://"
+    " is a folder of each pod alone; set spec.staging.volume for one that they share"
+)
+_ClusterStoreUri = Annotated[StoreUri, Cel(f"!self.startsWith('{FOLDER_SCHEME}')", CLUSTER_STORE_EXPECTED)]
+
+
 class StagingSpec(SpecModel):
     """Where answers and results are kept between commands and pods."""
 
@@ -192,10 +200,10 @@ class StagingSpec(SpecModel):
         only_with("credentialsSecretRef", "uri"),
     )
 
-    uri: StoreUri | None = Field(
+    uri: _ClusterStoreUri | None = Field(
         default=None,
-        description="uri: folder or object store (file, s3, gs, az). Default null: volume is used;"
-        " on one machine a folder beside the output.",
+        description="uri: object store (s3, gs, az) or, on one machine, a folder (file). Default null: volume"
+        " is used; on one machine a folder beside the output.",
     )
     volume: VolumeClaim | None = Field(
         default=None,

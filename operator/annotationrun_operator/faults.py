@@ -6,6 +6,7 @@ from typing import Final
 from annotationrun_api.errors import ManifestError
 from annotationrun_api.reasons import Reason
 from annotationrun_api.spec import AnnotationRun, RunSpec
+from annotationrun_api.spec_source import CLUSTER_STORE_EXPECTED, FOLDER_SCHEME
 from annotationrun_operator.observation import ClaimView
 from annotationrun_operator.outcomes import Failure
 from annotationrun_operator.pods import claims_of, manifest_text
@@ -48,6 +49,9 @@ def _faults(manifest: AnnotationRun, claims: Mapping[str, ClaimView]) -> Iterato
             Reason.INVALID_SPEC,
             "spec.staging is empty: a cluster expects spec.staging.volume.claimName or spec.staging.uri",
         )
+    if spec.staging.uri is not None and spec.staging.uri.startswith(FOLDER_SCHEME):
+        # The CRD refuses it; a run that was stored before has it still, and each pod would have its own.
+        yield Failure(Reason.INVALID_SPEC, f"spec.staging.uri: expected {CLUSTER_STORE_EXPECTED}")
     size = len(manifest_text(manifest).encode())
     if size > MAX_MANIFEST_BYTES:
         yield Failure(

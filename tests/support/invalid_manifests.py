@@ -349,3 +349,9 @@ _FORMS = (
 )
 
 INVALID: tuple[Invalid, ...] = (*_RULES, *_REQUIRED, *_WORDS, *_NUMBERS, *_TEXTS, *_FORMS)
+
+LOCAL_ONLY: tuple[Invalid, ...] = tuple(
+    Invalid(f"staging on a cluster in {uri}", "spec.staging.uri", {"spec.staging": {"uri": uri}})
+    for uri in ("file:///tmp/staging", "file:////", "file:///volumes/datasets/../x")
+)
+"""What a cluster refuses and one machine takes."""

@@ -111,6 +111,12 @@ def test_each_rule_of_the_models_is_there():
     assert len([rule for _, _, rule in RULES if "fieldPath" in rule]) == 18
 
 
+def test_staging_on_a_cluster_is_no_folder_of_a_pod():
+    (rule,) = dict(SCHEMAS)["spec.staging.uri"]["x-kubernetes-validations"]
+    assert rule["rule"] == "!self.startsWith('file:')"
+    assert "spec.staging.volume" in rule["message"]
+
+
 def _filled(schema, value):
     """A value with defaults as the API server fills them in: nulls go first, then parents before children."""
     if isinstance(value, list):
