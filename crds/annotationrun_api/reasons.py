@@ -112,6 +112,11 @@ class Reason(StrEnum):
         " (exit code 9).",
         "Do what the message says: name another place in spec.output, or move what is there.",
     )
+    NOT_ALLOWED = (
+        "NotAllowed",
+        "The spec chooses what this installation does not let runs choose.",
+        "Remove the field that the message names, or choose what is allowed (the chart's values allowed.*).",
+    )
     VOLUME_NOT_FOUND = (
         "VolumeNotFound",
         "A PersistentVolumeClaim of the spec is not in the run's namespace.",

@@ -43,6 +43,7 @@ _SHOWS_MORE: Final[Mapping[Reason, str]] = {
     Reason.ADMISSION_REFUSED: f"kubectl describe jobs {_OF_RUN}",
     Reason.JOB_CONFLICT: "kubectl get jobs --show-labels",
     Reason.INVALID_SPEC: "kubectl explain annotationrun.spec --recursive",
+    Reason.NOT_ALLOWED: "kubectl -n annotationrun set env deployment/annotationrun --list",
     Reason.CONFIGURATION_REFUSED: _logs("worker"),
     Reason.DATASET_UNREADABLE: _logs("worker"),
     Reason.STORAGE_FAILED: _logs("worker"),
@@ -103,7 +104,7 @@ REASON_GROUPS: Final = (
         "Stalled: the spec, or what it names",
         "`Stalled` is True, `Failed` is not: the run has not ended. It goes on by itself once the cause is"
         " mended; claims are looked at each minute.",
-        (Reason.INVALID_SPEC, Reason.VOLUME_NOT_FOUND, Reason.VOLUME_ACCESS_MODE),
+        (Reason.INVALID_SPEC, Reason.NOT_ALLOWED, Reason.VOLUME_NOT_FOUND, Reason.VOLUME_ACCESS_MODE),
     ),
     ReasonGroup(
         "Failed",

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
 
 from annotationrun_operator.errors import SettingsError
-from annotationrun_operator.job_settings import CaBundle, ContainerDefaults, JobSettings
+from annotationrun_operator.job_settings import EVERYTHING, Allowed, CaBundle, ContainerDefaults, JobSettings
 
 LogFormat = Literal["plain", "json"]
 
@@ -25,6 +26,7 @@ _VLLM_ARGS = "ANNOTATIONRUN_VLLM_ARGS"
 _JOB_DEFAULTS = "ANNOTATIONRUN_JOB_DEFAULTS"
 _POD_ENV = "ANNOTATIONRUN_POD_ENV"
 _CA_BUNDLE = "ANNOTATIONRUN_CA_BUNDLE"
+_ALLOWED = "ANNOTATIONRUN_ALLOWED"
 _OURS = "ANNOTATIONRUN_"
 _PULL_POLICIES = ("Always", "IfNotPresent", "Never")
 _SERVER_HOSTS = ("127.0.0.1", "0.0.0.0", "::")  # noqa: S104  (the pod's; who wants it says so)
@@ -98,9 +100,26 @@ class _CaBundle(BaseModel):
         return self
 
 
+_Choices = tuple[Annotated[str, Field(pattern=r"^(\*|[^\s*]+\*?)$")], ...]
+_Images = tuple[Annotated[str, Field(pattern=r"^(\*|[^\s*]+|[^\s*]+[/:@]\*)$")], ...]
+"""What stands before ``*`` ends with a part of the name: else another registry could begin alike."""
+
+
+class _Allowed(BaseModel):
+    """What runs may choose."""
+
+    model_config = ConfigDict(extra="forbid", alias_generator=to_camel)
+    serving_images: _Images = EVERYTHING
+    service_account_names: _Choices = EVERYTHING
+    priority_class_names: _Choices = EVERYTHING
+    runtime_class_names: _Choices = EVERYTHING
+    annotation_keys: _Choices = EVERYTHING
+
+
 _JOB_RESOURCES = TypeAdapter(dict[Literal["plan", "worker", "merge", "sidecar"], _Resources])
 _ENV_VARS = TypeAdapter(tuple[_EnvVar, ...])
 _CA = TypeAdapter(_CaBundle)
+_CHOICES = TypeAdapter(_Allowed)
 _ARGUMENTS = TypeAdapter(tuple[str, ...])
 _ValueT = TypeVar("_ValueT")
 
@@ -123,6 +142,7 @@ def read_job_settings(environment: Mapping[str, str]) -> JobSettings:
         server_args=_read_json(
             _VLLM_ARGS, environment.get(_VLLM_ARGS, ""), "[]", _ARGUMENTS, "a list of texts"
         ),
+        allowed=_read_allowed(environment.get(_ALLOWED, "")),
         **_read_job_resources(environment.get(_JOB_DEFAULTS, "")),
     )
 
@@ -162,6 +182,11 @@ def _read_ca_bundle(text: str) -> CaBundle | None:
         return None
     found = _read_json(_CA_BUNDLE, text, "", _CA, "configMapName or secretName, and key")
     return CaBundle(found.key, found.config_map_name, found.secret_name)
+
+
+def _read_allowed(text: str) -> Allowed:
+    expected = "lists of texts, or of beginnings of texts before * (of images after one of /:@)"
+    return Allowed(**dict(_read_json(_ALLOWED, text, "{}", _CHOICES, expected)))
 
 
 def _read_json(

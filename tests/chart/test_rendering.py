@@ -47,6 +47,7 @@ SWITCHES = {
         "caBundle": {"configMapName": "trust"},
         "jobs": {"env": [{"name": "HF_ENDPOINT", "value": "https://hub.example.com"}]},
     },
+    "choices of runs": {"allowed": {"servingImages": [], "annotationKeys": ["example.com/*"]}},
     "a PodDisruptionBudget": {"podDisruptionBudget": {"enabled": True}},
     "names": {"nameOverride": "labels", "fullnameOverride": "the-operator"},
     "a parent chart": {"global": {"imageRegistry": "registry.example.com"}},

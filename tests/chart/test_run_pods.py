@@ -10,7 +10,7 @@ from tests.support.run_pods import containers_of, operator_environment, ports_of
 
 from annotationrun_api.labels import RUN_UID_LABEL, Step
 from annotationrun_api.step_results import PROGRESS_PORT
-from annotationrun_operator.job_settings import CaBundle
+from annotationrun_operator.job_settings import Allowed, CaBundle
 from annotationrun_operator.settings import read_job_settings
 from annotationrun_operator.sidecar import SERVER_PORT
 
@@ -133,6 +133,13 @@ def test_by_default_a_policy_lets_scrape_the_operator_and_nothing_else_in(monito
 def test_an_operator_without_metrics_lets_nobody_in():
     policy = operator_policy(metrics={"enabled": False})
     assert (policy["policyTypes"], policy["ingress"]) == (["Ingress"], [])
+
+
+def test_what_runs_may_choose_reaches_the_operator():
+    given = {"servingImages": ["registry.example.com/$(HOME)/*"], "serviceAccountNames": []}
+    allowed = settings_of({"allowed": given}).allowed
+    assert allowed == Allowed(("registry.example.com/$(HOME)/*",), service_account_names=())
+    assert settings_of({}).allowed == Allowed()
 
 
 def test_the_network_policy_lets_the_operator_ask_for_progress():

@@ -1,15 +1,39 @@
-"""The chart's values and text, as far as they can be read without helm, which renders them in its own suite."""
+"""The chart's values and text, as far as they can be read without helm, which has a suite of its own."""
 
+import json
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import yaml
+from pydantic.alias_generators import to_camel
 
 from annotationrun_api.step_results import PROGRESS_PORT
+from annotationrun_operator.job_settings import Allowed
+from annotationrun_operator.settings import read_job_settings
 from annotationrun_operator.sidecar import SERVER_PORT
 
 CHART = Path(__file__).parents[2] / "helm" / "annotationrun"
+README = (CHART / "README.md").read_text(encoding="utf-8")
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+
+
+def test_runs_may_choose_everything_by_default():
+    images = {"ANNOTATIONRUN_WORKER_IMAGE": "worker:1", "ANNOTATIONRUN_VLLM_IMAGE": "vllm:1"}
+    settings = read_job_settings({**images, "ANNOTATIONRUN_ALLOWED": json.dumps(VALUES["allowed"])})
+    assert settings.allowed == Allowed()
+    assert set(VALUES["allowed"]) == {to_camel(field.name) for field in fields(Allowed)}
+
+
+def test_the_readme_says_what_it_means_to_create_a_run():
+    section = README.partition("### What it means to create a run")[2].partition("\n## ")[0]
+    said = " ".join(section.split())
+    assert "any image with any service account, Secret and claim of that namespace" in said
+    assert "Secrets and claims are not narrowed" in said
+    roles = (CHART / "templates" / "user-roles.yaml").read_text(encoding="utf-8")
+    assert "amounts to running any image with any service account, Secret and claim" in " ".join(
+        roles.split()
+    )
 
 
 def test_policies_of_the_network_are_on_and_leave_open_what_goes_out():

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from annotationrun_operator.errors import SettingsError
-from annotationrun_operator.job_settings import CaBundle, ContainerDefaults
+from annotationrun_operator.job_settings import Allowed, CaBundle, ContainerDefaults
 from annotationrun_operator.settings import OperatorSettings, read_job_settings, read_settings
 
 IMAGES = {"ANNOTATIONRUN_WORKER_IMAGE": "worker:1", "ANNOTATIONRUN_VLLM_IMAGE": "vllm/vllm-openai:v1"}
@@ -105,6 +105,21 @@ def test_what_all_pods_get_is_read():
     assert settings.server_args == ("--enforce-eager",)
 
 
+def test_what_runs_may_choose_is_read():
+    allowed = {
+        "servingImages": ["registry.example.com/vllm/*", "vllm/vllm-openai:*", "a/b:1"],
+        "serviceAccountNames": [],
+        "annotationKeys": ["example.com/*"],
+    }
+    settings = read_job_settings({**IMAGES, "ANNOTATIONRUN_ALLOWED": json.dumps(allowed)})
+    assert settings.allowed == Allowed(
+        serving_images=("registry.example.com/vllm/*", "vllm/vllm-openai:*", "a/b:1"),
+        service_account_names=(),
+        annotation_keys=("example.com/*",),
+    )
+    assert read_job_settings(IMAGES).allowed == Allowed(("*",), ("*",), ("*",), ("*",), ("*",))
+
+
 def test_without_settings_pods_get_nothing_more_and_the_server_is_their_own():
     settings = read_job_settings({**IMAGES, "ANNOTATIONRUN_POD_ENV": "", "ANNOTATIONRUN_CA_BUNDLE": ""})
     assert (settings.pod_env, settings.ca_bundle, settings.server_host) == ((), None, "127.0.0.1")
@@ -130,6 +145,14 @@ def test_without_settings_pods_get_nothing_more_and_the_server_is_their_own():
         pytest.param("ANNOTATIONRUN_WORKER_IMAGE", "", id="no worker image"),
         pytest.param("ANNOTATIONRUN_VLLM_IMAGE", " ", id="no vLLM image"),
         pytest.param("ANNOTATIONRUN_WORKER_IMAGE_PULL_POLICY", "Sometimes", id="no pull policy"),
+        pytest.param("ANNOTATIONRUN_ALLOWED", '{"images": ["*"]}', id="a choice that is none"),
+        pytest.param("ANNOTATIONRUN_ALLOWED", '{"annotationKeys": "*"}', id="choices that are no list"),
+        pytest.param("ANNOTATIONRUN_ALLOWED", '{"annotationKeys": ["*a"]}', id="an end of a text"),
+        pytest.param(
+            "ANNOTATIONRUN_ALLOWED",
+            '{"servingImages": ["registry.example.com*"]}',
+            id="a registry that others begin like",
+        ),
         pytest.param("ANNOTATIONRUN_JOB_DEFAULTS", "{", id="no JSON"),
         pytest.param("ANNOTATIONRUN_JOB_DEFAULTS", '{"server": {}}', id="no container of ours"),
         pytest.param("ANNOTATIONRUN_JOB_DEFAULTS", '{"plan": {"request": {}}}', id="a misspelt field"),
