@@ -180,7 +180,8 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = (
         "OutOfMemory",
         "A container was killed because it used more memory than its limit.",
-        "Raise the limit in resources, or lower spec.frames.cacheBytes or spec.workers.episodeConcurrency.",
+        "Raise the limit in spec.workers.resources or in the chart's jobs.resources, or lower"
+        " spec.frames.cacheBytes or spec.workers.episodeConcurrency.",
     )
     PODS_FAILED = (
         "PodsFailed",

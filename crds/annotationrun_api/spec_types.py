@@ -275,11 +275,10 @@ class Resources(SpecModel):
     requests: dict[ResourceName, Quantity] = Field(
         default_factory=dict,
         max_length=32,
-        description="requests: quantity by resource name. Default {}: none; the cluster's LimitRange"
-        " decides.",
+        description="requests: quantity by resource name. Default {}: the chart's jobs.resources.",
     )
     limits: dict[ResourceName, Quantity] = Field(
         default_factory=dict,
         max_length=32,
-        description="limits: quantity by resource name. Default {}: none; the cluster's LimitRange decides.",
+        description="limits: quantity by resource name. Default {}: the chart's jobs.resources.",
     )

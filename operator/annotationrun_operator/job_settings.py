@@ -51,9 +51,9 @@ class JobSettings:
     """Of the sidecar, where a manifest names none. Its entry point is ``vllm serve``."""
     image_pull_policy: str = "IfNotPresent"
     """Of the worker's image."""
-    plan: ContainerDefaults = ContainerDefaults({"cpu": "500m", "memory": "1Gi"})
-    worker: ContainerDefaults = ContainerDefaults({"cpu": "1", "memory": "2Gi"})
-    merge: ContainerDefaults = ContainerDefaults({"cpu": "1", "memory": "2Gi"})
+    plan: ContainerDefaults = ContainerDefaults({"cpu": "500m", "memory": "1Gi"}, {"memory": "4Gi"})
+    worker: ContainerDefaults = ContainerDefaults({"cpu": "1", "memory": "2Gi"}, {"memory": "8Gi"})
+    merge: ContainerDefaults = ContainerDefaults({"cpu": "1", "memory": "2Gi"}, {"memory": "8Gi"})
     sidecar: ContainerDefaults = ContainerDefaults({"cpu": "1", "memory": "8Gi"})
     pod_env: tuple[Mapping[str, Any], ...] = ()
     """EnvVars of all containers, as Kubernetes has them; what a container has of its own wins."""

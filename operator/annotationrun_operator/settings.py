@@ -3,11 +3,13 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Annotated, Any, Literal, Self, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
+from annotationrun_api.spec_types import Quantity
 from annotationrun_operator.errors import SettingsError
 from annotationrun_operator.job_settings import EVERYTHING, Allowed, CaBundle, ContainerDefaults, JobSettings
 
@@ -68,12 +70,19 @@ def read_settings(environment: Mapping[str, str]) -> OperatorSettings:
     )
 
 
+_UNITS = {"": Decimal(1), "m": Decimal("0.001"), "k": Decimal(1000)} | {
+    letter + suffix: Decimal(base) ** power
+    for power, letter in enumerate("KMGTPE", start=1)
+    for suffix, base in (("", 1000), ("i", 1024))
+}
+
+
 class _Resources(BaseModel):
     """Requests and limits of a container; YAML gives a quantity such as 1 as a number."""
 
     model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
-    requests: dict[str, str] = Field(default_factory=dict)
-    limits: dict[str, str] = Field(default_factory=dict)
+    requests: dict[str, Quantity] = Field(default_factory=dict)
+    limits: dict[str, Quantity] = Field(default_factory=dict)
 
 
 class _EnvVar(BaseModel):
@@ -165,7 +174,21 @@ def _read_job_resources(text: str) -> dict[str, ContainerDefaults]:
     found = _read_json(
         _JOB_DEFAULTS, text, "{}", _JOB_RESOURCES, "requests and limits for plan, worker, merge, sidecar"
     )
+    for container, given in found.items():
+        for resource in given.requests.keys() & given.limits.keys():
+            request, limit = given.requests[resource], given.limits[resource]
+            if _amount(request) > _amount(limit):
+                raise SettingsError(
+                    f"{_JOB_DEFAULTS}: {container} requests {request} of {resource}, its limit is {limit};"
+                    f" expected a limit no lower than that (jobs.resources.{container}.limits of the chart)"
+                )
     return {container: ContainerDefaults(given.requests, given.limits) for container, given in found.items()}
+
+
+def _amount(quantity: str) -> Decimal:
+    """A quantity of Kubernetes as a number."""
+    number = quantity.rstrip("mkKMGTPEi")
+    return Decimal(number) * _UNITS[quantity.removeprefix(number)]
 
 
 def _read_pod_env(text: str) -> tuple[Mapping[str, Any], ...]:

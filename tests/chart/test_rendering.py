@@ -278,12 +278,12 @@ def test_resources_of_the_jobs_reach_the_operator_as_json():
     manifests = render({"jobs": {"resources": given}})
     resources = json.loads(environment_of(manifests)["ANNOTATIONRUN_JOB_DEFAULTS"])
     assert resources == {
-        "plan": {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {}},
+        "plan": {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": "4Gi"}},
         "worker": {
             "requests": {"cpu": "3", "memory": "2Gi", "example.com/nic": 1},
             "limits": {"memory": "9Gi"},
         },
-        "merge": {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {}},
+        "merge": {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"memory": "8Gi"}},
         "sidecar": {"requests": {"cpu": "1", "memory": "8Gi"}, "limits": {}},
     }
 

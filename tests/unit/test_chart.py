@@ -16,11 +16,24 @@ from annotationrun_operator.sidecar import SERVER_PORT
 CHART = Path(__file__).parents[2] / "helm" / "annotationrun"
 README = (CHART / "README.md").read_text(encoding="utf-8")
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+IMAGES = {"ANNOTATIONRUN_WORKER_IMAGE": "worker:1", "ANNOTATIONRUN_VLLM_IMAGE": "vllm:1"}
+
+
+def test_the_charts_resources_are_those_of_an_operator_that_is_told_none():
+    told = read_job_settings(
+        {**IMAGES, "ANNOTATIONRUN_JOB_DEFAULTS": json.dumps(VALUES["jobs"]["resources"])}
+    )
+    assert told == read_job_settings(IMAGES)
+
+
+def test_each_container_but_the_model_server_has_a_limit_of_memory():
+    limits = {name: found["limits"] for name, found in VALUES["jobs"]["resources"].items()}
+    assert [name for name, found in limits.items() if "memory" not in found] == ["sidecar"]
+    assert "memory" in VALUES["resources"]["limits"], "of the operator"
 
 
 def test_runs_may_choose_everything_by_default():
-    images = {"ANNOTATIONRUN_WORKER_IMAGE": "worker:1", "ANNOTATIONRUN_VLLM_IMAGE": "vllm:1"}
-    settings = read_job_settings({**images, "ANNOTATIONRUN_ALLOWED": json.dumps(VALUES["allowed"])})
+    settings = read_job_settings({**IMAGES, "ANNOTATIONRUN_ALLOWED": json.dumps(VALUES["allowed"])})
     assert settings.allowed == Allowed()
     assert set(VALUES["allowed"]) == {to_camel(field.name) for field in fields(Allowed)}
 

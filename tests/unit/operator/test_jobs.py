@@ -71,6 +71,14 @@ def test_every_container_requests_cpu_and_memory(step):
         assert {"cpu", "memory"} <= container["resources"]["requests"].keys()
 
 
+@pytest.mark.parametrize("step", Step)
+def test_every_worker_has_a_limit_of_memory_unless_the_run_requests_some(step):
+    assert containers(made(step))["worker"]["resources"]["limits"]["memory"] in ("4Gi", "8Gi")
+    workers = {"resources": {"requests": {"memory": "64Gi"}}}
+    asking = containers(made(Step.ANNOTATE, workers=workers))["worker"]
+    assert asking["resources"] == {"requests": {"cpu": "1", "memory": "64Gi"}}
+
+
 def test_what_the_manifest_says_of_resources_replaces_the_default_of_that_resource():
     resources = {"requests": {"memory": "8Gi"}, "limits": {"cpu": "2"}}
     job = made(Step.ANNOTATE, workers={"resources": resources})

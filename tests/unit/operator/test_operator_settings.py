@@ -69,6 +69,7 @@ def test_the_jobs_settings_are_read():
     resources = {
         "plan": {"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {}},
         "sidecar": {"requests": {"cpu": "500m"}, "limits": {"memory": "64Gi"}},
+        "merge": {"requests": {"cpu": "1", "memory": "8G"}, "limits": {"cpu": "1000m", "memory": "8Gi"}},
     }
     settings = read_job_settings(
         {
@@ -81,6 +82,7 @@ def test_the_jobs_settings_are_read():
     assert settings.image_pull_policy == "Always"
     assert settings.plan == ContainerDefaults({"cpu": "1", "memory": "1Gi"}, {})
     assert settings.sidecar == ContainerDefaults({"cpu": "500m"}, {"memory": "64Gi"})
+    assert settings.merge.limits == {"cpu": "1000m", "memory": "8Gi"}
     assert settings.worker == read_job_settings(IMAGES).worker
 
 
@@ -154,6 +156,22 @@ def test_without_settings_pods_get_nothing_more_and_the_server_is_their_own():
             id="a registry that others begin like",
         ),
         pytest.param("ANNOTATIONRUN_JOB_DEFAULTS", "{", id="no JSON"),
+        pytest.param(
+            "ANNOTATIONRUN_JOB_DEFAULTS",
+            '{"plan": {"requests": {"memory": "16Gi"}, "limits": {"memory": "8Gi"}}}',
+            id="a request over its limit",
+        ),
+        pytest.param(
+            "ANNOTATIONRUN_JOB_DEFAULTS",
+            '{"plan": {"requests": {"memory": "9G"}, "limits": {"memory": "8Gi"}}}',
+            id="a request over its limit in other units",
+        ),
+        pytest.param(
+            "ANNOTATIONRUN_JOB_DEFAULTS",
+            '{"plan": {"requests": {"cpu": "1.5"}, "limits": {"cpu": "1400m"}}}',
+            id="a request over its limit in parts",
+        ),
+        pytest.param("ANNOTATIONRUN_JOB_DEFAULTS", '{"plan": {"limits": {"cpu": "2 x"}}}', id="no quantity"),
         pytest.param("ANNOTATIONRUN_JOB_DEFAULTS", '{"server": {}}', id="no container of ours"),
         pytest.param("ANNOTATIONRUN_JOB_DEFAULTS", '{"plan": {"request": {}}}', id="a misspelt field"),
     ],
