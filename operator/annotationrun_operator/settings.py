@@ -209,7 +209,8 @@ def _read_ca_bundle(text: str) -> CaBundle | None:
 
 def _read_allowed(text: str) -> Allowed:
     expected = "lists of texts, or of beginnings of texts before * (of images after one of /:@)"
-    return Allowed(**dict(_read_json(_ALLOWED, text, "{}", _CHOICES, expected)))
+    found = _read_json(_ALLOWED, text, "{}", _CHOICES, expected)
+    return Allowed(**dict(found))
 
 
 def _read_json(

@@ -137,14 +137,13 @@ def _folder(path: str | None, volume: VolumeClaim | None, volumes: Mapping[str, 
             f"{where}.volume names the claim {volume.claim_name!r}; say which folder it is here: "
             f"--volume {volume.claim_name}=FOLDER"
         )
-    root = volumes[volume.claim_name].resolve() / (volume.sub_path or "")
-    folder = root.joinpath((path or "").lstrip("/")).resolve()
-    if not folder.is_relative_to(root):
+    inside = Path((volume.sub_path or "").lstrip("/"), (path or "").lstrip("/"))
+    if ".." in inside.parts:
         raise ConfigurationError(
-            f"{where} is {str(folder)!r}, which lies outside of its volume {str(root)!r}; expected a folder "
-            "in it: write the path without '..', and name no link that leads out of the volume"
+            f"{where} is {str(inside)!r} in the volume {volume.claim_name!r}; expected a path inside it: "
+            "write it without '..', as it is from the volume's root"
         )
-    return folder
+    return volumes[volume.claim_name].joinpath(inside).resolve()
 
 
 def _staging(spec: RunSpec, overrides: Overrides, output: Path | HubPlace) -> Path | str:
