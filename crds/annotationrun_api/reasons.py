@@ -112,6 +112,11 @@ class Reason(StrEnum):
         " valid (exit code 9).",
         "Do what the message says, such as to name another place in spec.output or to move what is there.",
     )
+    NOT_ALLOWED = (
+        "NotAllowed",
+        "The spec chooses what this installation does not let runs choose.",
+        "Remove the field that the message names, or choose what is allowed (the chart's values allowed.*).",
+    )
     VOLUME_NOT_FOUND = (
         "VolumeNotFound",
         "A PersistentVolumeClaim of the spec is not in the run's namespace.",
@@ -175,7 +180,8 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = (
         "OutOfMemory",
         "A container was killed because it used more memory than its limit.",
-        "Raise the limit in resources, or lower spec.frames.cacheBytes or spec.workers.episodeConcurrency.",
+        "Raise the limit in spec.workers.resources or in the chart's jobs.resources, or lower"
+        " spec.frames.cacheBytes or spec.workers.episodeConcurrency.",
     )
     PODS_FAILED = (
         "PodsFailed",

@@ -51,10 +51,11 @@ are given to its Jobs.
 """
 _CLUSTER_RULES = """
 On a cluster the operator asks for more than the schema (reasons `InvalidSpec`, `VolumeNotFound`,
-`VolumeAccessMode`): a `path` of source or output needs its `volume`; `spec.staging` needs `volume` or `uri`;
-each claim has to exist; with `spec.workers.parallelism` over 1 each claim has to be ReadWriteMany (or
-ReadOnlyMany). With `mode: External` the claim of `spec.model.serving.cache` is not mounted and need not
-exist.
+`VolumeAccessMode`, `NotAllowed`): a `path` of source or output needs its `volume`; `spec.staging` needs
+`volume` or `uri`; the installation has to allow the image, the service account, the classes and the
+annotations that are chosen; each claim has to exist; with `spec.workers.parallelism` over 1 each claim has to
+be ReadWriteMany (or ReadOnlyMany). With `mode: External` the claim of `spec.model.serving.cache` is not
+mounted, and need not exist.
 """
 _EFFECT_NOTES = f"""
 A setting that differs from its default and has no effect in a run is reported: on one machine as a warning of

@@ -43,6 +43,7 @@ _SHOWS_MORE: Final[Mapping[Reason, str]] = {
     Reason.ADMISSION_REFUSED: f"kubectl describe jobs {_OF_RUN}",
     Reason.JOB_CONFLICT: "kubectl get jobs --show-labels",
     Reason.INVALID_SPEC: "kubectl explain annotationrun.spec --recursive",
+    Reason.NOT_ALLOWED: "kubectl -n annotationrun set env deployment/annotationrun --list",
     Reason.CONFIGURATION_REFUSED: _logs("worker"),
     Reason.DATASET_UNREADABLE: _logs("worker"),
     Reason.STORAGE_FAILED: _logs("worker"),
@@ -103,7 +104,7 @@ REASON_GROUPS: Final = (
         "Stalled: the spec, or what it names",
         "`Stalled` is True, `Failed` is not: the run has not ended. It goes on by itself once the cause is"
         " mended; claims are looked at each minute.",
-        (Reason.INVALID_SPEC, Reason.VOLUME_NOT_FOUND, Reason.VOLUME_ACCESS_MODE),
+        (Reason.INVALID_SPEC, Reason.NOT_ALLOWED, Reason.VOLUME_NOT_FOUND, Reason.VOLUME_ACCESS_MODE),
     ),
     ReasonGroup(
         "Failed",
@@ -223,9 +224,10 @@ kubectl -n annotationrun port-forward deployment/annotationrun 8080 8081
 
 The log has a line for each change of a run's state, for each Job that was created or deleted, and for what
 the API server refused. Port 8080 serves `/healthz` and `/readyz`, port 8081 `/metrics`. `/healthz` says in
-words what is wrong: a watch that brings nothing, runs that can't be listed, a pass that does not end, a
-worker of the queue that has ended; the kubelet then restarts the operator. Nothing is lost by that: runs and
-Jobs go on meanwhile, and a new pod goes on where the last one was. `/readyz` fails until the runs are
+words what is wrong: a watch that owes objects and brings nothing, runs that can't be listed, a pass that does
+not end, a worker of the queue that has ended; the kubelet then restarts the operator. Much work is no reason
+for it: see `annotationrun_queue_length`. Nothing is lost by a restart: runs and Jobs go on meanwhile, and a
+new pod goes on where the last one was. `/readyz` fails until the runs are
 watched: the CustomResourceDefinition is missing, or a right; the log says which.
 
 These metrics tell whether the operator does its work; `/metrics` explains each of the others.
@@ -241,7 +243,9 @@ METRICS: Final[Mapping[str, str]] = {
     ),
     "annotationrun_api_writes_total": "Writes that the API server has accepted. None while no run changes.",
     "annotationrun_queue_length": "Runs that wait for a pass. It is 0 most of the time.",
-    "annotationrun_watch_behind_seconds": "How long the watches have not brought what lists have shown.",
+    "annotationrun_watch_behind_seconds": (
+        "How long a watch that owes what a list has shown has brought nothing."
+    ),
     "annotationrun_list_age_seconds": "Seconds since the runs were listed last.",
 }
 """Those to watch the operator by; a test looks whether it has them."""

@@ -16,9 +16,14 @@ class SchemaPattern:
 
 @dataclass(frozen=True, slots=True)
 class Cel:
-    """A CEL rule over the value as ``self``; the message is the type's `Expect`."""
+    """A CEL rule over the value as ``self``.
+
+    One that Python does not check holds on a cluster alone; the command line takes such a manifest.
+    """
 
     rule: str
+    expected: str = ""
+    """What the message says is expected; empty: the type's `Expect`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -198,7 +198,7 @@ class WorkersSpec(SpecModel):
     )
     resources: Annotated[Resources, EffectOnly.CLUSTER] = Field(
         default_factory=Resources,
-        description="resources: requests and limits of the worker. Default {}: none.",
+        description="resources: requests and limits of the worker. Default {}: the chart's.",
     )
     pod: Annotated[PodOverlay, EffectOnly.CLUSTER] = Field(
         default_factory=PodOverlay, description="pod: added to the worker pods. Default {}: nothing."

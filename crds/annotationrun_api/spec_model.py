@@ -128,7 +128,8 @@ class ServingSpec(SpecModel):
     )
     resources: Annotated[Resources, EffectOnly.SIDECAR] = Field(
         default_factory=Resources,
-        description="resources: requests and limits of the sidecar, besides its GPUs. Default {}: none.",
+        description="resources: requests and limits of the sidecar, besides its GPUs. Default {}: the"
+        " chart's.",
     )
 
     @property

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from annotationrun_api.schema_marks import SchemaPattern
+from annotationrun_api.schema_marks import Cel, SchemaPattern
 from annotationrun_api.spec_types import (
     EffectOnly,
     Expect,
@@ -20,6 +20,7 @@ from annotationrun_api.spec_types import (
     VolumeClaim,
     at_most_one,
     exactly_one,
+    inside_volume,
     only_with,
 )
 
@@ -77,7 +78,11 @@ class FollowSpec(SpecModel):
 class SourceSpec(SpecModel):
     """The dataset to annotate: a repository on the Hub or a folder."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (exactly_one("repoID", "path"), only_with("volume", "path"))
+    rules: ClassVar[tuple[Rule, ...]] = (
+        exactly_one("repoID", "path"),
+        only_with("volume", "path"),
+        inside_volume("path"),
+    )
 
     repo_id: RepoId | None = Field(
         default=None, description="repoID: a dataset repository on the Hub. Default null: path is used."
@@ -88,8 +93,8 @@ class SourceSpec(SpecModel):
     )
     path: FolderPath | None = Field(
         default=None,
-        description="path: the dataset's folder, on this machine or inside volume. Default null:"
-        " repoID is used.",
+        description="path: the dataset's folder, on this machine or inside volume, there without '..'."
+        " Default null: repoID is used.",
     )
     volume: VolumeClaim | None = Field(
         default=None, description="volume: the claim that holds path. Default null: a folder of this machine."
@@ -134,6 +139,7 @@ class OutputSpec(SpecModel):
     rules: ClassVar[tuple[Rule, ...]] = (
         exactly_one("repoID", "path"),
         only_with("volume", "path"),
+        inside_volume("path"),
         only_with("overwrite", "path", is_flag=True),
         only_with("private", "repoID", is_flag=True),
         only_with("pullRequest", "repoID", is_flag=True),
@@ -156,8 +162,8 @@ class OutputSpec(SpecModel):
     )
     path: FolderPath | None = Field(
         default=None,
-        description="path: the folder to write, on this machine or inside volume. Default null:"
-        " repoID is used.",
+        description="path: the folder to write, on this machine or inside volume, there without '..'."
+        " Default null: repoID is used.",
     )
     volume: VolumeClaim | None = Field(
         default=None, description="volume: the claim that holds path. Default null: a folder of this machine."
@@ -178,6 +184,14 @@ class OutputSpec(SpecModel):
     )
 
 
+FOLDER_SCHEME = "file:"
+CLUSTER_STORE_EXPECTED = (
+    "an object store, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix: on a cluster file://"
+    " is a folder of each pod alone; set spec.staging.volume for one that they share"
+)
+_ClusterStoreUri = Annotated[StoreUri, Cel(f"!self.startsWith('{FOLDER_SCHEME}')", CLUSTER_STORE_EXPECTED)]
+
+
 class StagingSpec(SpecModel):
     """Where answers and results are kept between commands and pods."""
 
@@ -186,10 +200,10 @@ class StagingSpec(SpecModel):
         only_with("credentialsSecretRef", "uri"),
     )
 
-    uri: StoreUri | None = Field(
+    uri: _ClusterStoreUri | None = Field(
         default=None,
-        description="uri: folder or object store (file, s3, gs, az). Default null: volume is used;"
-        " on one machine a folder beside the output.",
+        description="uri: object store (s3, gs, az) or, on one machine, a folder (file). Default null: volume"
+        " is used; on one machine a folder beside the output.",
     )
     volume: VolumeClaim | None = Field(
         default=None,

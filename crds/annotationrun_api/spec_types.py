@@ -152,8 +152,29 @@ _PORT = (
 _ENDPOINT = rf"^https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:{_PORT})?(/[^\s?#]*)?$"
 
 
+def _has_backstep(path: str) -> bool:
+    return ".." in path.split("/")
+
+
+def inside_volume(field: str) -> Rule:
+    """The rule that the path in a volume does not lead out of it; from its root a leading '/' counts too."""
+
+    def check(values: Mapping[str, object]) -> str | None:
+        path = values[field]
+        leads_out = values["volume"] is not None and isinstance(path, str) and _has_backstep(path)
+        return f"{path!r} with volume" if leads_out else None
+
+    return Rule(
+        field,
+        check,
+        f"{field} inside volume: without '..'",
+        f"write {field} as it is from the volume's root, or from subPath",
+        f"!has(self.volume) || !has(self.{field}) || !('/' + self.{field} + '/').contains('/../')",
+    )
+
+
 def _check_sub_path(path: str) -> str:
-    if path.startswith("/") or ".." in path.split("/"):
+    if path.startswith("/") or _has_backstep(path):
         raise ValueError("a path inside the volume: relative, without '..'")
     return path
 
@@ -254,11 +275,10 @@ class Resources(SpecModel):
     requests: dict[ResourceName, Quantity] = Field(
         default_factory=dict,
         max_length=32,
-        description="requests: quantity by resource name. Default {}: none; the cluster's LimitRange"
-        " decides.",
+        description="requests: quantity by resource name. Default {}: the chart's jobs.resources.",
     )
     limits: dict[ResourceName, Quantity] = Field(
         default_factory=dict,
         max_length=32,
-        description="limits: quantity by resource name. Default {}: none; the cluster's LimitRange decides.",
+        description="limits: quantity by resource name. Default {}: the chart's jobs.resources.",
     )

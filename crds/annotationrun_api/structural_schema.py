@@ -96,10 +96,10 @@ def value_schema(field_type: FieldType, *, with_defaults: bool = False) -> Schem
         schema = _map_schema(field_type)
     else:
         schema = _scalar_schema(field_type)
-    if rules := [item.rule for item in field_type.constraints if isinstance(item, Cel)]:
-        message = f"expected {describe_type(field_type).removesuffix('; or null')}"
+    if marks := [item for item in field_type.constraints if isinstance(item, Cel)]:
+        of_type = describe_type(field_type).removesuffix("; or null")
         schema.setdefault("x-kubernetes-validations", []).extend(
-            {"rule": rule, "message": message} for rule in rules
+            {"rule": mark.rule, "message": f"expected {mark.expected or of_type}"} for mark in marks
         )
     return schema
 

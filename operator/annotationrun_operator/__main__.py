@@ -134,7 +134,7 @@ def make_parts(
     patience: Patience = DEFAULT_PATIENCE,
 ) -> Parts:
     """Put the operator together."""
-    record = WatchRecord()
+    record = WatchRecord(has_watch_by_namespace=bool(settings.namespaces))
     reconciler = Reconciler(api, progress, partial(decide, settings=jobs), record, metrics)
     queue = WorkQueue(reconciler.look, retry_seconds)
     often = ResyncSettings(patience.list_seconds, settings.resync_seconds)
@@ -142,7 +142,7 @@ def make_parts(
     metrics.gauge("annotationrun_queue_length", "Runs that wait for a pass.", lambda: queue.length)
     metrics.gauge(
         "annotationrun_watch_behind_seconds",
-        "How long the watches have not brought what lists have shown; 0: they are not behind.",
+        "How long a watch that owes what a list has shown has brought nothing; 0: none owes.",
         lambda: record.behind_seconds,
     )
     metrics.gauge(

@@ -28,7 +28,9 @@ RawObject = Mapping[str, Any]
 
 _REQUEST_TIMEOUT_SECONDS = 30.0
 _CONNECT_TIMEOUT_SECONDS = 10.0
-_PAGE_OBJECTS = 500
+_PAGE_OBJECTS = 100
+"""Whole ones: a pod bears its run's manifest."""
+_PAGE_VERSIONS = 500
 _EVENTS_SHOWN = 50
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io,application/json"
 
@@ -70,17 +72,14 @@ class ClusterApi:
         """The run as it is now, not as a cache has it."""
         return await self._request("get", PLURAL, _run_path(key))
 
-    async def list_run_versions(self, namespace: str | None) -> list[RunVersion]:
-        """Which runs there are, in a namespace or in all; their metadata alone is transferred."""
+    async def list_run_versions(self, namespace: str | None) -> AsyncIterator[RunVersion]:
+        """Which runs there are, in a namespace or in all, by the page; metadata alone is transferred."""
         path = f"/apis/{GROUP}/{VERSION}{_in_namespace(namespace)}/{PLURAL}"
-        return [
-            RunVersion(
-                RunKey(item["metadata"]["namespace"], item["metadata"]["name"]),
-                item["metadata"]["uid"],
-                item["metadata"]["resourceVersion"],
-            )
-            async for item in self._list(PLURAL, path, {}, accept=_METADATA_ONLY)
-        ]
+        query = {"limit": str(_PAGE_VERSIONS)}
+        async for item in self._list(PLURAL, path, query, accept=_METADATA_ONLY):
+            metadata = item["metadata"]
+            key = RunKey(metadata["namespace"], metadata["name"])
+            yield RunVersion(key, metadata["uid"], metadata["resourceVersion"])
 
     def list_jobs(self, namespace: str, run_uid: str) -> AsyncIterator[RawObject]:
         """The Jobs that bear the label of a run."""
@@ -155,7 +154,7 @@ class ClusterApi:
     async def _list(
         self, resource: str, path: str, query: Mapping[str, str], accept: str = "application/json"
     ) -> AsyncIterator[RawObject]:
-        pages = {**query, "limit": str(_PAGE_OBJECTS)}
+        pages = {"limit": str(_PAGE_OBJECTS), **query}
         while True:
             page = await self._request("list", resource, path, pages, accept=accept)
             for item in page["items"] or ():

@@ -64,7 +64,7 @@ def decide(seen: Observation, now: datetime, settings: JobSettings) -> Decision:
     inputs = read_inputs(manifest, seen.run.annotations)
     if draft.status.ended_input == inputs.run:
         return _stay(RunPass(draft, manifest, inputs))
-    fault = find_fault(manifest, seen.claims)
+    fault = find_fault(manifest, seen.claims, settings.allowed)
     if fault is not None:
         draft.recheck(LOOK_AGAIN_SECONDS)
         return _stall(draft, fault)

@@ -1,11 +1,14 @@
 """What is wrong with a run before any Job of it: found by its manifest and the claims that it names."""
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Final
 
 from annotationrun_api.errors import ManifestError
 from annotationrun_api.reasons import Reason
 from annotationrun_api.spec import AnnotationRun, RunSpec
+from annotationrun_api.spec_source import CLUSTER_STORE_EXPECTED, FOLDER_SCHEME
+from annotationrun_operator.job_settings import Allowed
 from annotationrun_operator.observation import ClaimView
 from annotationrun_operator.outcomes import Failure
 from annotationrun_operator.pods import claims_of, manifest_text
@@ -13,22 +16,49 @@ from annotationrun_operator.pods import claims_of, manifest_text
 MAX_MANIFEST_BYTES: Final = 200_000
 """The manifest is an annotation of the pods, and all annotations of an object have 256 KiB at most."""
 _SHOWN_PROBLEMS = 4
+_SHOWN_CHOICES = 8
+_SHOWN_CHARACTERS = 120
 
 
-def find_fault(manifest: AnnotationRun, claims: Mapping[str, ClaimView]) -> Failure | None:
+def find_fault(manifest: AnnotationRun, claims: Mapping[str, ClaimView], allowed: Allowed) -> Failure | None:
     """The first thing that keeps a run from starting.
 
     Args:
         manifest: of the run; right in itself.
         claims: those of the manifest that exist, by name.
+        allowed: what the installation lets it choose.
     """
-    return next(_faults(manifest, claims), None)
+    return next(chain(_refused_choices(manifest.spec, allowed), _faults(manifest, claims)), None)
+
+
+def find_refused_choice(spec: RunSpec, allowed: Allowed) -> Failure | None:
+    """The first thing that the installation does not let a run choose."""
+    return next(_refused_choices(spec, allowed), None)
 
 
 def needed_claims(spec: RunSpec) -> list[str]:
     """All claims that pods of the run mount."""
     cache = spec.model.serving.mounted_cache
     return list(dict.fromkeys([*claims_of(spec), *([cache.claim_name] if cache else [])]))
+
+
+def _refused_choices(spec: RunSpec, allowed: Allowed) -> Iterator[Failure]:
+    pod = spec.workers.pod
+    for field, chosen, patterns in (
+        ("spec.model.serving.image", spec.model.serving.image, allowed.serving_images),
+        ("spec.workers.pod.serviceAccountName", pod.service_account_name, allowed.service_account_names),
+        ("spec.workers.pod.priorityClassName", pod.priority_class_name, allowed.priority_class_names),
+        ("spec.workers.pod.runtimeClassName", pod.runtime_class_name, allowed.runtime_class_names),
+        *(("spec.workers.pod.annotations", key, allowed.annotation_keys) for key in pod.annotations),
+    ):
+        if chosen is not None and not any(_matches(chosen, pattern) for pattern in patterns):
+            shown = ", ".join(patterns[:_SHOWN_CHOICES]) + (", ..." if patterns[_SHOWN_CHOICES:] else "")
+            said = f"{field} names {chosen[:_SHOWN_CHARACTERS]!r}, allowed is {shown or 'nothing'}"
+            yield Failure(Reason.NOT_ALLOWED, said)
+
+
+def _matches(text: str, pattern: str) -> bool:
+    return text.startswith(pattern[:-1]) if pattern.endswith("*") else text == pattern
 
 
 def _faults(manifest: AnnotationRun, claims: Mapping[str, ClaimView]) -> Iterator[Failure]:
@@ -48,6 +78,9 @@ def _faults(manifest: AnnotationRun, claims: Mapping[str, ClaimView]) -> Iterato
             Reason.INVALID_SPEC,
             "spec.staging is empty: a cluster expects spec.staging.volume.claimName or spec.staging.uri",
         )
+    if spec.staging.uri is not None and spec.staging.uri.startswith(FOLDER_SCHEME):
+        # The CRD refuses it; a run that was stored before has it still, and each pod would have its own.
+        yield Failure(Reason.INVALID_SPEC, f"spec.staging.uri: expected {CLUSTER_STORE_EXPECTED}")
     size = len(manifest_text(manifest).encode())
     if size > MAX_MANIFEST_BYTES:
         yield Failure(

@@ -17,6 +17,7 @@ from annotationrun_api.labels import Step
 from annotationrun_api.reasons import Reason
 from annotationrun_api.step_results import PlanResult
 from annotationrun_operator.draft import Draft, with_remedy
+from annotationrun_operator.faults import find_refused_choice
 from annotationrun_operator.jobs import job_name
 from annotationrun_operator.observation import JobView
 from annotationrun_operator.outcomes import job_failure, plan_result
@@ -41,6 +42,12 @@ def look_at_source(run: RunPass) -> PlanResult | None:
     if spec.source.follow.mode == "Never" or spec.suspend:
         if job is not None and not job.has_ended:
             draft.delete(job)
+        return None
+    if (refused := find_refused_choice(spec, draft.settings.allowed)) is not None:
+        # The run has ended as it was allowed then; a look would be a pod that is not allowed now.
+        if job is not None and not job.has_ended:
+            draft.delete(job)
+        _note(draft, with_remedy(refused.reason, refused.message))
         return None
     if job is not None and job.has_ended and job.attempt != draft.status.plan.ended_attempt:
         changed = _take_look(draft, job)

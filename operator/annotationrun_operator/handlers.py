@@ -21,7 +21,11 @@ from annotationrun_api.labels import (
 )
 from annotationrun_operator.cluster_connection import WatchConnection, watch_connection
 from annotationrun_operator.run_key import RunKey
-from annotationrun_operator.watch_record import WatchRecord
+from annotationrun_operator.watch_record import Watched, WatchRecord
+
+_IDLE_SECONDS = 0.1
+_PAGE_OBJECTS = 100
+"""Of the list before a watch: whole objects, and a run or a pod may have hundreds of KB."""
 
 
 def make_registry(mark: Callable[[RunKey], None], record: WatchRecord) -> kopf.OperatorRegistry:
@@ -34,13 +38,19 @@ def make_registry(mark: Callable[[RunKey], None], record: WatchRecord) -> kopf.O
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
     async def run_changed(event: kopf.RawEvent, **_: Any) -> None:  # noqa: ANN401 - kopf's keywords
-        metadata = _take(event, record)
+        metadata = _take(event, Watched.RUNS, record)
         mark(RunKey(metadata["namespace"], metadata["name"]))
 
     @kopf.on.event("batch", "v1", "jobs", registry=registry)
+    async def job_changed(event: kopf.RawEvent, **_: Any) -> None:  # noqa: ANN401 - kopf's keywords
+        child_changed(event, Watched.JOBS)
+
     @kopf.on.event("", "v1", "pods", registry=registry)
-    async def child_changed(event: kopf.RawEvent, **_: Any) -> None:  # noqa: ANN401 - kopf's keywords
-        metadata = _take(event, record)
+    async def pod_changed(event: kopf.RawEvent, **_: Any) -> None:  # noqa: ANN401 - kopf's keywords
+        child_changed(event, Watched.PODS)
+
+    def child_changed(event: kopf.RawEvent, kind: Watched) -> None:
+        metadata = _take(event, kind, record)
         if name := metadata.get("labels", {}).get(RUN_NAME_LABEL):
             mark(RunKey(metadata["namespace"], name))
 
@@ -64,6 +74,7 @@ def make_settings() -> kopf.OperatorSettings:
     settings.watching.client_timeout = 330
     settings.watching.connect_timeout = 5
     settings.watching.inactivity_timeout = 70
+    settings.watching.chunk_size = _PAGE_OBJECTS
     for children in (("batch", "v1", "jobs"), ("", "v1", "pods")):
         settings.watching.label_selectors[children] = RUN_UID_LABEL
     settings.networking.request_timeout = 30
@@ -74,7 +85,9 @@ def make_settings() -> kopf.OperatorSettings:
     settings.posting.enabled = False
     settings.posting.level = logging.WARNING
     settings.posting.reporting_component = FIELD_MANAGER
-    settings.queueing.worker_limit = 50
+    # A worker lives for its object's events and idles a while: a limit on workers is one on the intake.
+    settings.queueing.worker_limit = None
+    settings.queueing.idle_timeout = _IDLE_SECONDS
     settings.queueing.exit_timeout = 1.0
     settings.execution.max_workers = 1
     settings.process.ultimate_exiting_timeout = 20
@@ -85,10 +98,10 @@ def make_settings() -> kopf.OperatorSettings:
     return settings
 
 
-def _take(event: kopf.RawEvent, record: WatchRecord) -> dict[str, Any]:
+def _take(event: kopf.RawEvent, kind: Watched, record: WatchRecord) -> dict[str, Any]:
     metadata: dict[str, Any] = dict(event["object"]["metadata"])
     if event["type"] == "DELETED":
-        record.gone(metadata["uid"])
+        record.gone(kind, metadata["namespace"], metadata["uid"])
     else:
-        record.brought(metadata["uid"], metadata["resourceVersion"])
+        record.brought(kind, metadata["namespace"], metadata["uid"], metadata["resourceVersion"])
     return metadata

@@ -1,7 +1,9 @@
 """Tells over HTTP whether the operator does its work, and its metrics.
 
-``/healthz`` fails where a restart is likely to help: a watch that brings nothing, a queue without workers, a
-pass that never ends. ``/readyz`` fails until the runs are watched.
+``/healthz`` fails where a restart is likely to help: a watch that owes objects and brings nothing, a queue
+without workers, a pass that never ends. Much work is no reason: neither a long queue, nor a watch that still
+brings the many objects that a list has shown, nor a list of many pages. ``/readyz`` fails until the runs are
+watched.
 """
 
 import socket
@@ -30,10 +32,12 @@ class Patience:
     list_seconds: float = 30.0
     """Between two lists of the runs, which tell whether the watches are behind."""
     watch_behind_seconds: float = 90.0
-    """A watch may take so long to bring what a list has shown; kopf opens a silent one again after 70 s."""
+    """A watch may bring nothing for so long though a list has shown more; kopf opens a silent one again after
+    70 s."""
     list_age_seconds: float = 180.0
     """The API server may be away so long."""
     pass_seconds: float = 300.0
+    """The queue ends a pass long before: one that takes longer doesn't let itself be ended."""
 
 
 class Health:
@@ -61,10 +65,10 @@ class Health:
         if self._record.behind_seconds > self._patience.watch_behind_seconds:
             found.append(
                 f"a watch is dead: it has not brought within {self._record.behind_seconds:.0f} s"
-                " what a list has shown"
+                " what a list has shown, nor anything else"
             )
-        if self._resync.list_age_seconds > self._patience.list_age_seconds:
-            found.append(f"the runs could not be listed for {self._resync.list_age_seconds:.0f} s")
+        if self._resync.unanswered_seconds > self._patience.list_age_seconds:
+            found.append(f"the runs could not be listed for {self._resync.unanswered_seconds:.0f} s")
         return found
 
 

@@ -1,4 +1,4 @@
-"""What an installation gives to all Jobs: images, environment, resources where a manifest says nothing."""
+"""What an installation gives to all Jobs, and what it lets a manifest choose."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +24,24 @@ class CaBundle:
     secret_name: str = ""
 
 
+EVERYTHING = ("*",)
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What a manifest may choose, field by field: texts, or the beginning of a text before ``*``.
+
+    An empty tuple allows nothing: the field can't be set then.
+    """
+
+    serving_images: tuple[str, ...] = EVERYTHING
+    service_account_names: tuple[str, ...] = EVERYTHING
+    priority_class_names: tuple[str, ...] = EVERYTHING
+    runtime_class_names: tuple[str, ...] = EVERYTHING
+    annotation_keys: tuple[str, ...] = EVERYTHING
+    """Of ``spec.workers.pod.annotations``."""
+
+
 @dataclass(frozen=True, slots=True)
 class JobSettings:
     """Of the installation."""
@@ -33,9 +51,9 @@ class JobSettings:
     """Of the sidecar, where a manifest names none. Its entry point is ``vllm serve``."""
     image_pull_policy: str = "IfNotPresent"
     """Of the worker's image."""
-    plan: ContainerDefaults = ContainerDefaults({"cpu": "500m", "memory": "1Gi"})
-    worker: ContainerDefaults = ContainerDefaults({"cpu": "1", "memory": "2Gi"})
-    merge: ContainerDefaults = ContainerDefaults({"cpu": "1", "memory": "2Gi"})
+    plan: ContainerDefaults = ContainerDefaults({"cpu": "500m", "memory": "1Gi"}, {"memory": "4Gi"})
+    worker: ContainerDefaults = ContainerDefaults({"cpu": "1", "memory": "2Gi"}, {"memory": "8Gi"})
+    merge: ContainerDefaults = ContainerDefaults({"cpu": "1", "memory": "2Gi"}, {"memory": "8Gi"})
     sidecar: ContainerDefaults = ContainerDefaults({"cpu": "1", "memory": "8Gi"})
     pod_env: tuple[Mapping[str, Any], ...] = ()
     """EnvVars of all containers, as Kubernetes has them; what a container has of its own wins."""
@@ -45,3 +63,4 @@ class JobSettings:
     """Address that the sidecar listens on. Another than the pod's own lets Prometheus in, and everybody."""
     server_args: tuple[str, ...] = ()
     """Arguments of ``vllm serve``, before those of a manifest: of an option twice, the last holds."""
+    allowed: Allowed = Allowed()

@@ -8,6 +8,7 @@ model server no token but its own.
 """
 
 import json
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -172,10 +173,7 @@ def _worker_mounts(step: Step, spec: RunSpec) -> list[dict[str, Any]]:
     if step is Step.PREFETCH:
         return [models_mount(spec.model.serving)]
     return [
-        *(
-            {"name": _volume_name(number), "mountPath": _mount_path(claim)}
-            for number, claim in enumerate(claims_of(spec))
-        ),
+        *_claim_mounts(spec),
         *([{"name": "hub-cache", "mountPath": _CACHE_FOLDER}] if _uses_hub(spec) else []),
         *([media_mount()] if has_sidecar(step, spec) and spec.model.serving.local_media else []),
     ]
@@ -264,6 +262,29 @@ def claims_of(spec: RunSpec) -> Sequence[str]:
     """The claims that hold source, output and staging, in this order, each once."""
     volumes = (spec.source.volume, spec.output.volume, spec.staging.volume)
     return list(dict.fromkeys(volume.claim_name for volume in volumes if volume is not None))
+
+
+def _claim_mounts(spec: RunSpec) -> list[dict[str, Any]]:
+    """The claims' folders, each at its place below the claim's; nothing beside them can be seen."""
+    return [
+        {
+            "name": _volume_name(number),
+            "mountPath": posixpath.normpath(f"{_mount_path(claim)}/{folder}"),
+            **({"subPath": folder} if folder else {}),
+        }
+        for number, claim in enumerate(claims_of(spec))
+        for folder in _mounted_folders(spec, claim)
+    ]
+
+
+def _mounted_folders(spec: RunSpec, claim: str) -> list[str]:
+    """Folders of a claim that are mounted, less those inside another; alone an empty one: its root."""
+    volumes = (spec.source.volume, spec.output.volume, spec.staging.volume)
+    named = [posixpath.normpath(one.sub_path or ".") for one in volumes if one and one.claim_name == claim]
+    folders = list(dict.fromkeys("" if folder == "." else folder for folder in named))
+    if "" in folders:
+        return [""]
+    return [folder for folder in folders if not any(folder.startswith(f"{other}/") for other in folders)]
 
 
 def _volume_name(number: int) -> str:

@@ -41,34 +41,41 @@ class Resync:
         record: WatchRecord,
         mark: Callable[[RunKey], None],
         settings: ResyncSettings,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = api
         self._scopes = scopes
         self._record = record
         self._mark = mark
         self._settings = settings
+        self._clock = clock
         self._known: frozenset[RunKey] = frozenset()
-        self._listed_at = time.monotonic()
+        self._listed_at = self._answered_at = self._clock()
 
     @property
     def list_age_seconds(self) -> float:
         """Seconds since the last list that succeeded."""
-        return time.monotonic() - self._listed_at
+        return self._clock() - self._listed_at
+
+    @property
+    def unanswered_seconds(self) -> float:
+        """Seconds since a list brought something: a long one is slow, and not refused."""
+        return self._clock() - self._answered_at
 
     async def run(self) -> None:
         """List and mark until cancelled."""
-        mark_all_at = time.monotonic() + self._next_mark_all()
-        self._listed_at = time.monotonic()
+        mark_all_at = self._clock() + self._next_mark_all()
+        self._listed_at = self._answered_at = self._clock()
         while True:
             await asyncio.sleep(self._settings.list_seconds)
-            is_due = time.monotonic() >= mark_all_at
+            is_due = self._clock() >= mark_all_at
             try:
                 await self.list_once(mark_all=is_due)
             except AnnotationRunError as error:
                 logger.warning("the runs can't be listed: %s", error)
                 continue
             if is_due:
-                mark_all_at = time.monotonic() + self._next_mark_all()
+                mark_all_at = self._clock() + self._next_mark_all()
 
     async def list_once(self, *, mark_all: bool) -> None:
         """List the runs, and mark those that the watches are behind of, those that are gone, or all.
@@ -78,8 +85,10 @@ class Resync:
         """
         found: list[RunVersion] = []
         for scope in self._scopes:
-            found += await self._api.list_run_versions(scope)
-        self._listed_at = time.monotonic()
+            async for run in self._api.list_run_versions(scope):
+                self._answered_at = self._clock()
+                found.append(run)
+        self._listed_at = self._answered_at = self._clock()
         keys = frozenset(run.key for run in found)
         behind = {
             run.key

@@ -3,12 +3,15 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Annotated, Any, Literal, Self, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
 
+from annotationrun_api.spec_types import Quantity
 from annotationrun_operator.errors import SettingsError
-from annotationrun_operator.job_settings import CaBundle, ContainerDefaults, JobSettings
+from annotationrun_operator.job_settings import EVERYTHING, Allowed, CaBundle, ContainerDefaults, JobSettings
 
 LogFormat = Literal["plain", "json"]
 
@@ -25,6 +28,7 @@ _VLLM_ARGS = "ANNOTATIONRUN_VLLM_ARGS"
 _JOB_DEFAULTS = "ANNOTATIONRUN_JOB_DEFAULTS"
 _POD_ENV = "ANNOTATIONRUN_POD_ENV"
 _CA_BUNDLE = "ANNOTATIONRUN_CA_BUNDLE"
+_ALLOWED = "ANNOTATIONRUN_ALLOWED"
 _OURS = "ANNOTATIONRUN_"
 _PULL_POLICIES = ("Always", "IfNotPresent", "Never")
 _SERVER_HOSTS = ("127.0.0.1", "0.0.0.0", "::")  # noqa: S104  (the pod's; who wants it says so)
@@ -66,12 +70,19 @@ def read_settings(environment: Mapping[str, str]) -> OperatorSettings:
     )
 
 
+_UNITS = {"": Decimal(1), "m": Decimal("0.001"), "k": Decimal(1000)} | {
+    letter + suffix: Decimal(base) ** power
+    for power, letter in enumerate("KMGTPE", start=1)
+    for suffix, base in (("", 1000), ("i", 1024))
+}
+
+
 class _Resources(BaseModel):
     """Requests and limits of a container; YAML gives a quantity such as 1 as a number."""
 
     model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
-    requests: dict[str, str] = Field(default_factory=dict)
-    limits: dict[str, str] = Field(default_factory=dict)
+    requests: dict[str, Quantity] = Field(default_factory=dict)
+    limits: dict[str, Quantity] = Field(default_factory=dict)
 
 
 class _EnvVar(BaseModel):
@@ -98,9 +109,26 @@ class _CaBundle(BaseModel):
         return self
 
 
+_Choices = tuple[Annotated[str, Field(pattern=r"^(\*|[^\s*]+\*?)$")], ...]
+_Images = tuple[Annotated[str, Field(pattern=r"^(\*|[^\s*]+|[^\s*]+[/:@]\*)$")], ...]
+"""What stands before ``*`` ends with a part of the name: else another registry could begin alike."""
+
+
+class _Allowed(BaseModel):
+    """What runs may choose."""
+
+    model_config = ConfigDict(extra="forbid", alias_generator=to_camel)
+    serving_images: _Images = EVERYTHING
+    service_account_names: _Choices = EVERYTHING
+    priority_class_names: _Choices = EVERYTHING
+    runtime_class_names: _Choices = EVERYTHING
+    annotation_keys: _Choices = EVERYTHING
+
+
 _JOB_RESOURCES = TypeAdapter(dict[Literal["plan", "worker", "merge", "sidecar"], _Resources])
 _ENV_VARS = TypeAdapter(tuple[_EnvVar, ...])
 _CA = TypeAdapter(_CaBundle)
+_CHOICES = TypeAdapter(_Allowed)
 _ARGUMENTS = TypeAdapter(tuple[str, ...])
 _ValueT = TypeVar("_ValueT")
 
@@ -123,6 +151,7 @@ def read_job_settings(environment: Mapping[str, str]) -> JobSettings:
         server_args=_read_json(
             _VLLM_ARGS, environment.get(_VLLM_ARGS, ""), "[]", _ARGUMENTS, "a list of texts"
         ),
+        allowed=_read_allowed(environment.get(_ALLOWED, "")),
         **_read_job_resources(environment.get(_JOB_DEFAULTS, "")),
     )
 
@@ -145,7 +174,21 @@ def _read_job_resources(text: str) -> dict[str, ContainerDefaults]:
     found = _read_json(
         _JOB_DEFAULTS, text, "{}", _JOB_RESOURCES, "requests and limits for plan, worker, merge, sidecar"
     )
+    for container, given in found.items():
+        for resource in given.requests.keys() & given.limits.keys():
+            request, limit = given.requests[resource], given.limits[resource]
+            if _amount(request) > _amount(limit):
+                raise SettingsError(
+                    f"{_JOB_DEFAULTS}: {container} requests {request} of {resource}, its limit is {limit};"
+                    f" expected a limit no lower than that (jobs.resources.{container}.limits of the chart)"
+                )
     return {container: ContainerDefaults(given.requests, given.limits) for container, given in found.items()}
+
+
+def _amount(quantity: str) -> Decimal:
+    """A quantity of Kubernetes as a number."""
+    number = quantity.rstrip("mkKMGTPEi")
+    return Decimal(number) * _UNITS[quantity.removeprefix(number)]
 
 
 def _read_pod_env(text: str) -> tuple[Mapping[str, Any], ...]:
@@ -162,6 +205,12 @@ def _read_ca_bundle(text: str) -> CaBundle | None:
         return None
     found = _read_json(_CA_BUNDLE, text, "", _CA, "configMapName or secretName, and key")
     return CaBundle(found.key, found.config_map_name, found.secret_name)
+
+
+def _read_allowed(text: str) -> Allowed:
+    expected = "lists of texts, or of beginnings of texts before * (of images after one of /:@)"
+    found = _read_json(_ALLOWED, text, "{}", _CHOICES, expected)
+    return Allowed(**dict(found))
 
 
 def _read_json(

@@ -43,6 +43,7 @@ async def _missing(api: ClusterApi, scopes: Sequence[str | None]) -> str:
     if not await api.is_served():
         return f"the custom resource {PLURAL}.{GROUP} is not served; install the CRD"
     for scope in scopes:
-        await api.list_run_versions(scope)
+        async for _ in api.list_run_versions(scope):
+            break
         await api.check_children(scope)
     return ""

@@ -2,8 +2,9 @@
 
 A connection may be open, and a load balancer may even pass on bookmarks, while no event comes any more. So
 the versions that the watches brought are held against those that lists show. An object that a list shows
-newer is awaited; one that stays awaited tells that a watch is dead, whatever the cause. Versions of one
-resource are decimal numbers that grow: https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions
+newer is awaited. A watch that owes an object and brings nothing at all is dead, whatever the cause; one that
+brings others meanwhile is alive, and has merely much to bring. Versions of one resource are decimal numbers
+that grow: https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions
 """
 
 import time
@@ -22,6 +23,10 @@ class Watched(StrEnum):
     PODS = "pods"
 
 
+_Watch = tuple[Watched, str]
+"""What it brings, and its namespace; an empty one is that of all namespaces."""
+
+
 @dataclass(slots=True)
 class _Awaited:
     kind: Watched
@@ -33,25 +38,29 @@ class _Awaited:
 class WatchRecord:
     """Versions by UID: what the watches brought, and what is awaited from them."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, *, has_watch_by_namespace: bool = False
+    ) -> None:
+        """Make an empty record; each namespace has watches of its own, or all share one of each kind."""
         self._clock = clock
+        self._has_watch_by_namespace = has_watch_by_namespace
         self._brought: dict[str, int] = {}
         self._awaited: dict[str, _Awaited] = {}
+        self._heard_at: dict[_Watch, float] = {}
+        """When each watch brought something last."""
 
-    def brought(self, uid: str, version: str) -> None:
+    def brought(self, kind: Watched, namespace: str, uid: str, version: str) -> None:
         """A watch has brought a version of an object."""
+        self._heard_at[self._watch_of(kind, namespace)] = self._clock()
         number = int(version)
         self._brought[uid] = number
         awaited = self._awaited.get(uid)
-        if awaited is None:
-            return
-        if number >= awaited.version:
+        if awaited is not None and number >= awaited.version:
             del self._awaited[uid]
-        else:
-            awaited.since = self._clock()
 
-    def gone(self, uid: str) -> None:
+    def gone(self, kind: Watched, namespace: str, uid: str) -> None:
         """A watch has told that an object is deleted."""
+        self._heard_at[self._watch_of(kind, namespace)] = self._clock()
         self._brought.pop(uid, None)
         self._awaited.pop(uid, None)
 
@@ -78,6 +87,13 @@ class WatchRecord:
 
     @property
     def behind_seconds(self) -> float:
-        """How long the object that is awaited longest has been so; 0 if none is."""
+        """How long a watch that owes an object has brought nothing; of several the longest; 0: none owes."""
         now = self._clock()
-        return max((now - one.since for one in self._awaited.values()), default=0.0)
+        return max((now - self._silent_since(one) for one in self._awaited.values()), default=0.0)
+
+    def _silent_since(self, one: _Awaited) -> float:
+        heard_at = self._heard_at.get(self._watch_of(one.kind, one.key.namespace))
+        return one.since if heard_at is None else max(one.since, heard_at)
+
+    def _watch_of(self, kind: Watched, namespace: str) -> _Watch:
+        return kind, namespace if self._has_watch_by_namespace else ""

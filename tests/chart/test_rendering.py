@@ -19,7 +19,7 @@ TOLERATION = {"key": "system", "operator": "Exists"}
 AFFINITY = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}}
 WITHOUT_EXTRAS = {
     "Deployment": 1, "ServiceAccount": 1, "Service": 1, "ClusterRole": 3, "ClusterRoleBinding": 1,
-    "CustomResourceDefinition": 1,
+    "CustomResourceDefinition": 1, "NetworkPolicy": 1,
 }  # fmt: skip
 
 SWITCHES = {
@@ -36,16 +36,18 @@ SWITCHES = {
     },
     "a PrometheusRule": {"metrics": {"prometheusRule": {"enabled": True, "namespace": "monitoring"}}},
     "a dashboard": {"metrics": {"dashboard": {"enabled": True, "annotations": {"grafana_folder": "ML"}}}},
-    "a NetworkPolicy": {"networkPolicy": {"enabled": True, "metricsFrom": [PEER]}},
+    "a NetworkPolicy": {"networkPolicy": {"restrictEgress": True, "metricsFrom": [PEER]}},
+    "no NetworkPolicy": {"networkPolicy": {"enabled": False}},
     "NetworkPolicies of runs": {
         "metrics": {"podMonitor": {"enabled": True}},
-        "networkPolicy": {"metricsFrom": [PEER], "runs": {"enabled": True, "namespaces": ["a", "b"]}},
+        "networkPolicy": {"metricsFrom": [PEER], "runs": {"restrictEgress": True, "namespaces": ["a", "b"]}},
     },
     "a proxy and a CA bundle": {
         "proxy": {"httpsProxy": "http://proxy.example.com:3128", "noProxy": ["10.0.0.0/8"]},
         "caBundle": {"configMapName": "trust"},
         "jobs": {"env": [{"name": "HF_ENDPOINT", "value": "https://hub.example.com"}]},
     },
+    "choices of runs": {"allowed": {"servingImages": [], "annotationKeys": ["example.com/*"]}},
     "a PodDisruptionBudget": {"podDisruptionBudget": {"enabled": True}},
     "names": {"nameOverride": "labels", "fullnameOverride": "the-operator"},
     "a parent chart": {"global": {"imageRegistry": "registry.example.com"}},
@@ -164,14 +166,21 @@ def test_selectors_mean_the_operators_pod_and_no_pod_of_a_run(values):
         pytest.param(SWITCHES["a PrometheusRule"], {"PrometheusRule": 1}, id="a PrometheusRule"),
         pytest.param(SWITCHES["a dashboard"], {"ConfigMap": 1}, id="a dashboard"),
         pytest.param(SWITCHES["a proxy and a CA bundle"], {}, id="a proxy and a CA bundle"),
-        pytest.param(SWITCHES["a NetworkPolicy"], {"NetworkPolicy": 1}, id="a NetworkPolicy"),
+        pytest.param(SWITCHES["a NetworkPolicy"], {}, id="a NetworkPolicy"),
+        pytest.param(SWITCHES["no NetworkPolicy"], {"NetworkPolicy": -1}, id="no NetworkPolicy"),
         pytest.param(
             SWITCHES["NetworkPolicies of runs"], {"NetworkPolicy": 2, "PodMonitor": 1}, id="policies of runs"
         ),
         pytest.param(SWITCHES["a PodDisruptionBudget"], {"PodDisruptionBudget": 1}, id="a budget"),
         pytest.param(
             SWITCHES["namespaces"],
-            {"ClusterRole": -1, "ClusterRoleBinding": -1, "Role": 2, "RoleBinding": 2},
+            {
+                "ClusterRole": -1,
+                "ClusterRoleBinding": -1,
+                "Role": 2,
+                "RoleBinding": 2,
+                "NetworkPolicy": 2,
+            },
             id="namespaces",
         ),
     ],
@@ -269,12 +278,12 @@ def test_resources_of_the_jobs_reach_the_operator_as_json():
     manifests = render({"jobs": {"resources": given}})
     resources = json.loads(environment_of(manifests)["ANNOTATIONRUN_JOB_DEFAULTS"])
     assert resources == {
-        "plan": {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {}},
+        "plan": {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": "4Gi"}},
         "worker": {
             "requests": {"cpu": "3", "memory": "2Gi", "example.com/nic": 1},
             "limits": {"memory": "9Gi"},
         },
-        "merge": {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {}},
+        "merge": {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"memory": "8Gi"}},
         "sidecar": {"requests": {"cpu": "1", "memory": "8Gi"}, "limits": {}},
     }
 

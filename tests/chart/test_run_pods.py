@@ -10,7 +10,7 @@ from tests.support.run_pods import containers_of, operator_environment, ports_of
 
 from annotationrun_api.labels import RUN_UID_LABEL, Step
 from annotationrun_api.step_results import PROGRESS_PORT
-from annotationrun_operator.job_settings import CaBundle
+from annotationrun_operator.job_settings import Allowed, CaBundle
 from annotationrun_operator.settings import read_job_settings
 from annotationrun_operator.sidecar import SERVER_PORT
 
@@ -102,9 +102,48 @@ def test_the_ca_bundle_reaches_the_operator(given, bundle):
     assert settings_of({"caBundle": given}).ca_bundle == bundle
 
 
+def operator_policy(**values):
+    policies = of_kind(render(values), "NetworkPolicy")
+    (policy,) = [found for found in policies if found["metadata"]["namespace"] == NAMESPACE]
+    return policy["spec"]
+
+
+def in_namespaces(*names):
+    return [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}} for name in names]
+
+
+@pytest.mark.parametrize(
+    ("monitor", "namespaces"),
+    [
+        pytest.param({}, [NAMESPACE], id="no monitor"),
+        pytest.param({"namespace": "monitoring"}, [NAMESPACE], id="a monitor that is off"),
+        pytest.param({"enabled": True}, [NAMESPACE], id="a monitor beside the operator"),
+        pytest.param(
+            {"enabled": True, "namespace": "monitoring"}, [NAMESPACE, "monitoring"], id="a monitor elsewhere"
+        ),
+    ],
+)
+def test_by_default_a_policy_lets_scrape_the_operator_and_nothing_else_in(monitor, namespaces):
+    policy = operator_policy(metrics={"serviceMonitor": monitor})
+    assert policy["policyTypes"] == ["Ingress"]
+    assert policy["ingress"] == [{"ports": [{"port": "metrics"}], "from": in_namespaces(*namespaces)}]
+    assert "egress" not in policy
+
+
+def test_an_operator_without_metrics_lets_nobody_in():
+    policy = operator_policy(metrics={"enabled": False})
+    assert (policy["policyTypes"], policy["ingress"]) == (["Ingress"], [])
+
+
+def test_what_runs_may_choose_reaches_the_operator():
+    given = {"servingImages": ["registry.example.com/$(HOME)/*"], "serviceAccountNames": []}
+    allowed = settings_of({"allowed": given}).allowed
+    assert allowed == Allowed(("registry.example.com/$(HOME)/*",), service_account_names=())
+    assert settings_of({}).allowed == Allowed()
+
+
 def test_the_network_policy_lets_the_operator_ask_for_progress():
-    values = {"networkPolicy": {"enabled": True, "metricsFrom": [PEER]}}
-    policy = the("NetworkPolicy", render(values))["spec"]
+    policy = operator_policy(networkPolicy={"restrictEgress": True, "metricsFrom": [PEER]})
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     assert policy["ingress"] == [{"ports": [{"port": "metrics"}], "from": [PEER]}]
     (progress,) = [rule for rule in policy["egress"] if "to" in rule]
@@ -116,6 +155,7 @@ def test_the_network_policy_lets_the_operator_ask_for_progress():
 @pytest.mark.parametrize(
     ("values", "namespaces"),
     [
+        pytest.param({}, [], id="none is known"),
         pytest.param({"watchNamespaces": ["a", "b"]}, ["a", "b"], id="those that are served"),
         pytest.param(
             {"watchNamespaces": ["a", "b"], "networkPolicy": {"runs": {"namespaces": ["b"]}}},
@@ -123,20 +163,28 @@ def test_the_network_policy_lets_the_operator_ask_for_progress():
             id="some of them",
         ),
         pytest.param({"networkPolicy": {"runs": {"namespaces": ["c"]}}}, ["c"], id="of all that are served"),
+        pytest.param(
+            {"watchNamespaces": ["a"], "networkPolicy": {"runs": {"enabled": False}}}, [], id="it is off"
+        ),
     ],
 )
-def test_each_namespace_of_runs_gets_a_policy(values, namespaces):
-    runs = {**values.get("networkPolicy", {}).get("runs", {}), "enabled": True}
-    policies = of_kind(render({**values, "networkPolicy": {"runs": runs}}), "NetworkPolicy")
+@pytest.mark.parametrize(
+    ("restricts", "types"), [(False, ["Ingress"]), (True, ["Ingress", "Egress"])], ids=["in", "in and out"]
+)
+def test_each_namespace_of_runs_gets_a_policy(values, namespaces, restricts, types):
+    runs = {**values.get("networkPolicy", {}).get("runs", {}), "restrictEgress": restricts}
+    rendered = render({**values, "networkPolicy": {"enabled": False, "runs": runs}})
+    policies = of_kind(rendered, "NetworkPolicy")
     assert [policy["metadata"]["namespace"] for policy in policies] == namespaces
     for policy in policies:
         assert policy["spec"]["podSelector"] == {"matchExpressions": RUNS}
-        assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+        assert policy["spec"]["policyTypes"] == types
+        assert ("egress" in policy["spec"]) is restricts
 
 
 def run_policy(**values):
-    runs = {"enabled": True, "namespaces": ["robots"], **values.pop("runs", {})}
-    policy = {"runs": runs, "metricsFrom": values.pop("metricsFrom", [])}
+    runs = {"restrictEgress": True, "namespaces": ["robots"], **values.pop("runs", {})}
+    policy = {"enabled": False, "runs": runs, "metricsFrom": values.pop("metricsFrom", [])}
     return the("NetworkPolicy", render({**values, "networkPolicy": policy}))["spec"]
 
 
@@ -157,8 +205,8 @@ def test_who_scrapes_may_ask_the_ports_with_metrics_and_no_others():
     assert rule == {"ports": [{"port": PROGRESS_PORT}, {"port": SERVER_PORT}], "from": [PEER]}
     pod = run_pod(render(values), Step.ANNOTATE)
     assert {port["containerPort"] for port in ports_of(pod)} == {PROGRESS_PORT, SERVER_PORT}
-    _, rule = run_policy(metrics={"podMonitor": {"enabled": True}})["ingress"]
-    assert rule == {"ports": [{"port": PROGRESS_PORT}]}
+    _, rule = run_policy(metrics={"podMonitor": {"enabled": True, "namespace": "monitoring"}})["ingress"]
+    assert rule == {"ports": [{"port": PROGRESS_PORT}], "from": in_namespaces(NAMESPACE, "monitoring")}
 
 
 def test_the_pods_of_runs_reach_dns_https_and_what_the_user_adds():

@@ -32,10 +32,10 @@ PATHS = {
 @pytest.fixture
 def manifests(namespace):
     policies = {
-        "enabled": True,
+        "restrictEgress": True,
         "metricsFrom": [{"namespaceSelector": {}}],
         "runs": {
-            "enabled": True,
+            "restrictEgress": True,
             "namespaces": [namespace],
             "egress": [{"to": [{"ipBlock": {"cidr": "192.0.2.0/24"}}], "ports": [{"port": 9000}]}],
         },

@@ -115,7 +115,7 @@ def test_the_runs_of_a_namespace_and_of_all_are_listed_by_version(server, ask, n
     other = make_run(server, server.new_namespace())
 
     async def scenario(api):
-        return await api.list_run_versions(namespace), await api.list_run_versions(None)
+        return [[run async for run in api.list_run_versions(scope)] for scope in (namespace, None)]
 
     here, everywhere = ask(scenario)
     assert {run.key for run in here} == keys
@@ -127,7 +127,7 @@ def test_the_runs_of_a_namespace_and_of_all_are_listed_by_version(server, ask, n
 def test_a_namespace_without_runs_has_an_empty_list(ask, namespace):
     async def scenario(api):
         await api.check_children(namespace)
-        return await api.list_run_versions(namespace)
+        return [run async for run in api.list_run_versions(namespace)]
 
     assert ask(scenario) == []
 
@@ -198,7 +198,8 @@ def test_what_a_user_may_not_do_is_refused(server, ask, namespace, monkeypatch):
     monkeypatch.setenv("KUBECONFIG", str(server.user(f"nobody-{namespace}")))
 
     async def scenario(api):
-        await api.list_run_versions(namespace)
+        async for _ in api.list_run_versions(namespace):
+            pass
 
     with pytest.raises(ApiRefusedError, match=r'HTTP 403: .*cannot list resource "annotationruns"'):
         ask(scenario)

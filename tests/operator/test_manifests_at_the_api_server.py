@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.support.invalid_manifests import INVALID, VALID, Guard
+from tests.support.invalid_manifests import INVALID, LOCAL_ONLY, VALID, Guard
 from tests.support.kube_api import RUNS, ApiError, wait_for
 from tests.support.operator_process import operator_process
 
@@ -37,7 +37,7 @@ def test_the_valid_manifest_that_the_invalid_ones_come_from_is_taken(server, nam
     assert server.api.create(RUNS.format(namespace) + STRICT, VALID)["metadata"]["uid"]
 
 
-REFUSED = [invalid for invalid in INVALID if invalid.guard is Guard.SCHEMA]
+REFUSED = [*(invalid for invalid in INVALID if invalid.guard is Guard.SCHEMA), *LOCAL_ONLY]
 
 
 @pytest.mark.parametrize("invalid", REFUSED, ids=lambda invalid: invalid.name)

@@ -97,6 +97,16 @@ _RULES = (
         "spec.output.volume",
         {"spec.output.path": REMOVED, "spec.output.repoID": "me/x"},
     ),
+    *(
+        Invalid(f"{place} path out of its volume: {path}", f"spec.{place}", {f"spec.{place}.path": path})
+        for place in ("source", "output")
+        for path in ("..", "../..", "/../other", "a/../../other", "a/..")
+    ),
+    Invalid(
+        "a source's path out of its subPath",
+        "spec.source",
+        {"spec.source.volume.subPath": "team-a", "spec.source.path": "../team-b"},
+    ),
     Invalid(
         "overwriting on the Hub",
         "spec.output.overwrite",
@@ -268,6 +278,8 @@ _TEXTS = (
     *_each("spec.source.episodes", "5-1", guard=Guard.OPERATOR),
     *_each("spec.source.volume.claimName", "", "Datasets", "a" * 254),
     *_each("spec.source.volume.subPath", "/a", "..", "a/../b", "", "a" * 1025),
+    *_each("spec.output.volume.subPath", "../a"),
+    *_each("spec.staging.volume.subPath", "..", "staging/../.."),
     *_each("spec.source.tokenSecretRef", {"name": "a", "key": "b c"}, {"name": "A", "key": "b"}, "hf_x"),
     Invalid("a staging scheme that is none", "spec.staging.uri", {"spec.staging": {"uri": "ftp://a/b"}}),
     Invalid("a bucket without name", "spec.staging.uri", {"spec.staging": {"uri": "s3:///b"}}),
@@ -337,3 +349,9 @@ _FORMS = (
 )
 
 INVALID: tuple[Invalid, ...] = (*_RULES, *_REQUIRED, *_WORDS, *_NUMBERS, *_TEXTS, *_FORMS)
+
+LOCAL_ONLY: tuple[Invalid, ...] = tuple(
+    Invalid(f"staging on a cluster in {uri}", "spec.staging.uri", {"spec.staging": {"uri": uri}})
+    for uri in ("file:///tmp/staging", "file:////", "file:///volumes/datasets/../x")
+)
+"""What a cluster refuses and one machine takes."""

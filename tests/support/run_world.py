@@ -64,6 +64,7 @@ class RunWorld:
     claims: dict = field(default_factory=lambda: {"data": ClaimView("data", ("ReadWriteMany",), "Bound")})
     deletes_wait: bool = False
     """Deleted Jobs stay, being deleted, until `finish_deleting`."""
+    settings: JobSettings = SETTINGS
     extra: dict = field(default_factory=dict)
     """Further fields of the next observations."""
 
@@ -89,7 +90,7 @@ class RunWorld:
 
     def decide(self) -> Decision:
         """What would be decided now; nothing of it is done. The status survives being written and read."""
-        decision = decide(self.observe(), self.now, SETTINGS)
+        decision = decide(self.observe(), self.now, self.settings)
         written = write_status(decision.status)
         assert write_status(read_status(written)) == written
         return decision

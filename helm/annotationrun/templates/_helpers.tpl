@@ -78,6 +78,27 @@ matchExpressions:
   - {key: annotationrun.dev/run-uid, operator: Exists}
 {{- end }}
 
+{{/*
+NetworkPolicyPeers that may scrape, as YAML. Takes a list: the root, the values of the monitor. Where the user names
+none they are the namespace of the release and that of the monitor.
+*/}}
+{{- define "annotationrun.scrapers" -}}
+{{- $root := index . 0 -}}
+{{- $monitor := index . 1 -}}
+{{- $peers := default list $root.Values.networkPolicy.metricsFrom -}}
+{{- if not $peers -}}
+{{- $namespaces := list $root.Release.Namespace -}}
+{{- if and $monitor.enabled $monitor.namespace -}}
+{{- $namespaces = append $namespaces $monitor.namespace -}}
+{{- end -}}
+{{- range uniq $namespaces -}}
+{{- $labels := dict "kubernetes.io/metadata.name" . -}}
+{{- $peers = append $peers (dict "namespaceSelector" (dict "matchLabels" $labels)) -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $peers -}}
+{{- end }}
+
 {{/* All that the operator may do: it reads runs and pods, writes the runs' status, owns Jobs, tells Events. */}}
 {{- define "annotationrun.operatorRules" -}}
 - apiGroups: [annotationrun.dev]

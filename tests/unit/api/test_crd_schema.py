@@ -108,7 +108,13 @@ def test_a_cel_rule_names_fields_that_are_there_and_says_what_is_expected(schema
 
 
 def test_each_rule_of_the_models_is_there():
-    assert len([rule for _, _, rule in RULES if "fieldPath" in rule]) == 16
+    assert len([rule for _, _, rule in RULES if "fieldPath" in rule]) == 18
+
+
+def test_staging_on_a_cluster_is_no_folder_of_a_pod():
+    (rule,) = dict(SCHEMAS)["spec.staging.uri"]["x-kubernetes-validations"]
+    assert rule["rule"] == "!self.startsWith('file:')"
+    assert "spec.staging.volume" in rule["message"]
 
 
 def _filled(schema, value):

@@ -4,7 +4,7 @@ from typing import Literal, get_origin
 
 import annotated_types
 import pytest
-from tests.support.invalid_manifests import INVALID, VALID, Invalid
+from tests.support.invalid_manifests import INVALID, LOCAL_ONLY, VALID, Invalid
 
 from annotationrun_api.errors import ManifestError, ManifestProblem
 from annotationrun_api.manifest import parse_manifest, parse_object
@@ -42,6 +42,12 @@ def test_a_mistake_is_refused_with_the_name_of_its_field(invalid):
     with pytest.raises(ManifestError) as caught:
         parse_object(invalid.manifest(), "invalid")
     assert {problem.path for problem in caught.value.problems} == {problem.path for problem in problems}
+
+
+@pytest.mark.parametrize("local", [pytest.param(local, id=local.name) for local in LOCAL_ONLY])
+def test_what_one_machine_takes_the_loader_takes(local):
+    assert parse_manifest(local.text(), "m.yaml").spec.staging.uri == local.values["spec.staging"]["uri"]
+    assert parse_object(local.manifest(), "invalid").spec.staging.volume is None
 
 
 def _models(model: type[SpecModel]) -> list[type[SpecModel]]:

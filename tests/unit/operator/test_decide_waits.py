@@ -18,6 +18,13 @@ READY, FAILED, STALLED = ConditionType.READY, ConditionType.FAILED, ConditionTyp
         pytest.param({"seed": -1}, None, Reason.INVALID_SPEC, "spec.seed", id="a wrong value"),
         pytest.param({"staging": {}}, None, Reason.INVALID_SPEC, "spec.staging", id="no staging"),
         pytest.param(
+            {"staging": {"uri": "file:///tmp/staging"}},
+            None,
+            Reason.INVALID_SPEC,
+            "spec.staging.volume",
+            id="staging in a folder of each pod",
+        ),
+        pytest.param(
             {"source": {"path": "in"}}, None, Reason.INVALID_SPEC, "spec.source.volume", id="no volume"
         ),
         pytest.param({}, {}, Reason.VOLUME_NOT_FOUND, "'data'", id="no claim"),

@@ -13,6 +13,7 @@ from annotationrun_api.reasons import Reason
 from annotationrun_api.status import write_status
 from annotationrun_operator.decision import CreateJob, DeleteJob
 from annotationrun_operator.follow import LOOK_LIMIT
+from annotationrun_operator.job_settings import Allowed
 from annotationrun_operator.observation import Refusal
 
 INTERVAL = 600
@@ -321,6 +322,20 @@ def test_a_look_whose_job_is_refused_is_told():
     world.settle()
     assert world.condition(PLANNED) == ("True", "LookFailed")
     assert "exceeded quota" in world.message(PLANNED)
+
+
+@pytest.mark.parametrize("is_looking", [False, True], ids=["none goes on", "one goes on"])
+def test_a_run_that_is_allowed_no_more_is_not_looked_at_and_stays_complete(is_looking):
+    workers = {"pod": {"priorityClassName": "high"}}
+    world = looking(workers=workers) if is_looking else followed(workers=workers)
+    created = len(world.created)
+    world.settings = replace(world.settings, allowed=Allowed(priority_class_names=()))
+    world.wait(INTERVAL)
+    world.settle()
+    assert (world.live, world.created[created:]) == ([], [])
+    assert world.condition(COMPLETE) == ("True", "Complete")
+    assert world.condition(PLANNED) == ("True", "LookFailed")
+    assert "spec.workers.pod.priorityClassName names 'high', allowed is nothing" in world.message(PLANNED)
 
 
 def test_a_run_that_failed_by_its_source_goes_on_when_that_is_mended():

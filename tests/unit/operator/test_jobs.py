@@ -71,6 +71,14 @@ def test_every_container_requests_cpu_and_memory(step):
         assert {"cpu", "memory"} <= container["resources"]["requests"].keys()
 
 
+@pytest.mark.parametrize("step", Step)
+def test_every_worker_has_a_limit_of_memory_unless_the_run_requests_some(step):
+    assert containers(made(step))["worker"]["resources"]["limits"]["memory"] in ("4Gi", "8Gi")
+    workers = {"resources": {"requests": {"memory": "64Gi"}}}
+    asking = containers(made(Step.ANNOTATE, workers=workers))["worker"]
+    assert asking["resources"] == {"requests": {"cpu": "1", "memory": "64Gi"}}
+
+
 def test_what_the_manifest_says_of_resources_replaces_the_default_of_that_resource():
     resources = {"requests": {"memory": "8Gi"}, "limits": {"cpu": "2"}}
     job = made(Step.ANNOTATE, workers={"resources": resources})
@@ -90,6 +98,74 @@ def test_the_pod_has_the_manifest_that_the_worker_reads(step):
     worker = containers(job)["worker"]
     assert worker["args"][:3] == [step.value, "--file", "/etc/annotationrun/manifest.json"]
     assert ("data=/volumes/data" in worker["args"]) is (step is not Step.PREFETCH)
+
+
+def volume(claim, folder=None):
+    return {"claimName": claim} | ({"subPath": folder} if folder else {})
+
+
+@pytest.mark.parametrize("step", [Step.PLAN, Step.ANNOTATE, Step.MERGE])
+@pytest.mark.parametrize(
+    ("source", "output", "staging", "mounts"),
+    [
+        pytest.param(
+            volume("data", "team-a"),
+            volume("data", "team-a"),
+            volume("data", "team-a/staging"),
+            {("/volumes/data/team-a", "team-a")},
+            id="one folder holds all",
+        ),
+        pytest.param(
+            volume("data", "raw"),
+            volume("data", "team-a/out"),
+            volume("data", "./team-a//staging/"),
+            {
+                ("/volumes/data/raw", "raw"),
+                ("/volumes/data/team-a/out", "team-a/out"),
+                ("/volumes/data/team-a/staging", "team-a/staging"),
+            },
+            id="three folders",
+        ),
+        pytest.param(
+            volume("data", "raw"),
+            volume("data", "raw-2"),
+            volume("data", "raw/staging"),
+            {("/volumes/data/raw", "raw"), ("/volumes/data/raw-2", "raw-2")},
+            id="a folder that only begins alike",
+        ),
+        pytest.param(
+            volume("data"),
+            volume("data", "team-a"),
+            volume("data", "."),
+            {("/volumes/data", None)},
+            id="the whole volume",
+        ),
+        pytest.param(
+            volume("data", "raw"),
+            volume("out"),
+            volume("out", "staging"),
+            {("/volumes/data/raw", "raw"), ("/volumes/out", None)},
+            id="two claims",
+        ),
+    ],
+)
+def test_of_a_claim_the_worker_sees_the_folders_that_are_named(step, source, output, staging, mounts):
+    job = made(
+        step,
+        source={"path": "in", "volume": source},
+        output={"path": "out", "volume": output},
+        staging={"volume": staging},
+    )
+    claims = {
+        found["name"]: found["persistentVolumeClaim"]["claimName"]
+        for found in pod_of(job)["volumes"]
+        if "persistentVolumeClaim" in found
+    }
+    found = [mount for mount in containers(job)["worker"]["volumeMounts"] if mount["name"] in claims]
+    assert {(mount["mountPath"], mount.get("subPath")) for mount in found} == mounts
+    assert len(found) == len(mounts)
+    for mount in found:
+        assert mount["mountPath"].split("/")[2] == claims[mount["name"]]
 
 
 def test_only_the_annotate_step_has_a_server_and_it_is_a_native_sidecar_without_a_startup_probe():

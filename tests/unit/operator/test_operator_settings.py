@@ -5,7 +5,7 @@ import json
 import pytest
 
 from annotationrun_operator.errors import SettingsError
-from annotationrun_operator.job_settings import CaBundle, ContainerDefaults
+from annotationrun_operator.job_settings import Allowed, CaBundle, ContainerDefaults
 from annotationrun_operator.settings import OperatorSettings, read_job_settings, read_settings
 
 IMAGES = {"ANNOTATIONRUN_WORKER_IMAGE": "worker:1", "ANNOTATIONRUN_VLLM_IMAGE": "vllm/vllm-openai:v1"}
@@ -69,6 +69,7 @@ def test_the_jobs_settings_are_read():
     resources = {
         "plan": {"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {}},
         "sidecar": {"requests": {"cpu": "500m"}, "limits": {"memory": "64Gi"}},
+        "merge": {"requests": {"cpu": "1", "memory": "8G"}, "limits": {"cpu": "1000m", "memory": "8Gi"}},
     }
     settings = read_job_settings(
         {
@@ -81,6 +82,7 @@ def test_the_jobs_settings_are_read():
     assert settings.image_pull_policy == "Always"
     assert settings.plan == ContainerDefaults({"cpu": "1", "memory": "1Gi"}, {})
     assert settings.sidecar == ContainerDefaults({"cpu": "500m"}, {"memory": "64Gi"})
+    assert settings.merge.limits == {"cpu": "1000m", "memory": "8Gi"}
     assert settings.worker == read_job_settings(IMAGES).worker
 
 
@@ -103,6 +105,21 @@ def test_what_all_pods_get_is_read():
     assert settings.ca_bundle == CaBundle("ca.pem", config_map_name="ca")
     assert settings.server_host == "0.0.0.0"
     assert settings.server_args == ("--enforce-eager",)
+
+
+def test_what_runs_may_choose_is_read():
+    allowed = {
+        "servingImages": ["registry.example.com/vllm/*", "vllm/vllm-openai:*", "a/b:1"],
+        "serviceAccountNames": [],
+        "annotationKeys": ["example.com/*"],
+    }
+    settings = read_job_settings({**IMAGES, "ANNOTATIONRUN_ALLOWED": json.dumps(allowed)})
+    assert settings.allowed == Allowed(
+        serving_images=("registry.example.com/vllm/*", "vllm/vllm-openai:*", "a/b:1"),
+        service_account_names=(),
+        annotation_keys=("example.com/*",),
+    )
+    assert read_job_settings(IMAGES).allowed == Allowed(("*",), ("*",), ("*",), ("*",), ("*",))
 
 
 def test_without_settings_pods_get_nothing_more_and_the_server_is_their_own():
@@ -130,7 +147,31 @@ def test_without_settings_pods_get_nothing_more_and_the_server_is_their_own():
         pytest.param("ANNOTATIONRUN_WORKER_IMAGE", "", id="no worker image"),
         pytest.param("ANNOTATIONRUN_VLLM_IMAGE", " ", id="no vLLM image"),
         pytest.param("ANNOTATIONRUN_WORKER_IMAGE_PULL_POLICY", "Sometimes", id="no pull policy"),
+        pytest.param("ANNOTATIONRUN_ALLOWED", '{"images": ["*"]}', id="a choice that is none"),
+        pytest.param("ANNOTATIONRUN_ALLOWED", '{"annotationKeys": "*"}', id="choices that are no list"),
+        pytest.param("ANNOTATIONRUN_ALLOWED", '{"annotationKeys": ["*a"]}', id="an end of a text"),
+        pytest.param(
+            "ANNOTATIONRUN_ALLOWED",
+            '{"servingImages": ["registry.example.com*"]}',
+            id="a registry that others begin like",
+        ),
         pytest.param("ANNOTATIONRUN_JOB_DEFAULTS", "{", id="no JSON"),
+        pytest.param(
+            "ANNOTATIONRUN_JOB_DEFAULTS",
+            '{"plan": {"requests": {"memory": "16Gi"}, "limits": {"memory": "8Gi"}}}',
+            id="a request over its limit",
+        ),
+        pytest.param(
+            "ANNOTATIONRUN_JOB_DEFAULTS",
+            '{"plan": {"requests": {"memory": "9G"}, "limits": {"memory": "8Gi"}}}',
+            id="a request over its limit in other units",
+        ),
+        pytest.param(
+            "ANNOTATIONRUN_JOB_DEFAULTS",
+            '{"plan": {"requests": {"cpu": "1.5"}, "limits": {"cpu": "1400m"}}}',
+            id="a request over its limit in parts",
+        ),
+        pytest.param("ANNOTATIONRUN_JOB_DEFAULTS", '{"plan": {"limits": {"cpu": "2 x"}}}', id="no quantity"),
         pytest.param("ANNOTATIONRUN_JOB_DEFAULTS", '{"server": {}}', id="no container of ours"),
         pytest.param("ANNOTATIONRUN_JOB_DEFAULTS", '{"plan": {"request": {}}}', id="a misspelt field"),
     ],

@@ -63,8 +63,8 @@ def resolve_places(spec: RunSpec, overrides: Overrides, *, asks: bool = True) ->
     ``asks``.
 
     Raises:
-        ConfigurationError: a volume is not mapped, two of the folders overlap, a path begins with ``~``, or
-            there is no endpoint, or it is no URL.
+        ConfigurationError: a volume is not mapped, or a path leads out of it; two of the folders overlap, a
+            path begins with ``~``, or there is no endpoint, or it is no URL.
     """
     volumes = overrides.volumes or {}
     source, output = _source(spec, overrides, volumes), _output(spec, volumes)
@@ -137,8 +137,13 @@ def _folder(path: str | None, volume: VolumeClaim | None, volumes: Mapping[str, 
             f"{where}.volume names the claim {volume.claim_name!r}; say which folder it is here: "
             f"--volume {volume.claim_name}=FOLDER"
         )
-    root = volumes[volume.claim_name].resolve()
-    return root.joinpath(volume.sub_path or "", (path or "").lstrip("/")).resolve()
+    inside = Path((volume.sub_path or "").lstrip("/"), (path or "").lstrip("/"))
+    if ".." in inside.parts:
+        raise ConfigurationError(
+            f"{where} is {str(inside)!r} in the volume {volume.claim_name!r}; expected a path inside it: "
+            "write it without '..', as it is from the volume's root"
+        )
+    return volumes[volume.claim_name].joinpath(inside).resolve()
 
 
 def _staging(spec: RunSpec, overrides: Overrides, output: Path | HubPlace) -> Path | str:

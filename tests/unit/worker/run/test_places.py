@@ -7,8 +7,10 @@ from tests.support.manifests import LOCAL_MANIFEST, local_run
 
 from annotationrun_api.errors import ManifestError
 from annotationrun_api.manifest import parse_manifest
+from annotationrun_api.spec_types import VolumeClaim
 from annotationrun_worker.commands.demo import demo_manifest
 from annotationrun_worker.errors import ConfigurationError
+from annotationrun_worker.exit_status import exit_code_of
 from annotationrun_worker.run.annotate import allowed_failures
 from annotationrun_worker.run.places import Overrides, named_claims, resolve_places
 
@@ -52,6 +54,50 @@ def test_a_staging_volume_that_holds_the_output_is_refused() -> None:
     )
     with pytest.raises(ConfigurationError, match="subPath"):
         resolve_places(run.spec, Overrides(volumes={"disk": Path("/mnt/disk")}))
+
+
+@pytest.mark.parametrize("field", ["source", "output", "staging"])
+@pytest.mark.parametrize(
+    ("folder", "sub_path"),
+    [
+        pytest.param("../../etc", None, id="the path"),
+        pytest.param("/blocks/../../team-b", "team-a", id="the path below a subPath"),
+        pytest.param("blocks", "../team-b", id="the subPath"),
+    ],
+)
+def test_a_folder_that_leads_out_of_its_volume_is_refused_whoever_made_the_spec(
+    field, folder, sub_path, printed
+) -> None:
+    """The loader refuses it before; the steps rely on no loader."""
+    if field == "staging" and sub_path != "../team-b":
+        folder, sub_path = None, folder
+    volume = VolumeClaim.model_construct(claim_name="disk", sub_path=sub_path)
+    given = {"volume": volume} | ({"path": folder} if folder else {})
+    part = getattr(SPEC, field).model_copy(update=given)
+    spec = SPEC.model_copy(update={field: part})
+    with pytest.raises(ConfigurationError, match=rf"spec\.{field} is .*without '\.\.'") as refused:
+        resolve_places(spec, Overrides(volumes={"disk": Path("/mnt/disk")}))
+    printed(
+        f"spec.{field}: path {folder}, subPath {sub_path}: exit code {exit_code_of(refused.value)}",
+        title="attacks",
+    )
+
+
+def test_a_link_in_a_folder_that_stands_for_a_volume_is_followed(tmp_path) -> None:
+    """On one machine it is the user's own; in a pod it finds what is mounted, and no more."""
+    (tmp_path / "blocks").symlink_to("/data/blocks")
+    run = local_run("/data/blocks\n", "blocks\n    volume: {claimName: disk}\n")
+    places = resolve_places(run.spec, Overrides(volumes={"disk": tmp_path}))
+    assert places.source == Path("/data/blocks")
+
+
+@pytest.mark.parametrize("field", ["source", "output"])
+def test_a_path_out_of_its_volume_is_refused_and_one_of_this_machine_is_not(field) -> None:
+    old = {"source": "/data/blocks\n", "output": "/data/blocks-annotated\n"}[field]
+    with pytest.raises(ManifestError, match=rf"spec\.{field}\.path\n.*\n.*without '\.\.'"):
+        local_run(old, "../blocks\n    volume: {claimName: disk}\n")
+    here = resolve_places(local_run(old, "../elsewhere\n").spec, Overrides())
+    assert getattr(here, field) == Path("../elsewhere").resolve()
 
 
 @pytest.mark.parametrize(
