@@ -131,8 +131,8 @@ class Sweep:
                 is_known = False
                 warn_unreadable(
                     self.store, found.path, error,
-                    "no result and no answer is deleted, as it may name any of them; merge again, or delete it "
-                    "if the dataset that it stands for is gone",
+                    "no result and no answer is deleted, as it may name any of them; merge again, or delete"
+                    " it if the dataset that it stands for is gone",
                 )  # fmt: skip
         return keys if is_known else None
 
