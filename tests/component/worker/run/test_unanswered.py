@@ -113,7 +113,7 @@ def test_they_are_told_and_listed_by_episode_module_and_cause(lacking):
     assert [(it["episode"], it["module"], it["frame"]) for it in lacking.report["holes"]] == [
         (episode, "vqa", frame) for episode, frame in lacking.mute
     ]
-    assert "note: 2 questions have no usable answer" in lacking.said.stdout
+    assert "note: unanswered questions: 2, named above" in lacking.said.stdout
     assert lacking.answered().isdisjoint(lacking.mute)
 
 
