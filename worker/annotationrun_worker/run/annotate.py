@@ -66,6 +66,10 @@ class AnnotateStep:
     """Result keys by episode and module, of the episodes that have all their results."""
     task_keys: dict[int, Digest] = field(default_factory=dict)
     """By episode, of the results that derived its task, on which all others build."""
+    earlier_rounds: set[Digest] = field(default_factory=set)
+    """Of the results that ``keys`` names: they lead to them."""
+    unanswered: set[Digest] = field(default_factory=set)
+    """Those that ``keys`` names and that lack answers: whoever asks again builds on the answers there are."""
     marks: EpisodeMarks | None = None
     """Where what is done and what is given up is noted for others; ``None``: nowhere."""
     server_needs: Callable[[], ServerNeeds] | None = None
@@ -180,6 +184,10 @@ class AnnotateStep:
         report.episodes_done += 1
         report.episodes_finished += bool(outcome.made)
         self.keys[index] = {name: result.key for name, result in outcome.results.items()}
+        for result in outcome.results.values():
+            self.earlier_rounds.update(result.earlier_rounds)
+            if result.holes:
+                self.unanswered.add(result.key)
         if outcome.task_key is not None:
             self.task_keys[index] = outcome.task_key
         report.holes += [

@@ -1,7 +1,7 @@
 """The merge step: what is staged for the plan goes into the annotated folder, and is noted in staging."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
@@ -53,20 +53,29 @@ def merge(
             fetch_all(dataset.files)
             merge_plan = _merge_plan(run, dataset.files.root, output, plan, step)
             merged = merge_to_folder(merge_plan)
-        asyncio.run(_note(store, merge_plan, step.task_keys))
+        asyncio.run(_note(store, merge_plan, step))
     return merged
 
 
-async def _note(store: StagingStore, plan: MergePlan, task_keys: Mapping[int, Digest]) -> None:
-    """``merges/<digest>.json``: which results the merged dataset came from, derived tasks included."""
+async def _note(store: StagingStore, plan: MergePlan, step: AnnotateStep) -> None:
+    """``merges/<digest>.json``: which results the merged dataset came from, derived tasks included.
+
+    And what leads to these results, and which of them lack answers: ``gc`` keeps what a later run builds on.
+    """
     reached(FaultPoint.BEFORE_MERGE_RECORD)
     results: dict[str, dict[str, str]] = {}
     for episode, keys in plan.results.items():
         results[str(episode)] = {name: str(key) for name, key in keys.items()}
-        if episode in task_keys:
-            results[str(episode)]["task"] = task_keys[episode]
-    failed = sorted(plan.failed_episodes)
-    await stage_merge(store, {"format": MERGE_FORMAT, "results": results, "failedEpisodes": failed})
+        if episode in step.task_keys:
+            results[str(episode)]["task"] = step.task_keys[episode]
+    note = {
+        "format": MERGE_FORMAT,
+        "results": results,
+        "earlierRounds": sorted(step.earlier_rounds),
+        "unanswered": sorted(step.unanswered),
+        "failedEpisodes": sorted(plan.failed_episodes),
+    }
+    await stage_merge(store, note)
 
 
 def _merge_plan(run: LocalRun, source: Path, output: Path, plan: RunPlan, step: AnnotateStep) -> MergePlan:

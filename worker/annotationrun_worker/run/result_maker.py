@@ -219,7 +219,8 @@ class ResultMaker:
         rows, holes = await module.annotate(context)
         unanswered = tuple(asdict(hole) for hole in holes)
         token = token_digest(basis.policy.retry_token)
-        return Made(ModuleResult(module.name, key, tuple(rows), unanswered, token, attempt), is_new=True)
+        made = ModuleResult(module.name, key, tuple(rows), unanswered, token, attempt, tuple(rounds.keys))
+        return Made(made, is_new=True)
 
     def _is_settled(self, rounds: Rounds, *, may_lack_answers: bool) -> bool:
         if rounds.result is None or not rounds.result.holes:

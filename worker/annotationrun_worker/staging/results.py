@@ -40,6 +40,8 @@ class ModuleResult:
     """Digest of the retry token under which it was made: see ``token_digest``."""
     attempt: int = 0
     """With which its questions were asked: see ``Asker.attempt``."""
+    earlier_rounds: Sequence[Digest] = ()
+    """Keys of the rounds before it, without which nobody finds it."""
 
     @property
     def content_digest(self) -> Digest:
@@ -71,6 +73,7 @@ def encode_result(result: ModuleResult) -> bytes:
         "holes": list(result.holes),
         "retry_token": result.retry_token,
         "attempt": result.attempt,
+        "earlier_rounds": list(result.earlier_rounds),
     }
     return canonical_json(head) + b"\n" + _row_lines(result.rows)
 
@@ -89,12 +92,13 @@ def decode_result(content: bytes, module: ResultName, key: Digest) -> ModuleResu
         found = (head["format"], head["module"], head["key"], head["rows_sha256"])
         holes = tuple(head["holes"])
         token, attempt = Digest(head.get("retry_token", NO_RETRY_TOKEN)), int(head.get("attempt", 0))
+        earlier = tuple(map(Digest, head.get("earlier_rounds", ())))
     except (ValueError, KeyError, TypeError) as error:
         raise StagingError(f"{where} can't be read ({error}); delete it, it will be made again") from error
     expected = (RESULT_FORMAT, module, key, digest_bytes(body))
     if found != expected:
         raise StagingError(f"{where} holds {found}, expected {expected}; delete it, it will be made again")
-    return ModuleResult(module, key, rows, holes, token, attempt)
+    return ModuleResult(module, key, rows, holes, token, attempt, earlier)
 
 
 async def read_result(store: StagingStore, module: ResultName, key: Digest) -> ModuleResult | None:
@@ -111,6 +115,8 @@ class Rounds:
     """The last one; of several with the same rows the first. ``None``: there is none."""
     next_key: Digest
     """Of the round that is not staged yet."""
+    keys: Sequence[Digest] = ()
+    """Of those that are."""
     next_attempt: int = 0
     """With which it is asked, at least: the earlier ones gave nothing to what stayed without an answer."""
     retry_tokens: frozenset[Digest] = frozenset()
@@ -125,8 +131,10 @@ async def read_rounds(store: StagingStore, module: ResultName, key: Digest) -> R
         StorageError: the store can't be read.
     """
     latest: ModuleResult | None = None
+    keys: list[Digest] = []
     next_key, next_attempt, tokens = key, 0, set[Digest]()
     while (found := await read_result(store, module, next_key)) is not None:
+        keys.append(next_key)
         tokens.add(found.retry_token)
         next_attempt = found.attempt + 1
         if latest is None or found.content_digest != latest.content_digest:
@@ -134,7 +142,7 @@ async def read_rounds(store: StagingStore, module: ResultName, key: Digest) -> R
         if not found.holes:
             break
         next_key = digest_json({"result": key, "after": next_key})
-    return Rounds(latest, next_key, next_attempt, frozenset(tokens))
+    return Rounds(latest, next_key, keys, next_attempt, frozenset(tokens))
 
 
 def read_result_now(store: StagingStore, module: ResultName, key: Digest) -> ModuleResult:

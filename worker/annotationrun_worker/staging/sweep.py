@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -49,7 +50,8 @@ class Sweep:
     """With its time zone."""
     unused_days: int | None = None
     """Answers, plans with their progress, counts of requests, aliases, and results that no merge names, go
-    when they are older; ``None``: they stay. An entry of the index goes with its result."""
+    when they are older; ``None``: they stay. The answers of a merged result that lacks others stay too: who
+    asks for those builds on these. An entry of the index goes with its result."""
     _living: set[str] = field(default_factory=set)
     _staged: set[str] = field(default_factory=set)
 
@@ -63,17 +65,21 @@ class Sweep:
         yield from self._dead_workers()
         yield from self._free_claims()
         merged = self._merged_keys()
+        built_on: set[str] = set()
         for found in self.store.list_now("results"):
             key = Path(found.path).stem
-            if self._is_unused(found) and key not in merged:
+            if self._is_unused(found) and key not in merged.keys:
                 yield Garbage("results", found.path, found.size_bytes)
-            else:
-                self._staged.add(key)
+                continue
+            self._staged.add(key)
+            if key in merged.unanswered and self.unused_days is not None:
+                built_on |= _requests_of(self.store.read_now(found.path) or b"")
         yield from self._needless_failures()
         yield from self._needless_entries()
         for kind in _GO_UNUSED:
             for found in self.store.list_now(kind):
-                if self._is_unused(found):
+                is_kept = kind == "answers" and self._is_built_on(found, built_on)
+                if self._is_unused(found) and not is_kept:
                     yield Garbage(kind, found.path, found.size_bytes)
         yield from self._torn_files()
 
@@ -98,19 +104,29 @@ class Sweep:
             if holder not in self._living:
                 yield Garbage("claims", found.path, found.size_bytes)
 
-    def _merged_keys(self) -> set[str]:
-        keys: set[str] = set()
+    def _is_built_on(self, answer: StoredObject, requests: set[str]) -> bool:
+        """Whether a staged answer is to one of ``requests``."""
+        if not requests or not self._is_unused(answer):
+            return False
+        with suppress(ValueError, KeyError, TypeError):
+            return json.loads(self.store.read_now(answer.path) or b"")["request"] in requests
+        return False
+
+    def _merged_keys(self) -> "MergedKeys":
+        merged = MergedKeys()
         for found in self.store.list_now("merges"):
             content = self.store.read_now(found.path)
             try:
-                value = json.loads(content or b"{}")
-                keys.update(key for of_episode in value["results"].values() for key in of_episode.values())
+                note = json.loads(content or b"{}")
+                merged.keys.update(key for of_one in note["results"].values() for key in of_one.values())
+                merged.keys.update(note.get("earlierRounds", ()))
+                merged.unanswered.update(note.get("unanswered", ()))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise StagingError(
                     f"{found.path!r} in {self.store.location!r} is no record of a merge ({error!r}); delete "
                     "it if the dataset that it stands for is gone"
                 ) from error
-        return keys
+        return merged
 
     def _needless_failures(self) -> Iterator[Garbage]:
         for found in self.store.list_now("failures"):
@@ -134,6 +150,24 @@ class Sweep:
                     yield Garbage(
                         "torn files", path.relative_to(self.store.folder).as_posix(), path.stat().st_size
                     )
+
+
+@dataclass(frozen=True, slots=True)
+class MergedKeys:
+    """Keys of results that went into merged datasets."""
+
+    keys: set[str] = field(default_factory=set)
+    """All of them, and of the earlier rounds that lead to them."""
+    unanswered: set[str] = field(default_factory=set)
+    """Of those that lack answers."""
+
+
+def _requests_of(result: bytes) -> set[str]:
+    """Digests of the requests whose answers the rows of a staged result came from; its head comes first."""
+    with suppress(ValueError, TypeError, AttributeError):
+        rows = [json.loads(line) for line in result.decode().split("\n")[1:] if line]
+        return {str(row["request"]) for row in rows if row.get("request")}
+    return set()
 
 
 def delete(store: StagingStore, garbage: Garbage) -> None:

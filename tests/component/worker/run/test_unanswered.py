@@ -1,6 +1,8 @@
 """Questions without a usable answer: told, listed with the dataset, asked again when somebody wants it."""
 
 import json
+import os
+import time
 from typing import Any
 
 import pytest
@@ -192,3 +194,40 @@ def test_other_episodes_keep_what_is_listed_of_them(lacking):
     assert lacking.unanswered == listed
     assert run_command("drop", lacking.output, "--module", "vqa", "--overwrite").returncode == ExitCode.OK
     assert lacking.unanswered == []
+
+
+def collect_garbage(story) -> None:
+    """As months later."""
+    staging = story.folder / "output.staging"
+    for path in staging.rglob("*"):
+        if path.is_file():
+            os.utime(path, times=(time.time() - 40 * 86400,) * 2)
+    done = run_command("gc", staging, "--unused-days", "30")
+    assert done.returncode == ExitCode.OK, done.stderr
+    assert "plans: " in done.stdout, "something went"
+
+
+def test_after_gc_too_only_what_is_open_is_asked(lacking):
+    rows = lacking.answered()
+    collect_garbage(lacking)
+    lacking.model.frames = lacking.asked - set(lacking.mute)
+    asked, _ = lacking.run(retryToken="2")
+    assert sorted(map(frame_of, asked)) == lacking.mute
+    assert lacking.answered() == rows | set(lacking.mute)
+
+
+def test_gc_keeps_what_leads_to_a_later_round(lacking):
+    """Two rounds in staging, one of them merged; then the same manifest again, and once more anew."""
+    healed, mute = lacking.mute
+    lacking.model.frames = {mute}
+    asked, _ = lacking.run(retryToken="2")
+    assert healed in map(frame_of, asked)
+    rows = lacking.answered()
+    collect_garbage(lacking)
+    lacking.model.frames = set(lacking.asked)
+    assert lacking.run(retryToken="2")[0] == []
+    assert lacking.answered() == rows
+    lacking.model.frames.clear()
+    again, _ = lacking.run(retryToken="3")
+    assert set(map(frame_of, again)) == {mute}
+    assert lacking.answered() == rows | {mute}
