@@ -360,7 +360,7 @@ WORKER_MUTANTS = (
     Mutant(
         "gc deletes results that went into a merge",
         f"{WORKER}/staging/sweep.py",
-        "if self._is_unused(found) and key not in merged:",
+        "if self._is_unused(found) and key not in merged.keys:",
         "if self._is_unused(found):",
         GC,
     ),
