@@ -91,6 +91,17 @@ def clean_environment() -> None:
     os.environ["HF_ENDPOINT"] = NO_HUB
 
 
+@pytest.fixture(autouse=True)
+def usual_scheduling() -> Iterator[None]:
+    """An encoder of SVT-AV1 makes the thread that opened it a real-time one, if that is root's.
+
+    It would keep a processor from all others from then on, and so would the processes that it starts.
+    """
+    yield
+    if os.sched_getscheduler(0) != os.SCHED_OTHER:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real S3 server, the same for all tests."""

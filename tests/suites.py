@@ -32,6 +32,7 @@ SUITES: Final = (
             (str(BIN / "ruff"), "check", "."),
             (str(BIN / "ruff"), "format", "--check", "."),
             (str(BIN / "lint-imports"),),
+            (sys.executable, "tests/mutants/mutants.py", "--places"),
         ),
     ),
     Suite(

@@ -135,7 +135,11 @@ def asked(space: Workspace) -> list[dict[str, Any]]:
 
 def external(name: str, url: str, **spec: Any) -> dict[str, Any]:
     """A run that asks a server that is there."""
-    model = {"id": "demo-vlm", "serving": {"mode": "External", "endpoints": [url]}}
+    model = {
+        "id": "demo-vlm",
+        "revision": NOT_LOOKED_UP,  # as the sidecar's, so that both come to the same record
+        "serving": {"mode": "External", "endpoints": [url]},
+    }
     return {
         "apiVersion": "annotationrun.dev/v1alpha1",
         "kind": "AnnotationRun",

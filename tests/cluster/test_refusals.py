@@ -53,22 +53,26 @@ def missing_token(manifest):
 
 
 @pytest.mark.parametrize(
-    ("breaks", "said"),
+    ("breaks", "step", "said"),
     [
-        pytest.param(wrong_image, ["localhost/nowhere:1", "serving.image"], id="image"),
-        pytest.param(unschedulable, ["nvidia.com/gpu", "node selector"], id="unschedulable"),
-        pytest.param(missing_secret, ["nobodys", "Create the Secret"], id="secret"),
-        pytest.param(missing_token, ["container vllm", "nobodys", "Create the Secret"], id="token"),
+        pytest.param(wrong_image, "annotate", ["localhost/nowhere:1", "serving.image"], id="image"),
+        pytest.param(unschedulable, "annotate", ["nvidia.com/gpu", "node selector"], id="unschedulable"),
+        pytest.param(missing_secret, "annotate", ["nobodys", "Create the Secret"], id="secret"),
+        pytest.param(missing_token, "plan", ["nobodys", "Create the Secret"], id="token"),
     ],
 )
-def test_pods_that_do_not_start_end_the_run_at_its_deadline(space, images, breaks, said):
-    """The deadline is set when the cause is known: on a busy machine, pods that do start take long too."""
+def test_pods_that_do_not_start_end_the_run_at_its_deadline(space, images, breaks, step, said):
+    """The deadline is set when the cause is known: on a busy machine, pods that do start take long too.
+
+    The plan's pods have the model's token too: they ask the Hub which commit the model's revision is.
+    """
+    pods = f"annotationrun.dev/step={step}"
     manifest = manifest_of("pick", images, startDeadlineSeconds=3600)
     breaks(manifest)
     space.apply(manifest)
     told = space.wait_for("pick", lambda run: all(words in ready_message(run) for words in said), RUN_SECONDS)
     assert not condition_holds(told, "Failed")
-    assert space.list("pods", ANNOTATE_PODS)
+    assert space.list("pods", pods)
     patch(space, {"startDeadlineSeconds": START_DEADLINE_SECONDS})
     run = space.wait_for(
         "pick", lambda run: condition_holds(run, "Failed"), START_DEADLINE_SECONDS + TOLD_WITHIN_SECONDS
@@ -79,7 +83,7 @@ def test_pods_that_do_not_start_end_the_run_at_its_deadline(space, images, break
     for words in said:
         assert words in failed["message"]
     assert find(run, "Stalled")["status"] == "True"
-    space.wait_for("pick", lambda run: not space.list("pods", ANNOTATE_PODS), 120)
+    space.wait_for("pick", lambda run: not space.list("pods", pods), 120)
 
 
 def test_a_server_that_never_gets_healthy_ends_the_run_and_is_quoted(space, images):

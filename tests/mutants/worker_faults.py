@@ -325,8 +325,8 @@ WORKER_MUTANTS = (
     Mutant(
         "a claim stolen from a living worker",
         f"{WORKER}/staging/claims.py",
-        "if before is not None and await self._liveness.is_alive(before):",
-        "if before is not None and not await self._liveness.is_alive(before):",
+        "if before and await self._liveness.is_alive(before):",
+        "if before and not await self._liveness.is_alive(before):",
         CLAIMS,
     ),
     Mutant(
@@ -353,15 +353,15 @@ WORKER_MUTANTS = (
     Mutant(
         "of two failures at once one lost",
         f"{WORKER}/staging/failures.py",
-        "if await _read(store, path) == failed:",
-        "if await _read(store, path) is not None:",
+        "if await _read(store, folder, number, token) == failed:",
+        "if await _read(store, folder, number, token) is not None:",
         FAILURES,
     ),
     Mutant(
         "gc deletes results that went into a merge",
         f"{WORKER}/staging/sweep.py",
-        "if self._is_unused(found) and key not in merged:",
-        "if self._is_unused(found):",
+        "if self._is_unused(found) and merged is not None and key not in merged.keys:",
+        "if self._is_unused(found) and merged is not None:",
         GC,
     ),
     Mutant(

@@ -33,7 +33,7 @@ MODULES: dict[str, Any] = {
 """Two requests an episode."""
 CACHE_BYTES = 32 * 1024**2
 """Of decoded frames: a setting, and so no part of what is measured."""
-KINDS = {"answers", "plans", "progress", "results", "usage"}
+KINDS = {"answers", "index", "plans", "progress", "results", "usage"}
 """Of staged objects."""
 STEPS = ("plan", "annotate", "merge", "validate", "show")
 ONE_GROUP = "merge, one row group a file"

@@ -148,6 +148,8 @@ def leaning(text: str) -> float:
     """How much likelier a token is than others; at temperature 0.2, 0.1 makes it 50 times as likely."""
     if not (text.isascii() and text.isprintable()):
         return -2.0  # control characters, and bytes that alone are no text
+    if text.strip() == "-":
+        return -2.0  # no time and no point is negative
     if text.startswith('"'):
         return 0.08
     if text.isdigit() or text in {".", "e", "E"}:

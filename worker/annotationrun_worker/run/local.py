@@ -158,18 +158,21 @@ def plan_run(run: LocalRun) -> PlanReport:
     check_rights_to_publish(run)
     with open_dataset(run) as dataset:
         staged = asyncio.run(make_plan(run, dataset))
-        chosen = dataset.with_tasks(staged.findings.tasks).chosen
-        with open_step(run, dataset.with_tasks(staged.findings.tasks), staged.digest) as step:
+        dataset = dataset.with_tasks(staged.findings.tasks)
+        chosen, features = dataset.chosen, dataset.features
+        with open_step(run, dataset, staged.digest) as step:
             missing = asyncio.run(missing_results(step.annotator, chosen, staged.findings))
 
         def is_missing(episode: EpisodeSummary, name: ResultName) -> bool:
-            return name in missing.get(episode.index, ())
+            return name in missing[episode.index]
 
         return PlanReport(
             run, staged.digest, staged.plan,
-            estimates=estimate_run(run.spec, chosen, dataset.features),
+            estimates=estimate_run(run.spec, chosen, features),
             missing=missing,
-            open_estimates=estimate_run(run.spec, chosen, dataset.features, is_missing),
+            open_estimates=estimate_run(
+                run.spec, [episode for episode in chosen if episode.index in missing], features, is_missing
+            ),
             warnings=(*run.warnings, *override_warnings(run.spec.prompts), *staged.findings.warnings),
         )  # fmt: skip
 

@@ -245,7 +245,7 @@ def test_the_steps_of_a_cluster_keep_to_the_commit_that_was_planned(world: World
     assert world.recorded == {"vqa": [recorded("main", commit)]}
     refused = world.command("annotate", "--plan", planned.plan)
     assert refused.returncode == ExitCode.CONFIGURATION
-    assert "if the model's branch has moved, --model-revision names the commit" in refused.stderr
+    assert "give the planned commit with --model-revision" in refused.stderr
 
 
 def test_workers_of_one_run_look_nothing_up_themselves(world: World) -> None:

@@ -69,13 +69,13 @@ def changes(hub):
         pytest.param(
             "hf_reader",
             {"repoID": THERE},
-            ["the token is one of 'me' that may only read", "of the role write", "repo.write on it"],
+            ["the token is one of 'me' that may only read", "with the role write", "repo.write on it"],
             id="reads alone, there",
         ),
         pytest.param(
             "hf_reader",
             {"repoID": NEW},
-            ["may only read", "make repositories in the namespace 'me'"],
+            ["may only read", "create repositories in the namespace 'me'"],
             id="reads alone, to be made",
         ),
         pytest.param(
