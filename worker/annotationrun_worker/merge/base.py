@@ -2,12 +2,12 @@
 
 A merge rebuilds its output from the source, but rows of other modules, of other tools and of episodes that
 are not selected have to stay. They are taken over where the episode is the same: where its frames have the
-same content in every column that is no picture.
+same content in every column, and its videos are the same.
 """
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,18 @@ from annotationrun_worker.rows import ModuleName
 
 _LOG = logging.getLogger(__name__)
 
+HasSameVideos = Callable[[int], bool]
+"""Whether an episode, by index, has the same videos in the source and in the output."""
+
+
+def no_videos_are_the_same(_index: int) -> bool:
+    """Where nothing is known of the output's videos."""
+    return False
+
+
+_PICTURES_AT_ONCE: Final = 32
+"""Of the output, in memory."""
+
 _PLACE_COLUMNS: Final = frozenset({"index", "episode_index", "task_index"})
 """Another number there is no other episode."""
 
@@ -37,9 +49,10 @@ _PLACE_COLUMNS: Final = frozenset({"index", "episode_index", "task_index"})
 class OutputBase:
     """The episodes of an output that a merge made: a row group each."""
 
-    def __init__(self, output: Path) -> None:
+    def __init__(self, output: Path, has_same_videos: HasSameVideos) -> None:
         """Nothing is read yet: a merge that is there already asks for no row."""
         self._output = output
+        self._has_same_videos = has_same_videos
         self._open: tuple[Path, pq.ParquetFile] | None = None
 
     @cached_property
@@ -91,24 +104,16 @@ class OutputBase:
 
         Raises:
             OutputError: it can't be read.
+            DatasetError, HubAccessError, HubUnavailableError, StorageError: see ``SameVideos``.
         """
         if episode.index not in self._places or episode.table is None:
             return False
         path, group = self._places[episode.index]
         try:
-            file = self._file(path)
-            there = set(file.schema_arrow.names)
-            names = [
-                column.name
-                for column in episode.table.schema
-                if column.name not in _PLACE_COLUMNS and column.name in there and not _is_picture(column.type)
-            ]
-            theirs = file.read_row_group(group, columns=names, use_threads=False)
+            has_same_rows = _has_same_rows(self._file(path), group, episode.table)
         except READ_ERRORS as error:
             raise _unreadable(self._output, error) from error
-        return theirs.num_rows == episode.table.num_rows and all(
-            _is_same(episode.table[name], theirs[name]) for name in names
-        )
+        return has_same_rows and self._has_same_videos(episode.index)
 
     def _file(self, path: Path) -> pq.ParquetFile:
         if self._open is None or self._open[0] != path:
@@ -122,6 +127,32 @@ def _unreadable(output: Path, error: Exception) -> OutputError:
         f"the rows of the output {output} can't be read ({error}), and would be lost; move it away, or name "
         "another output"
     )
+
+
+def _has_same_rows(file: pq.ParquetFile, group: int, table: pa.Table) -> bool:
+    """Whether a row group holds the values of ``table``, in the columns that both have."""
+    there = set(file.schema_arrow.names)
+    both = [column for column in table.schema if column.name not in _PLACE_COLUMNS and column.name in there]
+    names = [column.name for column in both if not _is_picture(column.type)]
+    theirs = file.read_row_group(group, columns=names, use_threads=False)
+    if theirs.num_rows != table.num_rows:
+        return False
+    if not all(_is_same(table[name], theirs[name]) for name in names):
+        return False
+    pictures = [column.name for column in both if _is_picture(column.type)]
+    return not pictures or _has_same_pictures(file, group, table.select(pictures))
+
+
+def _has_same_pictures(file: pq.ParquetFile, group: int, table: pa.Table) -> bool:
+    row = 0
+    for batch in file.iter_batches(
+        _PICTURES_AT_ONCE, row_groups=[group], columns=table.column_names, use_threads=False
+    ):
+        ours = table.slice(row, batch.num_rows)
+        if not all(ours[name].equals(pa.chunked_array([batch.column(name)])) for name in table.column_names):
+            return False
+        row += batch.num_rows
+    return True
 
 
 def _is_picture(kind: pa.DataType) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from annotationrun_worker.dataset.episodes import list_episodes
 from annotationrun_worker.dataset.metadata import read_info
 from annotationrun_worker.errors import DatasetError, OutputError, StorageError
+from annotationrun_worker.merge.base import HasSameVideos
 from annotationrun_worker.merge.change import Written
 from annotationrun_worker.merge.changed_files import build_changed
 from annotationrun_worker.merge.folder import MergePlan, change_of
@@ -37,6 +38,8 @@ class PublishedOutput:
     record: MergeRecord
     folder: Path
     """With its data files."""
+    has_same_videos: HasSameVideos
+    """Between the source and this."""
 
 
 def build_merged(
@@ -58,6 +61,8 @@ def build_merged(
         StorageError: the folder can't be written.
     """
     record = tree.record if is_in_place else None
+    if there is not None:
+        plan = replace(plan, has_same_videos=there.has_same_videos)
     earlier = record if there is None else there.record
     change = replace(
         change_of(plan, {_RULE_OF_FILES}, earlier, None if there is None else there.folder),

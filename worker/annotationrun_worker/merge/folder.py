@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Final
 
 from annotationrun_worker.errors import DatasetError, OutputError
 from annotationrun_worker.merge.apply import apply_change
-from annotationrun_worker.merge.base import LanguageSummary, OutputBase, RowsTakenAway
+from annotationrun_worker.merge.base import (
+    HasSameVideos,
+    LanguageSummary,
+    OutputBase,
+    RowsTakenAway,
+    no_videos_are_the_same,
+)
 from annotationrun_worker.merge.change import DatasetChange, Written
 from annotationrun_worker.merge.columns import EpisodeLanguage
 from annotationrun_worker.merge.existing import AnnotatedEpisode
@@ -62,6 +68,8 @@ class MergePlan:
     """Questions of the results that got no usable answer; recorded in the output."""
     overwrite: bool = False
     """The output may be the source, which is then changed in place."""
+    has_same_videos: HasSameVideos = no_videos_are_the_same
+    """Between the source and what is in the place of the output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +122,7 @@ def change_of(
         there: the folder with its data files, whose other rows stay; ``None``: it is the source.
     """
     is_in_place = plan.source.resolve() == plan.output.resolve()
-    base = None if there is None else OutputBase(there)
+    base = None if there is None else OutputBase(there, plan.has_same_videos)
     made = _Made(plan, record, base)
     return DatasetChange(
         source=plan.source,

@@ -25,6 +25,7 @@ from annotationrun_worker.merge.source_tree import SourceTree
 from annotationrun_worker.run.hub_source import open_tree
 from annotationrun_worker.run.opening import LocalRun, OpenDataset, open_staging
 from annotationrun_worker.run.places import HubPlace
+from annotationrun_worker.run.same_videos import compared_videos
 
 VERSION_KEY = "codebase_version"
 
@@ -69,7 +70,7 @@ def publish_merged(
     if isinstance(dataset.files, HubMirror):
         dataset.files.hold([name for name in dataset.files.files if is_data_file(name)])
     tree = open_tree(dataset.files)
-    with _published(run, repository, place) as (head, there):
+    with _published(run, dataset, repository, place) as (head, there):
         built = build_merged(plan, tree, is_in_place=run.is_in_place, there=there)
     say_taken_away(built.written.summary)
     publication = Publication(
@@ -89,7 +90,7 @@ def publish_merged(
 
 @contextmanager
 def _published(
-    run: LocalRun, repository: HubRepository, place: HubPlace
+    run: LocalRun, dataset: OpenDataset, repository: HubRepository, place: HubPlace
 ) -> Iterator[tuple[str | None, PublishedOutput | None]]:
     """Head of the output's branch, and what an earlier merge published there: see ``Publication``."""
     if run.is_in_place:
@@ -105,7 +106,8 @@ def _published(
             yield head, None  # a dataset that was annotated in place: it is the source, or is refused
             return
         mirror.hold([name for name in mirror.files if is_data_file(name)])
-        yield head, PublishedOutput(record, mirror.root)
+        with compared_videos(run, dataset, mirror) as has_same_videos:
+            yield head, PublishedOutput(record, mirror.root, has_same_videos)
 
 
 def _hub_source(dataset: OpenDataset) -> HubSource | None:

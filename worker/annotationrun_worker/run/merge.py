@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
 
 from annotationrun_api.run_usage import RunUsage
+from annotationrun_worker.dataset.files import FolderFiles
 from annotationrun_worker.fault_points import FaultPoint, reached
 from annotationrun_worker.merge.folder import MergePlan, MergeResult, merge_to_folder
 from annotationrun_worker.merge.record import RecordedModel, Unanswered
@@ -17,6 +18,7 @@ from annotationrun_worker.run.merge_lock import merge_lock
 from annotationrun_worker.run.opening import LocalRun, OpenDataset
 from annotationrun_worker.run.places import HubPlace
 from annotationrun_worker.run.plan import RunPlan
+from annotationrun_worker.run.same_videos import compared_videos
 from annotationrun_worker.staging.digests import Digest, digest_json
 from annotationrun_worker.staging.plans import stage_merge
 from annotationrun_worker.staging.results import read_result_now
@@ -47,12 +49,13 @@ def merge(
             from annotationrun_worker.run.hub_output import publish_merged, work_folder  # slow to import
 
             with work_folder(run) as folder:
-                merge_plan = _merge_plan(run, dataset.files.root, folder, plan, step)
+                merge_plan = _merge_plan(run, dataset, folder, plan, step)
                 merged = publish_merged(run, dataset, merge_plan, plan.settings, cost)
         else:
             fetch_all(dataset.files)
-            merge_plan = _merge_plan(run, dataset.files.root, output, plan, step)
-            merged = merge_to_folder(merge_plan)
+            merge_plan = _merge_plan(run, dataset, output, plan, step)
+            with compared_videos(run, dataset, FolderFiles(output)) as has_same_videos:
+                merged = merge_to_folder(replace(merge_plan, has_same_videos=has_same_videos))
         asyncio.run(_note(store, merge_plan, step))
     return merged
 
@@ -78,14 +81,16 @@ async def _note(store: StagingStore, plan: MergePlan, step: AnnotateStep) -> Non
     await stage_merge(store, note)
 
 
-def _merge_plan(run: LocalRun, source: Path, output: Path, plan: RunPlan, step: AnnotateStep) -> MergePlan:
+def _merge_plan(
+    run: LocalRun, dataset: OpenDataset, output: Path, plan: RunPlan, step: AnnotateStep
+) -> MergePlan:
     store, module_of_key = step.annotator.basis.store, results_of(step.keys)
 
     def read_rows(key: str) -> Sequence[StagedRow]:
         return read_result_now(store, module_of_key[Digest(key)], Digest(key)).rows
 
     return MergePlan(
-        source=source,
+        source=dataset.files.root,
         output=output,
         results=step.keys,
         read_rows=read_rows,

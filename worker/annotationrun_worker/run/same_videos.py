@@ -1,0 +1,137 @@
+"""Whether an episode's videos are the same in the source and in the output as it is.
+
+Rows that a merge takes over speak of frames that somebody saw. Columns may be the same where a video was
+replaced, or where episodes were numbered anew; so the videos are compared too: files that are the same count
+as such, of others the compressed packets of the episode are read.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from annotationrun_worker.dataset.episodes import EpisodeReader, EpisodeSummary, list_episodes
+from annotationrun_worker.dataset.files import DatasetFiles
+from annotationrun_worker.dataset.metadata import read_features, read_info
+from annotationrun_worker.dataset.records import CameraKey, VideoSpan
+from annotationrun_worker.errors import DatasetError
+from annotationrun_worker.frames.protocol import FrameProvider
+from annotationrun_worker.frames.provider import Decoders, FrameSettings, make_frame_provider
+from annotationrun_worker.run.fetched_frames import fetched
+from annotationrun_worker.run.opening import LocalRun, OpenDataset, open_staging
+from annotationrun_worker.staging.store import StagingStore
+
+
+@dataclass(frozen=True)
+class VideoFiles:
+    """The videos of a dataset."""
+
+    files: DatasetFiles
+    store: StagingStore
+    """Holds what stretches of files on the Hub hash to."""
+    backend: str
+    """``spec.frames.backend``."""
+
+    @cached_property
+    def episodes(self) -> Mapping[int, EpisodeSummary]:
+        """By index.
+
+        Raises:
+            DatasetError: the metadata can't be read.
+        """
+        return {int(summary.index): summary for summary in list_episodes(self.files.root, self._info)}
+
+    def packet_digest(self, summary: EpisodeSummary, camera: CameraKey) -> str:
+        """SHA-256 (hex) over the compressed packets of an episode and camera.
+
+        Raises:
+            DatasetError: they, or the episode's rows, can't be read.
+            HubAccessError, HubUnavailableError, StorageError: they can't be fetched.
+        """
+        return self._frames.packet_digest(self._reader.read(summary, [camera]), camera)
+
+    def close(self) -> None:
+        """End the child processes."""
+        if "_frames" in self.__dict__:
+            self._frames.close()
+
+    @cached_property
+    def _info(self) -> Mapping[str, object]:
+        return read_info(self.files.root)
+
+    @cached_property
+    def _reader(self) -> EpisodeReader:
+        return EpisodeReader(self.files.root, self._info, self.files)
+
+    @cached_property
+    def _frames(self) -> FrameProvider:
+        def wrapped(decoders: Decoders) -> Decoders:
+            return fetched(decoders, self.files, self.store) if self.files.commit else decoders
+
+        return make_frame_provider(read_features(self._info), FrameSettings(backend=self.backend), wrapped)
+
+
+@dataclass(frozen=True)
+class SameVideos:
+    """Compares the videos of the source with those that the output has."""
+
+    source: VideoFiles
+    there: VideoFiles
+
+    def __call__(self, index: int) -> bool:
+        """Whether the episode has the same videos in both, of the cameras that both have.
+
+        Raises:
+            DatasetError: the metadata of one can't be read.
+            HubAccessError, HubUnavailableError, StorageError: a video can't be fetched.
+        """
+        ours, theirs = self.source.episodes.get(index), self.there.episodes.get(index)
+        if ours is None or theirs is None:
+            return False
+        return all(
+            self._is_same_stretch(ours.videos[camera], theirs.videos[camera])
+            or self._have_same_packets(ours, theirs, camera)
+            for camera in ours.videos
+            if camera in theirs.videos
+        )
+
+    def _is_same_stretch(self, ours: VideoSpan, theirs: VideoSpan) -> bool:
+        times = [(span.from_timestamp_seconds, span.to_timestamp_seconds) for span in (ours, theirs)]
+        if times[0] != times[1]:
+            return False
+        known = self.source.files.sha256_of(ours.path), self.there.files.sha256_of(theirs.path)
+        if None not in known:
+            return known[0] == known[1]
+        return _is_same_file(ours.path, theirs.path)
+
+    def _have_same_packets(self, ours: EpisodeSummary, theirs: EpisodeSummary, camera: CameraKey) -> bool:
+        try:
+            return self.source.packet_digest(ours, camera) == self.there.packet_digest(theirs, camera)
+        except DatasetError:
+            return False  # what can't be read is no frame that rows may speak of
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    """Whether both are one file, or of one size and time of change, which merges keep when they copy."""
+    try:
+        first, second = one.stat(), other.stat()
+    except OSError:
+        return False
+    if (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino):
+        return True
+    return (first.st_size, first.st_mtime_ns) == (second.st_size, second.st_mtime_ns)
+
+
+@contextmanager
+def compared_videos(run: LocalRun, dataset: OpenDataset, there: DatasetFiles) -> Iterator[SameVideos]:
+    """The comparison of the source of ``run`` and what is in the place of the output.
+
+    Nothing is read before it is asked for; its child processes end with the context.
+    """
+    store, backend = open_staging(run), run.spec.frames.backend
+    with (
+        closing(VideoFiles(dataset.files, store, backend)) as ours,
+        closing(VideoFiles(there, store, backend)) as theirs,
+    ):
+        yield SameVideos(ours, theirs)
