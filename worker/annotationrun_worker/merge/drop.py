@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from annotationrun_worker.dataset.layout import check_entries, data_files
-from annotationrun_worker.errors import OutputError
+from annotationrun_worker.errors import DatasetError, OutputError
 from annotationrun_worker.merge.apply import apply_change
 from annotationrun_worker.merge.change import DatasetChange
 from annotationrun_worker.merge.columns import EpisodeLanguage
@@ -19,7 +19,7 @@ from annotationrun_worker.merge.existing import AnnotatedEpisode
 from annotationrun_worker.merge.folder import check_valid
 from annotationrun_worker.merge.metadata import drop_from_info, edit_info, edit_stats
 from annotationrun_worker.merge.output_place import check_output
-from annotationrun_worker.merge.record import MergeRecord, known_record, merge_digest
+from annotationrun_worker.merge.record import MergeRecord, changed_file, known_record, merge_digest
 from annotationrun_worker.merge.replacement import all_rows, drop_rows
 from annotationrun_worker.merge.rewrite import sound_episodes
 from annotationrun_worker.merge.source_tree import source_identity
@@ -69,6 +69,7 @@ def drop_modules(plan: DropPlan) -> DropResult:
     dropped, rows_left = _survey(dataset, plan.modules)
     has_language = rows_left > 0
     identity = source_identity(dataset, output)
+    is_of_merge = dataset == output and _is_made_by_a_merge(dataset)
 
     def language_of(episode: AnnotatedEpisode) -> EpisodeLanguage:
         language = drop_rows(episode, plan.modules)
@@ -86,7 +87,7 @@ def drop_modules(plan: DropPlan) -> DropResult:
                 "meta/stats.json": edit_stats,
             },
             record=_record(plan, identity),
-            source_identity=identity,
+            source_identity=None if is_of_merge else identity,
             check=lambda folder: check_valid(folder, output, (), () if has_language else _RULES_OF_COLUMNS),
             has_language=has_language,
         ),
@@ -116,6 +117,17 @@ def _survey(dataset: Path, modules: Collection[ModuleName]) -> tuple[Mapping[Mod
                 else:
                     rows_left += 1
     return dropped, rows_left
+
+
+def _is_made_by_a_merge(dataset: Path) -> bool:
+    """Whether a merge made the folder, and nobody changed it since: the next may replace it all the same."""
+    record = known_record(dataset)
+    if record is None or record.source_identity is not None:
+        return False
+    try:
+        return changed_file(dataset, record) is None
+    except OSError as error:
+        raise DatasetError(f"{dataset} can't be read: {error}; check permissions") from error
 
 
 def _record(plan: DropPlan, identity: str) -> MergeRecord:

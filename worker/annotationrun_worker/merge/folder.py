@@ -163,11 +163,11 @@ class _Made:
                 episode = replace(episode, language=there.language)
             else:
                 self._others.add(index)
-        ours, keys = self._results_of(index), plan.results.get(index, {})
-        if keys.items() <= ours.items():
-            keys = {}  # their rows are there
-        staged = {module: plan.read_rows(key) for module, key in keys.items()}
-        language, modules = replace_rows(episode, staged, plan.existing_rows, ours)
+        recorded, keys = self._recorded_of(index), plan.results.get(index, {})
+        settled = {module for module, key in keys.items() if recorded.get(module) == key}
+        staged = {module: plan.read_rows(key) for module, key in keys.items() if module not in settled}
+        ours = {} if self._base is None else recorded  # in place, rows are as good as anybody's
+        language, modules = replace_rows(episode, staged, plan.existing_rows, ours, settled)
         self.replaced.update((index, module) for module in modules)
         before = episode.language if there is None else there.language
         self._taken_away.note(index, before, language)
@@ -251,9 +251,9 @@ class _Made:
                 found.setdefault(module, set()).update(models)
         return {module: tuple(sorted(models)) for module, models in sorted(found.items()) if models}
 
-    def _results_of(self, index: int) -> Mapping[ModuleName, str]:
-        """Those of earlier merges; in place, rows are as good as anybody's."""
-        if self._record is None or self._base is None or index in self._others:
+    def _recorded_of(self, index: int) -> Mapping[ModuleName, str]:
+        """Keys of the results that earlier merges made rows of, which are there as they were made."""
+        if self._record is None or index in self._others:
             return {}
         return self._record.results.get(index, {})
 

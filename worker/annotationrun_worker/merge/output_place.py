@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from annotationrun_worker.dataset.freed_memory import return_freed_memory
@@ -133,7 +134,10 @@ def record_of_output(output: Path) -> MergeRecord | None:
 
 
 def check_rewritable(
-    paths: Iterable[Path], selected: Mapping[int, Collection[ModuleName]], existing_rows: ExistingRows
+    paths: Iterable[Path],
+    selected: Mapping[int, Collection[ModuleName]],
+    existing_rows: ExistingRows,
+    ours: Mapping[int, Collection[ModuleName]] = MappingProxyType({}),
 ) -> None:
     """Find out before any work whether results could take their place in the data files.
 
@@ -141,6 +145,7 @@ def check_rewritable(
         paths: the data files.
         selected: the modules that shall have results, by episode.
         existing_rows: what happens to the rows that they own.
+        ours: the modules whose rows came from results of earlier runs, by episode.
 
     Raises:
         ConfigurationError: subtasks would change under interjections that stay.
@@ -148,5 +153,6 @@ def check_rewritable(
     """
     for path in paths:
         for episode in sound_episodes(path):
-            replaced_modules(episode, selected.get(episode.index, ()), existing_rows)
+            index = episode.index
+            replaced_modules(episode, selected.get(index, ()), existing_rows, ours.get(index, ()))
         return_freed_memory()

@@ -42,10 +42,12 @@ def replaced_modules(
     modules: Iterable[ModuleName],
     existing_rows: ExistingRows,
     ours: Collection[ModuleName] = (),
+    settled: Collection[ModuleName] = (),
 ) -> frozenset[ModuleName]:
     """Which of ``modules`` replace the rows that they own in the episode, once they have results for it.
 
-    The rows of ``ours`` came from results of earlier runs: these are replaced in any case.
+    The rows of ``ours`` came from results of earlier runs: these are replaced in any case. Those of
+    ``settled`` are there already, made of the same subtasks as the others.
 
     Raises:
         ConfigurationError, DatasetError: see ``replace_rows``; both can be known before there are results.
@@ -54,11 +56,12 @@ def replaced_modules(
     replaced = frozenset(
         module for module in modules if existing_rows == "Replace" or module not in present or module in ours
     )
-    if "plan" in replaced and {"plan", "interjections"} <= present and "interjections" not in replaced:
+    renewed = replaced.union(settled)
+    if "plan" in replaced and {"plan", "interjections"} <= present and "interjections" not in renewed:
         raise ConfigurationError(
             f"episode {episode.index} has interjections that belong to its present subtasks, which the plan "
-            "module would replace; enable the module interjections too, remove them before ('annotationrun "
-            "drop'), or set spec.output.existingRows: Keep"
+            "module would replace; enable the module interjections too, or remove them before "
+            f"('annotationrun drop'){'' if 'plan' in ours else ', or set spec.output.existingRows: Keep'}"
         )
     _check_roles(episode, replaced)
     return replaced
@@ -86,11 +89,12 @@ def replace_rows(
     staged: ModuleRows,
     existing_rows: ExistingRows = "Replace",
     ours: Collection[ModuleName] = (),
+    settled: Collection[ModuleName] = (),
 ) -> tuple[EpisodeLanguage, frozenset[ModuleName]]:
     """Put the staged rows in place of the ones their modules own; every other row survives.
 
     With ``Keep``, a module that owns rows in the episode already changes nothing there, but for those in
-    ``ours``: their rows came from results of earlier runs.
+    ``ours``: their rows came from results of earlier runs. The rows of ``settled`` are there already.
 
     Returns:
         The episode's rows, and the modules whose rows were replaced.
@@ -100,7 +104,7 @@ def replace_rows(
         ConfigurationError: subtasks would change under interjections that stay.
         DatasetError: a surviving row has no role.
     """
-    replaced = replaced_modules(episode, staged, existing_rows, ours)
+    replaced = replaced_modules(episode, staged, existing_rows, ours, settled)
     rows = [(module, row) for module in sorted(replaced) for row in staged[module]]
     for module, row in rows:
         _check(module, row, episode)

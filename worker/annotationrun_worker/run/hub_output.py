@@ -4,13 +4,13 @@ import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from annotationrun_api.run_usage import RunUsage
 from annotationrun_worker.dataset.layout import is_data_file
-from annotationrun_worker.errors import StorageError
+from annotationrun_worker.errors import OutputError, StorageError
 from annotationrun_worker.hub.file_cache import FileCache
 from annotationrun_worker.hub.mirror import HubMirror, open_mirror
 from annotationrun_worker.hub.publication import DesiredFile, HubSource, HubTarget, Provenance, Publication
@@ -19,7 +19,7 @@ from annotationrun_worker.hub.repository import HubRepository
 from annotationrun_worker.merge.base import LanguageSummary, say_taken_away
 from annotationrun_worker.merge.built import BuiltDataset, PublishedOutput, build_merged
 from annotationrun_worker.merge.folder import MergePlan, MergeResult, merge_result
-from annotationrun_worker.merge.record import read_record, unanswered_lines
+from annotationrun_worker.merge.record import MergeRecord, read_record, unanswered_lines
 from annotationrun_worker.merge.source_files import RECORD_NAME
 from annotationrun_worker.merge.source_tree import SourceTree
 from annotationrun_worker.run.hub_source import open_tree
@@ -70,7 +70,7 @@ def publish_merged(
     if isinstance(dataset.files, HubMirror):
         dataset.files.hold([name for name in dataset.files.files if is_data_file(name)])
     tree = open_tree(dataset.files)
-    with _published(run, dataset, repository, place) as (head, there):
+    with _published(run, dataset, place) as (head, there):
         built = build_merged(plan, tree, is_in_place=run.is_in_place, there=there)
     say_taken_away(built.written.summary)
     publication = Publication(
@@ -88,26 +88,62 @@ def publish_merged(
     return replace(result, unchanged=published.is_unchanged, published=published)
 
 
+@dataclass(frozen=True, slots=True)
+class PublishedMerge:
+    """What an earlier merge published in the place of the output."""
+
+    record: MergeRecord
+    mirror: HubMirror
+    """Of its commit."""
+
+
 @contextmanager
 def _published(
-    run: LocalRun, dataset: OpenDataset, repository: HubRepository, place: HubPlace
+    run: LocalRun, dataset: OpenDataset, place: HubPlace
 ) -> Iterator[tuple[str | None, PublishedOutput | None]]:
     """Head of the output's branch, and what an earlier merge published there: see ``Publication``."""
     if run.is_in_place:
         yield None, None
         return
+    with open_published(run, place) as (head, published):
+        if published is None:
+            yield head, None
+            return
+        mirror = published.mirror
+        mirror.hold([name for name in mirror.files if is_data_file(name)])
+        with compared_videos(run, dataset, mirror) as has_same_videos:
+            yield head, PublishedOutput(published.record, mirror.root, has_same_videos)
+
+
+@contextmanager
+def open_published(run: LocalRun, place: HubPlace) -> Iterator[tuple[str, PublishedMerge | None]]:
+    """Head of the output's branch (empty: there is none), and what an earlier merge published there.
+
+    Raises:
+        OutputError: its record is none of this version.
+        DatasetError, HubAccessError, HubUnavailableError, StorageError: see ``open_mirror``.
+    """
+    repository = HubRepository(place.repo_id, run.hub.output_token)
     head = repository.head(place.revision)
     if head is None or RECORD_NAME not in repository.files(head):
         yield head or "", None
         return
     with open_mirror(repository, head, FileCache(run.hub.cache, run.hub.cache_bytes)) as mirror:
-        record = read_record(mirror.root)
+        record = _record_of(place, mirror)
         if record is None or record.source_identity is not None:
             yield head, None  # a dataset that was annotated in place: it is the source, or is refused
-            return
-        mirror.hold([name for name in mirror.files if is_data_file(name)])
-        with compared_videos(run, dataset, mirror) as has_same_videos:
-            yield head, PublishedOutput(record, mirror.root, has_same_videos)
+        else:
+            yield head, PublishedMerge(record, mirror)
+
+
+def _record_of(place: HubPlace, mirror: HubMirror) -> MergeRecord | None:
+    try:
+        return read_record(mirror.root)
+    except OutputError as error:
+        raise OutputError(
+            f"{RECORD_NAME} of {place} is not the record of a merge by this version; name another output, or "
+            "run with the version that made it"
+        ) from error
 
 
 def _hub_source(dataset: OpenDataset) -> HubSource | None:

@@ -15,11 +15,11 @@ from annotationrun_worker.rows import StagedRow
 from annotationrun_worker.run.annotate import AnnotateStep, results_of
 from annotationrun_worker.run.hub_source import fetch_all
 from annotationrun_worker.run.merge_lock import merge_lock
-from annotationrun_worker.run.opening import LocalRun, OpenDataset
+from annotationrun_worker.run.opening import LocalRun, OpenDataset, result_settings
 from annotationrun_worker.run.places import HubPlace
 from annotationrun_worker.run.plan import RunPlan
 from annotationrun_worker.run.same_videos import compared_videos
-from annotationrun_worker.staging.digests import Digest, digest_json
+from annotationrun_worker.staging.digests import Digest
 from annotationrun_worker.staging.plans import stage_merge
 from annotationrun_worker.staging.results import read_result_now
 from annotationrun_worker.staging.store import StagingStore
@@ -97,7 +97,7 @@ def _merge_plan(
         source_identity=plan.source_identity,
         existing_rows=run.spec.output.existing_rows,
         settings_digests={
-            module.name: digest_json(module.settings) for module in step.annotator.modules.published
+            module.name: result_settings(run, module) for module in step.annotator.modules.published
         },
         model=RecordedModel(run.spec.model.id, run.spec.model.revision, run.model_revision.commit),
         failed_episodes=step.report.failed_episodes,

@@ -18,6 +18,7 @@ from annotationrun_worker.staging.digests import Digest
 from annotationrun_worker.vlm.ask import Asker
 
 Outcome = tuple[Sequence[StagedRow], Sequence[Hole]]
+NO_CAMERA = CameraKey("")
 Name = TypeVar("Name", bound=ResultName, covariant=True)
 
 
@@ -84,7 +85,7 @@ def enabled_modules(
     default = frames.default_camera
     modules: list[Module[ModuleName]] = []
     if spec.modules.plan is not None:
-        modules.append(_plan(spec.modules.plan, default, prompts))
+        modules.append(plan_module(spec.modules.plan, prompts, default))
     if spec.modules.interjections is not None:
         modules.append(_interjections(spec.modules.interjections, default, prompts))
     if spec.modules.vqa is not None:
@@ -118,7 +119,9 @@ def _task_rule(settings: PlanModule, camera: CameraKey, prompts: Prompts) -> Tas
     return TaskRule(lambda text: task.has_to_derive(text, settings), module)
 
 
-def _plan(settings: PlanModule, camera: CameraKey, prompts: Prompts) -> Module[ModuleName]:
+def plan_module(settings: PlanModule, prompts: Prompts, camera: CameraKey = NO_CAMERA) -> Module[ModuleName]:
+    """The module plan; what its results depend on is the same without a camera to look at."""
+
     async def annotate(context: EpisodeContext) -> Outcome:
         return await plan.annotate_plan(context, settings, camera), ()
 

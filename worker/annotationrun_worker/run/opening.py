@@ -40,7 +40,7 @@ from annotationrun_worker.run.needs import server_needs
 from annotationrun_worker.run.places import HubPlace, Places
 from annotationrun_worker.run.report import AnnotateReport
 from annotationrun_worker.run.result_maker import EpisodePolicy, ResultBasis
-from annotationrun_worker.staging.digests import Digest
+from annotationrun_worker.staging.digests import Digest, digest_json
 from annotationrun_worker.staging.progress import EpisodeMarks
 from annotationrun_worker.staging.result_index import ResultIndex
 from annotationrun_worker.staging.store import StagingStore, open_store
@@ -249,6 +249,19 @@ def open_staging(run: LocalRun) -> StagingStore:
 def model_identity(run: LocalRun) -> dict[str, Any]:
     """What a result depends on of model and sampling; where and how it is served is no part of it."""
     return {**asdict(make_sampling(run.spec)), "revision": run.model_revision.name}
+
+
+def result_settings(run: LocalRun, module: Module[ResultName]) -> Digest:
+    """What the results of ``module`` depend on beside the episode and what they build on."""
+    return digest_json(
+        {
+            "settings": module.settings,
+            "prompts": module.prompts,
+            "model": model_identity(run),
+            "seed": run.spec.seed,
+            "outputLanguage": run.spec.output_language,
+        }
+    )
 
 
 def make_sampling(spec: RunSpec) -> Sampling:

@@ -17,13 +17,8 @@ from annotationrun_worker.merge.record import known_record
 from annotationrun_worker.run.hub_source import open_tree
 from annotationrun_worker.run.model_revision import model_text, note_model_revision
 from annotationrun_worker.run.opening import LocalRun, OpenDataset, open_staging
-from annotationrun_worker.run.preflight import (
-    NO_FINDINGS,
-    SourceFindings,
-    check_places,
-    check_rows,
-    check_source,
-)
+from annotationrun_worker.run.output_rows import check_rows
+from annotationrun_worker.run.preflight import NO_FINDINGS, SourceFindings, check_places, check_source
 from annotationrun_worker.staging.creating import check_creating
 from annotationrun_worker.staging.digests import Digest, digest_json
 from annotationrun_worker.staging.plans import read_plan, stage_plan

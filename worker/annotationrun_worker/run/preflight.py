@@ -5,9 +5,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final
 
-from annotationrun_worker.dataset.layout import data_files
 from annotationrun_worker.dataset.records import CameraKey
 from annotationrun_worker.dataset.survey import faults_text, survey_source
 from annotationrun_worker.errors import (
@@ -21,11 +20,9 @@ from annotationrun_worker.frames.backends import make_decoder
 from annotationrun_worker.frames.decoder import EpisodeVideo
 from annotationrun_worker.merge.columns import LANGUAGE_COLUMNS, REPLACED_COLUMNS
 from annotationrun_worker.merge.folder import METADATA_EDITS
-from annotationrun_worker.merge.output_place import check_output, check_rewritable
+from annotationrun_worker.merge.output_place import check_output
 from annotationrun_worker.merge.placement import nearest_folder, probe_writable
-from annotationrun_worker.merge.record import known_record
 from annotationrun_worker.merge.source_files import LARGE_FOLDERS, source_files, speaks_of_other_rows
-from annotationrun_worker.rows import ModuleName
 from annotationrun_worker.run.annotate import allowed_failures
 from annotationrun_worker.run.foreseen_episode import cameras_looked_at
 from annotationrun_worker.run.hub_source import check_room_for_merge
@@ -181,43 +178,6 @@ def _check_sizes(
                         f"pixels, but meta/info.json says {told[0]} x {told[1]} (its shape); correct "
                         "meta/info.json, or the video"
                     )
-
-
-def check_rows(run: LocalRun, dataset: OpenDataset) -> None:
-    """See that the data files can take new rows.
-
-    Raises:
-        OutputError: subtasks would be changed under interjections that stay.
-        DatasetError: the source can't be read, or not be rewritten.
-        HubAccessError, HubUnavailableError, StorageError: a file can't be fetched.
-    """
-    spec = run.spec
-    modules: list[ModuleName] = [
-        name for name in get_args(ModuleName) if getattr(spec.modules, name) is not None
-    ]
-    selected = {int(episode.index): modules for episode in dataset.chosen}
-    _check_rows_of_output(run, selected)
-    if dataset.files.commit and not dataset.has_language_columns:
-        return  # nothing stands in the way of new ones, and no data file has to be fetched to see that
-    for path in dataset.files.data_files():
-        with dataset.files.using(path):
-            check_rewritable([path], selected, spec.output.existing_rows)
-
-
-def _check_rows_of_output(run: LocalRun, selected: Mapping[int, Collection[ModuleName]]) -> None:
-    """See that the subtasks of an output that is there may be replaced; equal settings give equal ones.
-
-    Raises:
-        ConfigurationError: interjections would stay under them.
-        OutputError, DatasetError: the output can't be read.
-    """
-    output, plan = run.places.output, run.spec.modules.plan
-    if not isinstance(output, Path) or run.is_in_place or plan is None:
-        return
-    record = known_record(output) if output.is_dir() else None
-    settings = digest_json(plan.model_dump(mode="json", by_alias=True))
-    if record is not None and record.settings_digests.get("plan") != settings:
-        check_rewritable(data_files(output), selected, run.spec.output.existing_rows)
 
 
 def _check_room(source: Path, output: Path) -> None:
