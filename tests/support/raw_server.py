@@ -75,9 +75,12 @@ class _Handler(socketserver.StreamRequestHandler):
                     return
 
     def _next(self) -> Exchange | None:
-        head = b"".join(iter(self.rfile.readline, b"\r\n"))
-        if not head:
-            return None
+        lines: list[bytes] = []
+        while (line := self.rfile.readline()) != b"\r\n":
+            if not line:
+                return None  # the client went away
+            lines.append(line)
+        head = b"".join(lines)
         for line in head.splitlines():
             if line.lower().startswith(b"content-length:"):
                 self.rfile.read(int(line.partition(b":")[2]))
