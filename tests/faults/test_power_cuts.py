@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from tests.faults.test_killed_runs import hashes, seen
 from tests.support.annotation import REFERENCE, run_command, write_manifest
-from tests.support.attack_row import TITLE, attack_row
+from tests.support.attacks import Cost, row
 from tests.support.checkout import ROOT
 from tests.support.disk_operations import REACHED, Disk, Operation, write_files
 from tests.support.openai_server import scripted_server
@@ -161,5 +161,5 @@ def test_a_rerun_after_a_power_cut_ends_with_the_same_bytes(recording, tmp_path,
         assert output == recording.output, f"disk {number}"
         assert "Traceback" not in stderr
     attack = f"power cut after each of {len(recording.operations)} steps: {len(ended)} disks, rerun"
-    peak_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # of Linux in KiB
-    printed(attack_row(attack, "exit 0, same bytes", peak_bytes, time.monotonic() - started), TITLE)
+    peak_mebibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # of Linux in KiB
+    row(printed, attack, "exit 0, same bytes", Cost(time.monotonic() - started, peak_mebibytes))

@@ -1,4 +1,4 @@
-"""What an attack cost the process that was attacked: seconds, and the most memory that it had (Linux)."""
+"""Attacks: how what was attacked ended, and what that took of seconds and memory (Linux)."""
 
 import os
 import subprocess
@@ -11,8 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.forked_command import ForkedCommand
+
 TITLE = "attacks"
 """Of the table that the rows of all attacks stand in."""
+MOST_BYTES = 1536 * 1024**2
+"""Of all processes of a command together, at any time."""
+MOST_SECONDS = 60.0
+LOOK_SECONDS = 0.01
 
 
 @dataclass
@@ -65,11 +71,70 @@ def run_attacked(
     return done, Cost(time.monotonic() - started, peak, peak, used.ru_utime + used.ru_stime)
 
 
+def attacked(
+    printed: Callable[[str, str], None],
+    attack: str,
+    *arguments: object,
+    most_bytes: int = MOST_BYTES,
+    most_seconds: float = MOST_SECONDS,
+) -> subprocess.CompletedProcess[str]:
+    """`annotationrun ARGUMENTS`, which has to end in time, with little memory and no traceback."""
+    started = time.monotonic()
+    command = ForkedCommand(*arguments)
+    watch = MemoryWatch(command.pid)
+    done = command.wait()
+    cost = Cost(time.monotonic() - started, watch.stop() / 2**20)
+    row(printed, attack, f"exit {done.returncode}", cost)
+    assert "Traceback" not in done.stderr + done.stdout, done.stderr[-4000:]
+    assert 0 < cost.peak_mebibytes <= most_bytes / 2**20
+    assert cost.seconds <= most_seconds
+    return done
+
+
+class MemoryWatch:
+    """Looks at the memory of a process and its descendants until it ends."""
+
+    def __init__(self, pid: int) -> None:
+        self.peak_bytes = 0
+        self._pid = pid
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> int:
+        """The most that they held together, each counted with the most that it held until then, in bytes."""
+        self._done.set()
+        self._thread.join()
+        return self.peak_bytes
+
+    def _look(self) -> None:
+        while not self._done.wait(LOOK_SECONDS):
+            held = sum(_peak_mebibytes(pid) for pid in descendants(self._pid))
+            self.peak_bytes = max(self.peak_bytes, int(held * 2**20))
+
+
+def descendants(pid: int) -> list[int]:
+    """The process and all that it and its threads have started, as far as they are there."""
+    found, new = [], [pid]
+    while new:
+        found += new
+        lists = [path for parent in new for path in Path(f"/proc/{parent}/task").glob("*/children")]
+        new = [int(child) for path in lists for child in _read(path).split()]
+    return found
+
+
 def row(printed: Callable[[str, str], None], attack: str, outcome: str, cost: Cost) -> None:
     """A line of the table: attack, exit code or condition, peak memory, seconds."""
     printed(f"{attack:<66} {outcome:<30} {cost.peak_mebibytes:6.0f} MiB {cost.seconds:6.1f} s", TITLE)
 
 
-def _peak_mebibytes() -> float:
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
+def _peak_mebibytes(pid: int | str = "self") -> float:
+    lines = (line.split() for line in _read(Path(f"/proc/{pid}/status")).splitlines())
+    return next((int(words[1]) / 1024 for words in lines if words and words[0] == "VmHWM:"), 0.0)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # it has ended
+        return ""

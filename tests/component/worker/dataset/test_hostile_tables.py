@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.support.annotation import write_manifest
-from tests.support.attack import attack
+from tests.support.attacks import attacked
 from tests.support.tiny_dataset import (
     EPISODES,
     TASK,
@@ -42,7 +42,7 @@ def dataset(tiny, tmp_path):
 
 def plan(name, folder, printed):
     manifest = write_manifest(folder, folder / "dataset", NOBODY, MODULES)
-    return attack(name, printed, "plan", "-f", manifest, most_bytes=400 * MIB)
+    return attacked(printed, name, "plan", "-f", manifest, most_bytes=400 * MIB)
 
 
 def write_constant_rows(path: Path, rows: int) -> None:
@@ -66,16 +66,16 @@ def test_more_rows_than_the_dataset_has_are_refused_by_the_footer(dataset, tmp_p
     write_constant_rows(path, 20_000_000)
     assert path.stat().st_size < MIB
     done = plan("20 million constant rows, 60 told", tmp_path, printed)
-    assert done.exit_code == ExitCode.DATASET
-    assert f"has 20000000 rows, expected at most {ROWS_LIMIT}" in done.said
+    assert done.returncode == ExitCode.DATASET
+    assert f"has 20000000 rows, expected at most {ROWS_LIMIT}" in done.stderr
 
 
 def test_more_rows_than_the_dataset_has_in_all_are_refused(dataset, tmp_path, printed):
     write_constant_rows(dataset / rows_path(0), 2_000_000)
     done = plan("2 million constant rows, 60 told", tmp_path, printed)
-    assert done.exit_code == ExitCode.DATASET
+    assert done.returncode == ExitCode.DATASET
     assert (
-        "2000000 rows, but meta/info.json says that the dataset has 60 frames ('total_frames')" in done.said
+        "2000000 rows, but meta/info.json says that the dataset has 60 frames ('total_frames')" in done.stderr
     )
 
 
@@ -83,16 +83,16 @@ def test_a_file_of_as_many_rows_as_may_be_fits(dataset, tmp_path, printed):
     write_constant_rows(dataset / rows_path(0), ROWS_LIMIT)
     tell(dataset, total_frames=ROWS_LIMIT)
     manifest = write_manifest(tmp_path, dataset, NOBODY, MODULES)
-    done = attack(f"{ROWS_LIMIT} constant rows, as many told", printed, "plan", "-f", manifest)
-    assert done.exit_code == ExitCode.DATASET
+    done = attacked(printed, f"{ROWS_LIMIT} constant rows, as many told", "plan", "-f", manifest)
+    assert done.returncode == ExitCode.DATASET
 
 
 @pytest.mark.parametrize("characters", [50_000_000, 10_001])
 def test_a_task_of_a_book_is_refused(characters, dataset, tmp_path, printed):
     edit_table(dataset / TASKS, lambda table: with_column(table, "task", ["x" * characters]))
     done = plan(f"a task of {characters} characters", tmp_path, printed)
-    assert done.exit_code == ExitCode.DATASET
-    assert f"tasks.parquet has a task of {characters} characters, expected at most 10000" in done.said
+    assert done.returncode == ExitCode.DATASET
+    assert f"tasks.parquet has a task of {characters} characters, expected at most 10000" in done.stderr
 
 
 def test_a_dictionary_of_one_long_task_is_not_expanded(dataset, tmp_path, printed):
@@ -105,15 +105,15 @@ def test_a_dictionary_of_one_long_task_is_not_expanded(dataset, tmp_path, printe
                 pa.table([pa.array(range(start, start + 500)), text], schema=schema), row_group_size=500
             )
     done = plan("5000 tasks that name one of 1 MiB", tmp_path, printed)
-    assert done.exit_code == ExitCode.DATASET
-    assert f"has a task of {MIB} characters" in done.said
+    assert done.returncode == ExitCode.DATASET
+    assert f"has a task of {MIB} characters" in done.stderr
 
 
 def test_a_list_of_tasks_that_expands_is_refused(dataset, tmp_path, printed):
     edit_table(dataset / EPISODES, lambda table: with_column(table, "tasks", [[TASK] * 200_000] * 3))
     done = plan("200000 tasks of an episode", tmp_path, printed)
-    assert done.exit_code == ExitCode.DATASET
-    assert "lists more than 10000 tasks of an episode" in done.said
+    assert done.returncode == ExitCode.DATASET
+    assert "lists more than 10000 tasks of an episode" in done.stderr
 
 
 def test_episodes_are_counted_before_they_are_read(dataset, tmp_path, printed):
@@ -122,8 +122,8 @@ def test_episodes_are_counted_before_they_are_read(dataset, tmp_path, printed):
         template.take(pa.array(np.zeros(3_000_000, np.int64))), dataset / EPISODES, compression="zstd"
     )
     done = plan("3 million constant episodes, 3 told", tmp_path, printed)
-    assert done.exit_code == ExitCode.DATASET
-    assert "says 3 episodes, meta/episodes holds 3000000" in done.said
+    assert done.returncode == ExitCode.DATASET
+    assert "says 3 episodes, meta/episodes holds 3000000" in done.stderr
 
 
 def test_a_dictionary_that_expands_in_the_rows_does_not_fill_the_memory(dataset, tmp_path, printed):
@@ -136,12 +136,12 @@ def test_a_dictionary_that_expands_in_the_rows_does_not_fill_the_memory(dataset,
         table = table.append_column("note", note)
         pq.write_table(table, path, compression="zstd", store_schema=False)  # so that it is read as text
         assert path.stat().st_size < MIB
-    done = attack(
-        "800 rows that name a text of 8 MiB", printed,
+    done = attacked(
+        printed, "800 rows that name a text of 8 MiB",
         "drop", dataset, "--module", "vqa", "--output", tmp_path / "dropped",
     )  # fmt: skip
-    assert done.exit_code == ExitCode.DATASET
-    assert "a dictionary that expands so far is made to do harm" in done.said
+    assert done.returncode == ExitCode.DATASET
+    assert "a dictionary that expands so far is made to do harm" in done.stderr
 
 
 def test_a_column_that_is_there_twice_is_named(dataset):

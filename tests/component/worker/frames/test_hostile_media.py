@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from tests.support.annotation import write_manifest
-from tests.support.attack import attack
+from tests.support.attacks import attacked
 from tests.support.bad_input import count_blocks
 from tests.support.image_dataset import FRONT, encoded, write_image_dataset
 from tests.support.openai_server import scripted_server
@@ -46,7 +46,7 @@ def false_counts(video: Path, frames: int) -> None:
 def annotate(name, folder, dataset, printed, command="run"):
     with scripted_server(count_blocks, ("demo-vlm",)) as server:
         manifest = write_manifest(folder, dataset, server.base_url, MODULES, **FIRST)
-        done = attack(name, printed, command, "-f", manifest)
+        done = attacked(printed, name, command, "-f", manifest)
         assert server.bodies == []
     return done
 
@@ -56,8 +56,8 @@ def test_a_video_that_claims_more_frames_than_it_has_bytes(frames, tiny, tmp_pat
     dataset = Path(shutil.copytree(tiny, tmp_path / "dataset"))
     false_counts(dataset / video_path(), frames)
     done = annotate(f"mp4 of 3 KB that claims {frames} frames", tmp_path, dataset, printed)
-    assert done.exit_code == ExitCode.INCOMPLETE
-    assert "file-000.mp4" in done.said
+    assert done.returncode == ExitCode.INCOMPLETE
+    assert "file-000.mp4" in done.stderr
 
 
 @pytest.mark.parametrize("told", [(64, 48), (4096, 4096)])
@@ -67,16 +67,16 @@ def test_a_video_of_more_pixels_than_any_camera_has(told, tiny, huge_video, tmp_
     tell_size(dataset, told)
     name = f"H.264 of {SIDE} x {SIDE}, {told[0]} x {told[1]} told"
     done = annotate(name, tmp_path, dataset, printed)
-    assert done.exit_code in {ExitCode.DATASET, ExitCode.INCOMPLETE}
-    assert f"{SIDE} x {SIDE}" in done.said
+    assert done.returncode in {ExitCode.DATASET, ExitCode.INCOMPLETE}
+    assert f"{SIDE} x {SIDE}" in done.stderr
 
 
 def test_a_size_that_no_camera_has_is_refused_before_anything(tiny, tmp_path, printed):
     dataset = Path(shutil.copytree(tiny, tmp_path / "dataset"))
     tell_size(dataset, (9000, 9000))
     done = annotate("9000 x 9000 told", tmp_path, dataset, printed, "plan")
-    assert done.exit_code == ExitCode.DATASET
-    assert "9000 x 9000 pixels, expected at most 40000000 in all" in done.said
+    assert done.returncode == ExitCode.DATASET
+    assert "9000 x 9000 pixels, expected at most 40000000 in all" in done.stderr
 
 
 @pytest.mark.parametrize("side", [9000, 6000])
@@ -89,8 +89,8 @@ def test_pictures_that_are_larger_than_told(side, tmp_path, printed):
         picture_of=lambda index, camera, episode: {"bytes": content, "path": None},
     )
     done = annotate(f"PNG of {side} x {side}, 320 x 240 told", tmp_path, dataset, printed)
-    assert done.exit_code == ExitCode.INCOMPLETE
-    assert f"{side} x {side}" in done.said
+    assert done.returncode == ExitCode.INCOMPLETE
+    assert f"{side} x {side}" in done.stderr
 
 
 def tell_size(dataset: Path, size: tuple[int, int]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.annotation import REFERENCE, annotated, run_command
-from tests.support.attack_row import attacked
+from tests.support.attacks import attacked
 from tests.support.file_trees import tree
 
 from annotationrun_api.exit_codes import ExitCode

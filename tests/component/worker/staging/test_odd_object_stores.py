@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 from tests.support.annotation import REFERENCE, run_command, write_manifest
-from tests.support.attack_row import attacked
+from tests.support.attacks import attacked
 from tests.support.file_trees import tree
 from tests.support.module_runs import demo_model
 from tests.support.odd_s3_server import odd_s3_server
