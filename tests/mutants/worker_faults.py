@@ -89,9 +89,23 @@ WORKER_MUTANTS = (
     Mutant(
         "rows taken over from another episode",
         f"{WORKER}/merge/base.py",
-        "_is_same(episode.table[name], theirs[name]) for name in names",
+        "_is_same(table[name], theirs[name]) for name in names",
         "name in names for name in names",
         BASE,
+    ),
+    Mutant(
+        "rows of a video that was replaced taken over",
+        f"{WORKER}/merge/base.py",
+        "return has_same_rows and self._has_same_videos(episode.index)",
+        "return has_same_rows",
+        ("tests/component/worker/run/test_replaced_videos.py", "-k", "go_and_are_named"),
+    ),
+    Mutant(
+        "the tag of a planted note created",
+        f"{WORKER}/hub/publish.py",
+        "return made is not None and intent.merge_digest in made.merge_digests",
+        "return made is not None",
+        ("tests/component/worker/hub/test_hub_publish.py", "-k", "planted"),
     ),
     Mutant(
         "rows that another run published meanwhile overwritten",

@@ -104,12 +104,13 @@ class HubServer:
         changed: Mapping[str, bytes | None],
         title: str = "Upstream change",
         *,
+        message: str = "",
         branch: str = "main",
         repo_type: RepoType = "dataset",
     ) -> Commit:
         """As somebody else would: write files, and delete those with None; not counted."""
         with self.hub.lock:
-            return self.hub.commit(self.repo(repo_id, repo_type), changed, title, branch)
+            return self.hub.commit(self.repo(repo_id, repo_type), changed, title, branch, message=message)
 
     def read_file(
         self, repo_id: str, path: str, revision: str = "main", repo_type: RepoType = "dataset"

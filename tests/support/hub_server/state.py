@@ -138,6 +138,7 @@ class Hub:
         title: str,
         branch: str = "main",
         author: str = "someone",
+        message: str = "",
     ) -> Commit:
         """Write (or with None delete) files; on the server's own behalf, past all counters."""
         head = repo.commit_at(branch)
@@ -147,7 +148,7 @@ class Hub:
                 del files[path]
             else:
                 files[path] = self.stored(path, content)
-        commit = repo.make_commit(head.sha, files, title, "", author)
+        commit = repo.make_commit(head.sha, files, title, message, author)
         repo.move(repo.writable_ref(branch), commit)
         return commit
 

@@ -24,7 +24,7 @@ from annotationrun_worker.hub.publication import DEFAULT_BRANCH, Publication, Pu
 from annotationrun_worker.hub.publish_journal import Intent, PublishJournal
 from annotationrun_worker.hub.push import CommitPush, Pushed
 from annotationrun_worker.hub.repository import REPO_TYPE, HubRepository
-from annotationrun_worker.hub.tags import TagMove, move_tag, read_tags
+from annotationrun_worker.hub.tags import TagMove, is_version_tag, move_tag, read_tags
 from annotationrun_worker.staging.store import StagingStore
 
 _LOG = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def publish(repository: HubRepository, publication: Publication, store: StagingS
             whole.
         HubAccessError, HubUnavailableError: see ``HubRepository.resolve``.
         DatasetError: the source lacks a file.
-        StagingError, StorageError: the journal can't be read or written, or there is no room to stream.
+        StorageError: the journal can't be read or written, or there is no room to stream.
     """
     target = publication.target
     journal = PublishJournal(store)
@@ -80,10 +80,18 @@ def publish(repository: HubRepository, publication: Publication, store: StagingS
 def _repair_others(repository: HubRepository, journal: PublishJournal, own: Intent) -> None:
     """Create a version tag again that an interrupted publish of another merge left deleted.
 
-    What has no commit yet moved no tag; and it may be under way just now.
+    What has no commit yet moved no tag; and it may be under way just now. Others may write to the store too:
+    a note is believed as far as the repository itself says that the commit is of that merge.
     """
     for intent in journal.unfinished(repository.repo_id):
         if intent.path == own.path or not intent.commit:
+            continue
+        if not _is_ours(repository, intent):
+            _LOG.warning(
+                "the staged object %r says that a publish to dataset %r was interrupted, but the commit that "
+                "it names is none of that merge, or the tag no version; nothing is done for it: delete it if "
+                "nobody needs it", intent.path, repository.repo_id,
+            )  # fmt: skip
             continue
         if intent.tag not in read_tags(repository):
             _LOG.warning(
@@ -92,6 +100,18 @@ def _repair_others(repository: HubRepository, journal: PublishJournal, own: Inte
             )  # fmt: skip
             move_tag(repository, TagMove(intent.tag, intent.commit))
         journal.finish(intent)
+
+
+def _is_ours(repository: HubRepository, intent: Intent) -> bool:
+    """Whether the noted commit is on the noted branch and has the trailer of the noted merge."""
+    if not is_version_tag(intent.tag):
+        return False
+    try:
+        history = read_history(repository, intent.branch)
+    except HubAccessError:
+        return False  # there is no such branch
+    made = next((made for made in history if made.sha == intent.commit), None)
+    return made is not None and intent.merge_digest in made.merge_digests
 
 
 def _history(repository: HubRepository, publication: Publication) -> Sequence[MadeCommit]:

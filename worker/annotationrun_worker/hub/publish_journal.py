@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from annotationrun_worker.errors import StagingError
 from annotationrun_worker.staging.digests import digest_json
+from annotationrun_worker.staging.once import parse_object, warn_unreadable
 from annotationrun_worker.staging.store import StagingStore
 
 _FOLDER: Final = "publishes"
@@ -51,22 +51,26 @@ class PublishJournal:
     def read(self, intent: Intent) -> Intent | None:
         """What was noted of this publish; ``None``: nothing, or it was finished.
 
+        Of a note that can't be read it is known that the publish has begun, as ``intent`` says.
+
         Raises:
-            StagingError: the object is not what ``write`` writes.
             StorageError: the store can't be read.
         """
         content = self._store.read_now(intent.path)
-        return None if content is None else _parsed(intent.path, content)
+        if content is None:
+            return None
+        return self._parsed(intent.path, content, "the publish goes on") or intent
 
     def unfinished(self, repo_id: str) -> Iterator[Intent]:
         """All that is noted of this repository.
 
         Raises:
-            StagingError, StorageError: see ``read``.
+            StorageError: see ``read``.
         """
         for path in sorted(found.path for found in self._store.list_now(_FOLDER)):
             content = self._store.read_now(path)
-            intent = None if content is None else _parsed(path, content)
+            consequence = "look at the version tags of the output repositories, then delete it"
+            intent = None if content is None else self._parsed(path, content, consequence)
             if intent is not None and intent.repo_id == repo_id:
                 yield intent
 
@@ -78,12 +82,15 @@ class PublishJournal:
         """
         self._store.delete_now(intent.path)
 
-
-def _parsed(path: str, content: bytes) -> Intent:
-    try:
-        return Intent(**json.loads(content))
-    except (ValueError, TypeError) as error:
-        raise StagingError(
-            f"the staged object {path!r} is not the journal of a publish ({error}); delete it, look at the "
-            "output repository's version tag, and run again"
-        ) from error
+    def _parsed(self, path: str, content: bytes, consequence: str) -> Intent | None:
+        """The note in an object; ``None``: it is none, which the log says."""
+        try:
+            intent = Intent(**parse_object(content))
+            if not all(isinstance(value, str) for value in asdict(intent).values()):
+                raise TypeError("texts were expected")
+            if intent.path != path:
+                raise ValueError("its name is that of another note")
+        except (ValueError, TypeError) as error:
+            warn_unreadable(self._store, path, error, consequence)
+            return None
+        return intent

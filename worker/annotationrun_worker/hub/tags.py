@@ -18,6 +18,7 @@ What else would do:
   credentials, that mirrors and proxies of the Hub's API rarely speak.
 """
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,8 +31,14 @@ from annotationrun_worker.fault_points import FaultPoint, reached
 from annotationrun_worker.hub.calls import output_call, status_of
 from annotationrun_worker.hub.repository import REPO_TYPE, HubRepository
 
+_VERSION: Final = re.compile(r"v[0-9]{1,9}\.[0-9]{1,9}")
 _ROUNDS: Final = 5
 """Others may create the tag while we move it; that they do so for ever is no accident."""
+
+
+def is_version_tag(tag: str) -> bool:
+    """Whether LeRobot could look for it: ``v3.0``."""
+    return _VERSION.fullmatch(tag) is not None
 
 
 def bridge_of(tag: str) -> str:

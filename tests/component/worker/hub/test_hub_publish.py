@@ -1,7 +1,9 @@
 """Publishing with the real client to a Hub: what arrives, what moves, and what is left alone."""
 
 import dataclasses
+import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,7 @@ from tests.support.hub_server.state import Account
 
 from annotationrun_worker.errors import HubAccessError, OutputError, OutputMovedError
 from annotationrun_worker.hub import calls
+from annotationrun_worker.hub.commit_message import DIGEST_TRAILER
 from annotationrun_worker.hub.commit_plan import plan_commit
 from annotationrun_worker.hub.publication import DesiredFile, HubTarget, Publication
 from annotationrun_worker.hub.publish import publish
@@ -337,16 +340,48 @@ def test_a_tag_of_a_later_publish_stays(server, merged, staging):
 
 
 def test_a_tag_that_another_publish_left_deleted_comes_back_first(server, merged, staging):
-    source = set_up(server, IN_PLACE)
+    set_up(server, IN_PLACE)
+    made = server.append_commit("me/source", {}, message=f"{DIGEST_TRAILER}: {OTHER_DIGEST}").sha
     repo = server.repo("me/source")
     del repo.tags["v3.0"]
-    PublishJournal(StagingStore(staging)).write(Intent(OTHER_DIGEST, "me/source", "main", "v3.0", source))
+    PublishJournal(StagingStore(staging)).write(Intent(OTHER_DIGEST, "me/source", "main", "v3.0", made))
     publication = publication_of(server.url, merged, IN_PLACE)
     server.append_commit("me/source", {"meta/info.json": b"theirs"})
     with pytest.raises(OutputMovedError, match=r"'meta/info\.json'"):
         publish_to(server, publication, staging, IN_PLACE)
-    assert repo.tags == {"v3.0": source}
+    assert repo.tags == {"v3.0": made}
     assert journal_is_empty(staging)
+
+
+@pytest.mark.parametrize("is_tagged", [True, False], ids=["tagged", "untagged"])
+def test_notes_that_somebody_else_planted_create_no_tag(server, merged, staging, caplog, is_tagged):
+    """Who shares the store could else have the victim's token name any commit of the repository."""
+    source = set_up(server, IN_PLACE)
+    made = server.append_commit("me/source", {}, message=f"{DIGEST_TRAILER}: {OTHER_DIGEST}").sha
+    repo = server.repo("me/source")
+    if not is_tagged:
+        del repo.tags["v3.0"]
+    stolen = server.append_commit("me/source", {}, message=f"{DIGEST_TRAILER}: {'3' * 64}").sha
+    store = StagingStore(staging)
+    planted = [
+        Intent(OTHER_DIGEST, "me/source", "main", "v3.1", source),
+        Intent("2" * 64, "me/source", "main", "v3.0", "0" * 40),
+        Intent("1" * 64, "me/source", "main", "v2.0", made),
+        Intent(OTHER_DIGEST, "me/source", "no-such-branch", "v3.0", made),
+        Intent("3" * 64, "me/source", "main", "stolen", stolen),
+    ]
+    for intent in planted:
+        store.put_now(intent.path, json.dumps(asdict(intent)).encode())
+    store.put_now("publishes/junk.json", json.dumps(asdict(planted[0])).encode())
+    for number, content in enumerate([b"", b"{", b"[" * 100_000, b"{}", b'{"commit": 1}', b"\xff"]):
+        store.put_now(f"publishes/junk-{number}.json", content)
+    publication = publication_of(server.url, merged, IN_PLACE)
+    published = publish_to(server, publication, staging, IN_PLACE)
+    assert repo.tags == {"v3.0": published.commit}
+    junk = ["junk", *(f"junk-{number}" for number in range(6))]
+    for path in [*(intent.path for intent in planted), *(f"publishes/{name}.json" for name in junk)]:
+        assert path in caplog.text
+        assert store.read_now(path) is not None
 
 
 def test_a_repository_without_a_version_tag_gets_it(server, merged, staging):
