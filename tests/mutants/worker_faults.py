@@ -96,8 +96,8 @@ WORKER_MUTANTS = (
     Mutant(
         "rows of a video that was replaced taken over",
         f"{WORKER}/merge/base.py",
-        "return has_same_rows and self._has_same_videos(episode.index)",
-        "return has_same_rows",
+        "return not cameras or self._has_same_videos(episode.index, cameras)",
+        "return True",
         ("tests/component/worker/run/test_replaced_videos.py", "-k", "go_and_are_named"),
     ),
     Mutant(

@@ -51,7 +51,7 @@ def measured() -> Iterator[Cost]:
 def run_attacked(
     *arguments: object, environment: Mapping[str, str], limit_seconds: float = 120.0
 ) -> tuple[subprocess.CompletedProcess[str], Cost]:
-    """`annotationrun ARGUMENTS` in a Python of its own, and what that cost; of memory its largest process."""
+    """`annotationrun ARGUMENTS` in a Python of its own, and what that cost, the processor's seconds too."""
     command = [sys.executable, "-m", "annotationrun_worker", *map(str, arguments)]
     started = time.monotonic()
     with (
@@ -61,13 +61,14 @@ def run_attacked(
         process = subprocess.Popen(command, stdout=stdout, stderr=stderr, env={**os.environ, **environment})
         timer = threading.Timer(limit_seconds, process.kill)
         timer.start()
+        watch = MemoryWatch(process.pid)  # in ru_maxrss what forked it counts too
         _, status, used = os.wait4(process.pid, 0)
         timer.cancel()
         process.returncode = os.waitstatus_to_exitcode(status)
         stdout.seek(0)
         stderr.seek(0)
         done = subprocess.CompletedProcess(command, process.returncode, stdout.read(), stderr.read())
-    peak = used.ru_maxrss / 1024
+    peak = watch.stop() / 2**20
     return done, Cost(time.monotonic() - started, peak, peak, used.ru_utime + used.ru_stime)
 
 

@@ -58,6 +58,6 @@ def merge_plan(source: Path, output: Path, results: Results, **changes: object) 
         "results": keys_by_episode(results),
         "read_rows": results.__getitem__,
         "source_identity": source_identity(source, output),
-        "has_same_videos": lambda _: True,
+        "has_same_videos": lambda *_: True,
     }
     return MergePlan(**(values | changes))  # type: ignore[arg-type]

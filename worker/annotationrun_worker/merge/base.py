@@ -7,7 +7,7 @@ same content in every column, and its videos are the same.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,11 +30,12 @@ from annotationrun_worker.rows import ModuleName
 
 _LOG = logging.getLogger(__name__)
 
-HasSameVideos = Callable[[int], bool]
-"""Whether an episode, by index, has the same videos in the source and in the output."""
+HasSameVideos = Callable[[int, Collection[str | None]], bool]
+"""Whether an episode, by index, has the same videos in the source and in the output, of the cameras that rows
+speak of (``None``: rows that name none)."""
 
 
-def no_videos_are_the_same(_index: int) -> bool:
+def no_videos_are_the_same(_index: int, _cameras: Collection[str | None]) -> bool:
     """Where nothing is known of the output's videos."""
     return False
 
@@ -99,8 +100,10 @@ class OutputBase:
         except READ_ERRORS as error:
             raise _unreadable(self._output, error) from error
 
-    def holds(self, episode: AnnotatedEpisode) -> bool:
+    def holds(self, episode: AnnotatedEpisode, language: EpisodeLanguage) -> bool:
         """Whether the output has the episode with the same frames; ``episode`` comes with its columns.
+
+        ``language`` is what the output's rows say of it: videos that they don't speak of may be others.
 
         Raises:
             OutputError: it can't be read.
@@ -113,7 +116,10 @@ class OutputBase:
             has_same_rows = _has_same_rows(self._file(path), group, episode.table)
         except READ_ERRORS as error:
             raise _unreadable(self._output, error) from error
-        return has_same_rows and self._has_same_videos(episode.index)
+        if not has_same_rows:
+            return False
+        cameras = {row.camera for row in all_rows(language)}
+        return not cameras or self._has_same_videos(episode.index, cameras)
 
     def _file(self, path: Path) -> pq.ParquetFile:
         if self._open is None or self._open[0] != path:

@@ -159,7 +159,7 @@ class _Made:
         index, plan = episode.index, self._plan
         there = None if self._base is None else self._base.read(index)
         if there is not None and self._base is not None:
-            if self._base.holds(episode):
+            if self._base.holds(episode, there.language):
                 episode = replace(episode, language=there.language)
             else:
                 self._others.add(index)

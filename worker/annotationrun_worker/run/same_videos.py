@@ -5,7 +5,7 @@ replaced, or where episodes were numbered anew; so the videos are compared too: 
 as such, of others the compressed packets of the episode are read.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -78,9 +78,12 @@ class SameVideos:
 
     source: VideoFiles
     there: VideoFiles
+    default_camera: CameraKey | None
 
-    def __call__(self, index: int) -> bool:
-        """Whether the episode has the same videos in both, of the cameras that both have.
+    def __call__(self, index: int, cameras: Collection[str | None]) -> bool:
+        """Whether the episode has the same videos in both, as far as both have these ``cameras``.
+
+        Rows that name no camera were made of the default one, by us or by others.
 
         Raises:
             DatasetError: the metadata of one can't be read.
@@ -89,11 +92,12 @@ class SameVideos:
         ours, theirs = self.source.episodes.get(index), self.there.episodes.get(index)
         if ours is None or theirs is None:
             return False
+        named = {self.default_camera if camera is None else camera for camera in cameras}
         return all(
             self._is_same_stretch(ours.videos[camera], theirs.videos[camera])
             or self._have_same_packets(ours, theirs, camera)
-            for camera in ours.videos
-            if camera in theirs.videos
+            for camera in ours.videos.keys() & theirs.videos.keys()
+            if camera in named
         )
 
     def _is_same_stretch(self, ours: VideoSpan, theirs: VideoSpan) -> bool:
@@ -134,4 +138,6 @@ def compared_videos(run: LocalRun, dataset: OpenDataset, there: DatasetFiles) ->
         closing(VideoFiles(dataset.files, store, backend)) as ours,
         closing(VideoFiles(there, store, backend)) as theirs,
     ):
-        yield SameVideos(ours, theirs)
+        named, cameras = run.spec.frames.default_camera, dataset.features.cameras
+        default = next(iter(cameras), None) if named is None else CameraKey(named)
+        yield SameVideos(ours, theirs, default)
