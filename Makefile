@@ -62,7 +62,7 @@ durations: $(READY)  ## Where the seconds went, by suite, file and test, the las
 
 # make SUITE ARGS="-k spans": arguments for pytest.
 ARGS :=
-SUITES := lint types unit component docs \
+SUITES := lint types unit component docs fuzz \
   storage faults scale frames-exact mutants interop vllm chart gitops operator cluster
 .PHONY: $(SUITES)
 lint:  ## ruff, and the contracts of the imports
@@ -70,6 +70,7 @@ types:  ## mypy, strict
 unit:  ## Tests of pure code, and of the layout
 component:  ## Tests with real decoding, real HTTP, real parquet
 docs:  ## The README's commands
+fuzz:  ## Damaged files, objects and answers of every kind; FUZZ_COUNT=2000 for that many of each
 storage:  ## Component tests on a real S3 server, and on disks that are full or read-only
 faults:  ## Runs and workers that are killed, at each named point of the code and at seeded moments
 scale:  ## 10,000 episodes: seconds and memory of each step

@@ -53,7 +53,10 @@ class VideoFile:
             RefusedError: it can't be opened.
         """
         try:
-            self._container: InputContainer = av.open(path, mode="r", options=OPEN_OPTIONS)
+            # what its titles and brands say is nobody's concern, nor whether that is UTF-8
+            self._container: InputContainer = av.open(
+                path, mode="r", options=OPEN_OPTIONS, metadata_errors="ignore"
+            )
         except (av.FFmpegError, OSError) as error:
             raise RefusedError("open", f"can't be opened as a video: {error}") from error
         if not self._container.streams.video:

@@ -18,6 +18,8 @@ from annotationrun_worker.staging.once import parse_object, warn_unreadable
 from annotationrun_worker.staging.store import StagingStore
 
 FOLDER: Final = "usage"
+MAX_COUNT: Final = 2**53
+"""Beyond it JSON's numbers are no longer exact."""
 _LAST_SECONDS: Final = 2.0  # for the last writing; a worker that is told to stop has 10 s
 
 
@@ -89,8 +91,12 @@ def decode_usage(content: bytes) -> WorkerUsage:
         StagingError: they are cut, or no counts.
     """
     try:
-        return WorkerUsage(**{name: int(count) for name, count in parse_object(content).items()})
-    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        counts = parse_object(content)
+        for name, count in counts.items():
+            if type(count) is not int or not 0 <= count <= MAX_COUNT:
+                raise ValueError(f"{name} is {count!r:.64}, expected a whole number from 0 to {MAX_COUNT}")
+        return WorkerUsage(**counts)
+    except (ValueError, TypeError) as error:
         raise StagingError(f"no counts of a worker: {error}") from error
 
 
