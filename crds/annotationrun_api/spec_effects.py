@@ -44,6 +44,8 @@ def _has_effect(mark: EffectOnly, spec: RunSpec, *, in_cluster: bool) -> bool:
             return spec.source.repo_id is not None
         case EffectOnly.HUB_OUTPUT:
             return spec.output.repo_id is not None
+        case EffectOnly.HUB:
+            return spec.source.repo_id is not None or spec.output.repo_id is not None
 
 
 def _where(mark: EffectOnly, spec: RunSpec) -> str:

@@ -116,10 +116,10 @@ class SourceSpec(SpecModel):
     follow: Annotated[FollowSpec, EffectOnly.CLUSTER] = Field(
         default_factory=FollowSpec, description="follow: annotate later commits too. Default {mode: Never}."
     )
-    token_secret_ref: SecretKeyRef | None = Field(
+    token_secret_ref: Annotated[SecretKeyRef | None, EffectOnly.HUB_SOURCE] = Field(
         default=None, description="tokenSecretRef: Hub token to read repoID. Default null: anonymous."
     )
-    cache_bytes: int = Field(
+    cache_bytes: Annotated[int, EffectOnly.HUB] = Field(
         default=32 << 30,
         ge=1 << 20,
         le=1 << 50,
@@ -179,7 +179,7 @@ class OutputSpec(SpecModel):
         " selected episodes."
         " Default Replace.",
     )
-    token_secret_ref: SecretKeyRef | None = Field(
+    token_secret_ref: Annotated[SecretKeyRef | None, EffectOnly.HUB_OUTPUT] = Field(
         default=None, description="tokenSecretRef: Hub token to push to repoID. Default null: none."
     )
 

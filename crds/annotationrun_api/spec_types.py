@@ -45,6 +45,7 @@ class EffectOnly(Enum):
     SIDECAR = "with spec.model.serving.mode Sidecar, on a cluster"
     HUB_SOURCE = "with spec.source.repoID"
     HUB_OUTPUT = "with spec.output.repoID"
+    HUB = "with spec.source.repoID or spec.output.repoID"
 
 
 @dataclass(frozen=True, slots=True)

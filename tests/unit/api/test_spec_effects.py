@@ -68,6 +68,15 @@ def test_settings_at_their_defaults_are_not_told_of_whether_they_are_written_or_
             "spec.output.branch (only with spec.output.repoID)",
             id="a branch of a folder",
         ),
+        pytest.param(
+            "path: /data/blocks\n",
+            "path: /data/blocks\n    cacheBytes: 1048576\n    tokenSecretRef: {name: hub, key: token}\n",
+            "spec.source.tokenSecretRef (only with spec.source.repoID);"
+            " spec.source.cacheBytes (only with spec.source.repoID or spec.output.repoID)",
+            "spec.source.tokenSecretRef (only with spec.source.repoID);"
+            " spec.source.cacheBytes (only with spec.source.repoID or spec.output.repoID)",
+            id="a cache and a token, with folders",
+        ),
     ],
 )
 def test_a_setting_without_effect_is_named_with_where_it_has_one(old, new, here, in_cluster):

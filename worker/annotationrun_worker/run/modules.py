@@ -61,6 +61,12 @@ class RunModules:
     task_rule: TaskRule | None
     """``None``: the dataset's task is the effective one."""
 
+    @property
+    def prompt_names(self) -> frozenset[str]:
+        """Of all prompts that they ask with."""
+        rule = () if self.task_rule is None else (self.task_rule.module,)
+        return frozenset(name for module in (*self.published, *rule) for name in module.prompts)
+
 
 def enabled_modules(
     spec: RunSpec,

@@ -195,6 +195,10 @@ def open_step(
     with closing(_open_frames(dataset, spec, store)) as frames:
         sizes = dataset.features.camera_sizes
         modules = enabled_modules(spec, frames, sizes, prompts, report.warnings.append)
+        report.warnings += [
+            f"spec.prompts.{name} has no effect: no enabled module asks with it"
+            for name in sorted(spec.prompts.keys() - modules.prompt_names)
+        ]
         basis = ResultBasis(
             episodes=LocalEpisodes(
                 EpisodeReader(dataset.files.root, dataset.info, dataset.files),

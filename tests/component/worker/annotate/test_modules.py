@@ -12,6 +12,7 @@ from tests.support.module_runs import EVERY_MODULE, demo_model, kind_of, look, r
 from tests.support.openai_server import Reply
 
 from annotationrun_api.exit_codes import ExitCode
+from annotationrun_worker.annotate.prompts import read_prompt
 from annotationrun_worker.demo.chat_request import parse_request
 from annotationrun_worker.demo.frame_code import read as read_code
 from annotationrun_worker.errors import ConfigurationError, IncompleteError
@@ -208,6 +209,17 @@ def test_new_subtasks_under_old_interjections_are_refused(derived, tmp_path):
     folder, _ = derived
     with demo_model() as server, pytest.raises(ConfigurationError, match=r"spec\.output\.existingRows: Keep"):
         run_here(tmp_path, server.base_url, {"plan": QUIET_PLAN}, folder / "output", source=SHORT)
+
+
+def test_a_prompt_that_no_enabled_module_asks_with_is_named(tmp_path):
+    texts = {name: f"{read_prompt(name)} " for name in ("vqa_count", "speech", "task", "subtasks")}
+    with demo_model() as server:
+        report = run_here(tmp_path, server.base_url, {"plan": QUIET_PLAN}, source=OWN, prompts=texts)
+    told = [text for text in report.annotated.warnings if text.startswith("spec.prompts.")]
+    assert told == [
+        f"spec.prompts.{name} has no effect: no enabled module asks with it"
+        for name in ("speech", "vqa_count")
+    ]
 
 
 @pytest.mark.parametrize(
