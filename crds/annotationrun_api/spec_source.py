@@ -214,3 +214,8 @@ class StagingSpec(SpecModel):
         description="credentialsSecretRef: Secret with the object store's environment variables."
         " Default null: none.",
     )
+    integrity_secret_ref: SecretKeyRef | None = Field(
+        default=None,
+        description="integritySecretRef: key of at least 32 characters that what is staged is sealed with"
+        " (HMAC), so that others who may write there can plant no labels. Default null: nothing is sealed.",
+    )

@@ -30,6 +30,8 @@ SOURCE_TOKEN_VARIABLE = "ANNOTATIONRUN_SOURCE_TOKEN"  # noqa: S105
 """Environment variable of the merge step: the token to read the source with, where it is another one."""
 MODEL_TOKEN_VARIABLE = "ANNOTATIONRUN_MODEL_TOKEN"  # noqa: S105
 """Environment variable of the plan step: the token to look the model up with; unset: as for the source."""
+STAGING_KEY_VARIABLE = "ANNOTATIONRUN_STAGING_KEY"
+"""Environment variable of all steps but the prefetch: the key that staged objects are sealed with, if any."""
 MANIFEST_ANNOTATION = f"{GROUP}/manifest"
 """Annotation of a step's pod: the manifest as JSON, which the pod has as a file (downward API)."""
 

@@ -22,6 +22,7 @@ from annotationrun_api.step_results import (
     MODEL_TOKEN_VARIABLE,
     PROGRESS_PORT,
     SOURCE_TOKEN_VARIABLE,
+    STAGING_KEY_VARIABLE,
 )
 from annotationrun_operator.containers import (
     CONTAINER_SECURITY,
@@ -185,18 +186,24 @@ def _secrets(step: Step, spec: RunSpec) -> list[dict[str, Any]]:
     The token that may write to the output is the merge's alone: whether it may is not seen before.
     """
     source, output, serving = spec.source.token_secret_ref, spec.output.token_secret_ref, spec.model.serving
+    seal = from_secret(STAGING_KEY_VARIABLE, spec.staging.integrity_secret_ref)
     match step:
         case Step.PREFETCH:
             return from_secret(HUB_TOKEN_VARIABLE, serving.token_secret_ref)
         case Step.PLAN:
             looked_up = serving.token_secret_ref if spec.model.is_fetched else None
-            return [*from_secret(HUB_TOKEN_VARIABLE, source), *from_secret(MODEL_TOKEN_VARIABLE, looked_up)]
+            return [
+                *seal,
+                *from_secret(HUB_TOKEN_VARIABLE, source),
+                *from_secret(MODEL_TOKEN_VARIABLE, looked_up),
+            ]
         case Step.ANNOTATE:
             key = from_secret(API_KEY_VARIABLE, serving.api_key_secret_ref)
-            return [*key, *from_secret(HUB_TOKEN_VARIABLE, source)]
+            return [*seal, *key, *from_secret(HUB_TOKEN_VARIABLE, source)]
         case Step.MERGE:
             reading = source if output is not None and source != output else None
             return [
+                *seal,
                 *from_secret(HUB_TOKEN_VARIABLE, output or source),
                 *from_secret(SOURCE_TOKEN_VARIABLE, reading),
             ]

@@ -19,6 +19,7 @@ from tests.support.s3_server import ACCESS_KEY, BUCKET, BUILD, SECRET_KEY
 PORT, CDN_PORT, S3_PORT = 8000, 8001, 7070
 TOKEN_SECRET: Final = {"name": "hub", "key": "token"}
 S3_SECRET: Final = "s3"
+SEAL_SECRET: Final = {"name": "staging", "key": "seal"}
 LOCATION: Final = f"s3://{BUCKET}/annotationrun"
 SERVER: Final = Path(__file__).parents[1] / "support" / "hub_server"
 _ASK: Final = """
@@ -88,7 +89,11 @@ def start_hub(space: Workspace, repos: Mapping[str, Path]) -> Hub:
         "AWS_ENDPOINT_URL": f"http://{hub.address}:{S3_PORT}",
         "AWS_REGION": "us-east-1",
     }
-    space.apply(_secret(S3_SECRET, keys), _secret(TOKEN_SECRET["name"], {TOKEN_SECRET["key"]: DEFAULT_TOKEN}))
+    space.apply(
+        _secret(S3_SECRET, keys),
+        _secret(TOKEN_SECRET["name"], {TOKEN_SECRET["key"]: DEFAULT_TOKEN}),
+        _secret(SEAL_SECRET["name"], {SEAL_SECRET["key"]: "0123456789abcdef" * 2}),
+    )
     return hub
 
 

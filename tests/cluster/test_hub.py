@@ -4,7 +4,7 @@ import re
 from collections import Counter
 
 import pytest
-from tests.cluster.hub import LOCATION, S3_SECRET, TOKEN_SECRET, start_hub
+from tests.cluster.hub import LOCATION, S3_SECRET, SEAL_SECRET, TOKEN_SECRET, start_hub
 from tests.cluster.installation import JOBS
 from tests.cluster.manifests import SPEC, manifest_of
 from tests.cluster.pick import WORKERS
@@ -54,7 +54,11 @@ def to_hub(manifest, output):
         "source": {"repoID": SOURCE, "tokenSecretRef": TOKEN_SECRET},
         "output": {"repoID": output, "tokenSecretRef": TOKEN_SECRET},
         "modules": {**SPEC["modules"], "vqa": {"emissionHz": 0.5, "cameras": "Default"}},
-        "staging": {"uri": LOCATION, "credentialsSecretRef": {"name": S3_SECRET}},
+        "staging": {
+            "uri": LOCATION,
+            "credentialsSecretRef": {"name": S3_SECRET},
+            "integritySecretRef": SEAL_SECRET,
+        },
     }
     return manifest
 

@@ -172,6 +172,7 @@ EXAMPLES = {
     "tokenSecretRef": {"name": "token", "key": "key"},
     "apiKeySecretRef": {"name": "token", "key": "key"},
     "credentialsSecretRef": {"name": "store"},
+    "integritySecretRef": {"name": "staging", "key": "key"},
     "taskAxes": {},
 }
 LEAVES = [

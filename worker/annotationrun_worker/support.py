@@ -81,6 +81,7 @@ SUPPORTED = frozenset(
         "spec.staging.uri",
         "spec.staging.volume",
         "spec.staging.credentialsSecretRef",
+        "spec.staging.integritySecretRef",
         "spec.failurePolicy.maxFailedEpisodes",
         "spec.failurePolicy.maxHolesPercent",
         "spec.retryToken",

@@ -216,6 +216,21 @@ def test_the_stores_credentials_are_given_to_the_workers_and_not_to_the_server()
     assert "envFrom" not in containers(made(Step.PREFETCH, staging=staging))["worker"]
 
 
+def test_the_key_of_the_seals_is_given_to_the_workers_and_not_to_the_server():
+    staging = {"uri": "s3://bucket/x", "integritySecretRef": {"name": "staging", "key": "seal"}}
+    key = {"secretKeyRef": {"name": "staging", "key": "seal"}}
+    for step in (Step.PLAN, Step.ANNOTATE, Step.MERGE):
+        given = {
+            one["name"]: one.get("valueFrom")
+            for one in containers(made(step, staging=staging))["worker"]["env"]
+        }
+        assert given["ANNOTATIONRUN_STAGING_KEY"] == key
+    others = [containers(made(Step.ANNOTATE, staging=staging))["vllm"]]
+    others.append(containers(made(Step.PREFETCH, staging=staging))["worker"])
+    for container in others:
+        assert "ANNOTATIONRUN_STAGING_KEY" not in {one["name"] for one in container["env"]}
+
+
 def test_the_overlay_is_added_and_never_takes_our_labels():
     pod = {
         "labels": {"team": "robots", "annotationrun.dev/run-uid": "other"},

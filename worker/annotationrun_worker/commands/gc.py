@@ -1,5 +1,6 @@
 """``annotationrun gc``: what can go from a staging store."""
 
+import os
 from collections import Counter
 from datetime import UTC, datetime
 from typing import Annotated
@@ -10,6 +11,7 @@ from rich.console import Console
 from annotationrun_worker.commands.output import print_line
 from annotationrun_worker.errors import ConfigurationError, StagingError
 from annotationrun_worker.staging.check import check_objects, delete_damaged
+from annotationrun_worker.staging.seal import read_seal
 from annotationrun_worker.staging.store import StagingStore, open_store
 from annotationrun_worker.staging.sweep import Sweep, delete
 
@@ -50,7 +52,7 @@ def gc(
         raise typer.BadParameter("--check deletes nothing unused: leave out --dry-run and --unused-days")
     if repair and not check:
         raise typer.BadParameter("--repair goes with --check")
-    store, console = open_store(staging), Console()
+    store, console = open_store(staging, read_seal(os.environ)), Console()
     if store.folder is not None and not store.folder.is_dir():
         raise ConfigurationError(f"there is no staging folder {staging!r}; name the one that a run printed")
     if check:

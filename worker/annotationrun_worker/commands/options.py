@@ -15,8 +15,9 @@ from annotationrun_worker.run.api_key import read_api_key
 from annotationrun_worker.run.hub_source import hub_access, pinned
 from annotationrun_worker.run.model_revision import ModelRevision, find_model_revision
 from annotationrun_worker.run.opening import LocalRun
-from annotationrun_worker.run.places import Overrides, Places, named_claims, resolve_places
-from annotationrun_worker.staging.store import open_store
+from annotationrun_worker.run.places import Overrides, named_claims, resolve_places
+from annotationrun_worker.staging.seal import read_seal
+from annotationrun_worker.staging.store import StagingStore, open_store
 from annotationrun_worker.support import check_supported
 from annotationrun_worker.vlm.server_settings import NO_API_KEY
 
@@ -143,7 +144,7 @@ class RunOptions:
                 else those that the manifest has are among the run's warnings.
 
         Raises:
-            ManifestError, UnsupportedError, ConfigurationError: manifest or places are wrong.
+            ManifestError, UnsupportedError, ConfigurationError: manifest, places or keys are wrong.
             HubUnavailableError: the Hub does not answer.
             StorageError: what is staged of the model's revision can't be read.
             typer.BadParameter: an option is.
@@ -167,25 +168,27 @@ class RunOptions:
         overrides = Overrides(self.endpoint, self.staging, volumes, self.revision, is_trial)
         access = hub_access(spec, os.environ, self.cache, publishes=publishes and not is_trial)
         places = resolve_places(spec, overrides, asks=asks)
+        seal = read_seal(os.environ, is_named=spec.staging.integrity_secret_ref is not None)
         return LocalRun(
             spec=spec,
             places=pinned(places, access),
             name=manifest.metadata.name,
             limit=self.limit,
             api_key=read_api_key(spec, os.environ) if asks else NO_API_KEY,
+            seal=seal,
             start_timeout_seconds=self.start_timeout_seconds,
             media_folder=self.media_folder,
             account=self.account,
             gpus=self.gpus,
             hub=access,
-            found_revision=self._model_revision(spec, places),
+            found_revision=self._model_revision(spec, open_store(places.staging, seal)),
             warnings=() if in_pod else _without_effect(spec),
         )
 
-    def _model_revision(self, spec: RunSpec, places: Places) -> ModelRevision:
+    def _model_revision(self, spec: RunSpec, store: StagingStore) -> ModelRevision:
         if self.model_revision:
             return ModelRevision(self.model_revision)
-        return find_model_revision(spec, open_store(places.staging), is_required=self.requires_model_commit)
+        return find_model_revision(spec, store, is_required=self.requires_model_commit)
 
 
 def _without_effect(spec: RunSpec) -> tuple[str, ...]:

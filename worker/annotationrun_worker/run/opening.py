@@ -43,6 +43,7 @@ from annotationrun_worker.run.result_maker import EpisodePolicy, ResultBasis
 from annotationrun_worker.staging.digests import Digest, digest_json
 from annotationrun_worker.staging.progress import EpisodeMarks
 from annotationrun_worker.staging.result_index import ResultIndex
+from annotationrun_worker.staging.seal import NO_SEAL, Seal
 from annotationrun_worker.staging.store import StagingStore, open_store
 from annotationrun_worker.vlm.probe_request import ServerNeeds
 from annotationrun_worker.vlm.request import Sampling
@@ -61,6 +62,8 @@ class LocalRun:
     """Only so many of the selected episodes, the first ones; ``None``: all."""
     api_key: str = field(default=NO_API_KEY, repr=False)
     """Of the model servers."""
+    seal: Seal = NO_SEAL
+    """Of what is staged."""
     start_timeout_seconds: float = 0
     """How long a model server may take until it is there; 0: what is not there is an error at once."""
     media_folder: Path | None = None
@@ -247,7 +250,7 @@ def open_marks(run: LocalRun, plan: Digest) -> EpisodeMarks:
 
 def open_staging(run: LocalRun) -> StagingStore:
     """The staging store of ``run``; nothing is read or written yet."""
-    return open_store(run.places.staging)
+    return open_store(run.places.staging, run.seal)
 
 
 def model_identity(run: LocalRun) -> dict[str, Any]:

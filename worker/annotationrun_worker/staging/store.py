@@ -8,6 +8,7 @@ In a folder what is created stays, wherever the power is cut.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,14 +25,17 @@ from obstore.exceptions import (
 )
 from obstore.store import LocalStore
 
-from annotationrun_worker.errors import StorageError
+from annotationrun_worker.errors import StagingError, StorageError
 from annotationrun_worker.staging.folder import SyncedFolder
 from annotationrun_worker.staging.locations import Bucket, cause_of, folder_of, open_bucket
+from annotationrun_worker.staging.seal import NO_SEAL, Seal
 
 if TYPE_CHECKING:
     from obstore import UpdateVersion
 
 Done = TypeVar("Done")
+
+_LOG: Final = logging.getLogger(__name__)
 
 _LISTED_AT_ONCE: Final = 1000  # what S3 gives in one answer
 _WRITERS: Final = 8
@@ -54,11 +58,13 @@ class StagingStore:
     The methods that end in ``_now`` are for code that runs in a thread of its own.
     """
 
-    def __init__(self, place: Path | Bucket, location: str | None = None) -> None:
+    def __init__(self, place: Path | Bucket, location: str | None = None, seal: Seal = NO_SEAL) -> None:
         """Name the store in ``place``, a folder (made at the first write if it is missing) or a bucket.
 
-        ``location`` is what is shown of it; without, the folder's path.
+        ``location`` is what is shown of it; without, the folder's path. With a ``seal`` that has a key, what
+        has not the right one reads as empty, so as damaged.
         """
+        self._seal = seal
         self.location = str(place) if location is None else location
         self._place = SyncedFolder(place) if isinstance(place, Path) else place
         self._local: LocalStore | None = None
@@ -99,7 +105,14 @@ class StagingStore:
         return self._open()
 
     async def read(self, path: str) -> bytes | None:
-        """The object at ``path``, or ``None`` where there is none."""
+        """The object at ``path``, or ``None`` where there is none.
+
+        Raises:
+            ConfigurationError: it is sealed, and there is no key.
+        """
+        return self._content(path, await self._read(path))
+
+    async def _read(self, path: str) -> bytes | None:
         store = self._open_if_there()
         if store is None:
             return None
@@ -113,6 +126,16 @@ class StagingStore:
 
     def read_now(self, path: str) -> bytes | None:
         """``read``, at once."""
+        return self._content(path, self._read_now(path))
+
+    def _content(self, path: str, written: bytes | None) -> bytes | None:
+        try:
+            return None if written is None else self._seal.open(path, written)
+        except StagingError as error:
+            _LOG.warning("%r in %r counts as damaged: %s", path, self.location, error)
+            return b""
+
+    def _read_now(self, path: str) -> bytes | None:
         store = self._open_if_there()
         if store is None:
             return None
@@ -129,11 +152,11 @@ class StagingStore:
         False too where it was created just now and the object store lost its own answer, so who must know
         compares what is there with what it wrote.
         """
-        place = self._opened()
+        place, sealed = self._opened(), self._seal.seal(path, content)
         try:
             if isinstance(place, SyncedFolder):
-                return await self._in_thread(lambda: place.create(path, content))
-            await obstore.put_async(place, path, content, mode="create")
+                return await self._in_thread(lambda: place.create(path, sealed))
+            await obstore.put_async(place, path, sealed, mode="create")
         except (AlreadyExistsError, FileExistsError):
             return False
         except (BaseError, OSError) as error:
@@ -146,11 +169,16 @@ class StagingStore:
         Of several that try at once one does; in an object store without versions the last one may, too.
         False too where it was written just now and the object store lost its own answer.
         """
-        place = self._opened()
+        place, written, sealed = self._opened(), found, self._seal.seal(path, content)
+        if self._seal.key:
+            there = await self._read(path)
+            if there is not None and self._content(path, there) != found:
+                return False
+            written = b"" if there is None else there
         try:
             if isinstance(place, SyncedFolder):
-                return await self._in_thread(lambda: place.replace(path, found, content))
-            return await _replace_in(place, path, found, content)
+                return await self._in_thread(lambda: place.replace(path, written, sealed))
+            return await _replace_in(place, path, written, sealed)
         except (NotFoundError, FileNotFoundError):
             return await self.create(path, content)
         except (AlreadyExistsError, PreconditionError):
@@ -160,23 +188,23 @@ class StagingStore:
 
     async def put(self, path: str, content: bytes) -> None:
         """Write the object at ``path`` over what is there, not synced: for what is soon written again."""
-        place = self._opened()
+        place, sealed = self._opened(), self._seal.seal(path, content)
         try:
             if isinstance(place, SyncedFolder):
-                await self._in_thread(lambda: place.put(path, content, is_synced=False))
+                await self._in_thread(lambda: place.put(path, sealed, is_synced=False))
             else:
-                await obstore.put_async(place, path, content, mode="overwrite")
+                await obstore.put_async(place, path, sealed, mode="overwrite")
         except (BaseError, OSError) as error:
             raise self._failed("write", path, error) from error
 
     def put_now(self, path: str, content: bytes) -> None:
         """Write the object at ``path`` over what is there, at once and synced."""
-        place = self._opened()
+        place, sealed = self._opened(), self._seal.seal(path, content)
         try:
             if isinstance(place, SyncedFolder):
-                place.put(path, content)
+                place.put(path, sealed)
             else:
-                obstore.put(place, path, content, mode="overwrite")
+                obstore.put(place, path, sealed, mode="overwrite")
         except (BaseError, OSError) as error:
             raise self._failed("write", path, error) from error
 
@@ -264,7 +292,7 @@ async def _replace_in(bucket: Bucket, path: str, found: bytes, content: bytes) -
     return True
 
 
-def open_store(location: str | Path) -> StagingStore:
+def open_store(location: str | Path, seal: Seal = NO_SEAL) -> StagingStore:
     """The store at ``location``: a folder (a path or ``file://``), or ``s3://``, ``gs://``, ``az://``.
 
     Nothing is read or written yet.
@@ -274,6 +302,6 @@ def open_store(location: str | Path) -> StagingStore:
     """
     folder = folder_of(location)
     if folder is not None:
-        return StagingStore(folder)
+        return StagingStore(folder, seal=seal)
     uri = str(location)
-    return StagingStore(open_bucket(uri), uri)
+    return StagingStore(open_bucket(uri), uri, seal)

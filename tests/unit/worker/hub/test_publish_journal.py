@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from annotationrun_worker.errors import StagingError
 from annotationrun_worker.hub.publish_journal import Intent, PublishJournal
 from annotationrun_worker.staging.store import StagingStore
 
@@ -46,8 +45,13 @@ def test_publishes_into_another_repository_are_left_to_who_publishes_there(journ
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"tag": "v3.0", "more": 1}'])
-def test_an_object_that_is_no_journal_is_named(journal, tmp_path, content):
+def test_an_object_that_is_no_journal_is_named_and_says_that_a_publish_began(
+    journal, tmp_path, content, caplog
+):
     journal.write(INTENT)
     (tmp_path / INTENT.path).write_bytes(content)
-    with pytest.raises(StagingError, match=INTENT.path):
-        journal.read(INTENT)
+    assert journal.read(INTENT) == INTENT
+    assert INTENT.path in caplog.text
+    caplog.clear()
+    assert list(journal.unfinished(INTENT.repo_id)) == []
+    assert INTENT.path in caplog.text
