@@ -19,6 +19,9 @@ MOST_BYTES = 1536 * 1024**2
 """Of all processes of a command together, at any time."""
 MOST_SECONDS = 60.0
 LOOK_SECONDS = 0.01
+CANARY = "hf_canary1729canary1729canary1729"
+SECRETS = ("HF_TOKEN", "ANNOTATIONRUN_API_KEY")
+"""Of the environment, whose value must turn up nowhere."""
 
 
 @dataclass
@@ -79,14 +82,18 @@ def attacked(
     most_bytes: int = MOST_BYTES,
     most_seconds: float = MOST_SECONDS,
 ) -> subprocess.CompletedProcess[str]:
-    """`annotationrun ARGUMENTS`, which has to end in time, with little memory and no traceback."""
+    """`annotationrun ARGUMENTS`, which has to end in time, with little memory, no traceback and no secret."""
     started = time.monotonic()
-    command = ForkedCommand(*arguments)
+    command = ForkedCommand(*arguments, environment=dict.fromkeys(SECRETS, CANARY))
     watch = MemoryWatch(command.pid)
     done = command.wait()
     cost = Cost(time.monotonic() - started, watch.stop() / 2**20)
     row(printed, attack, f"exit {done.returncode}", cost)
     assert "Traceback" not in done.stderr + done.stdout, done.stderr[-4000:]
+    assert CANARY not in done.stderr + done.stdout
+    for name in filter(os.path.isdir, map(str, arguments)):
+        held = [path for path in Path(name).rglob("*") if path.is_file() and not path.is_symlink()]
+        assert not [path for path in held if CANARY.encode() in path.read_bytes()]
     assert 0 < cost.peak_mebibytes <= most_bytes / 2**20
     assert cost.seconds <= most_seconds
     return done
