@@ -58,7 +58,11 @@ def copy_source(target: Path) -> Path:
 def run_tests(copy: Path, tests: Sequence[str]) -> TestRun:
     """Run pytest with the packages taken from `copy`."""
     path = os.pathsep.join(str(copy / folder) for folder in PACKAGES.values())
-    environment = {**os.environ, "PYTHONPATH": path, COPY_VARIABLE: str(copy)}
+    temporary = copy.with_name(f"{copy.name}-temporary")  # of its own: two that end at once delete the same
+    temporary.mkdir(exist_ok=True)
+    environment = {
+        **os.environ, "PYTHONPATH": path, COPY_VARIABLE: str(copy), "PYTEST_DEBUG_TEMPROOT": str(temporary),
+    }  # fmt: skip
     plugins = ("-p", "no:cacheprovider", "-p", "tests.mutants.copied_source")
     start = time.monotonic()
     ended = subprocess.run(

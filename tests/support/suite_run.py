@@ -1,5 +1,6 @@
 """One suite of tests: what it builds, runs and keeps on the disk, and what came of it."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from tests.support.suite_record import RECORDS, Record
 GIGABYTE: Final = 1024**3
 SPARE_BYTES: Final = 4 * GIGABYTE
 """For what the tests write and remove, and what builds need while they run."""
-"""For the tests' own files, whatever is built."""
+TEMPORARY_ROOT_VARIABLE: Final = "PYTEST_DEBUG_TEMPROOT"
 LEFT_OUT: Final = ("skipped", "xfailed", "xpassed", "deselected")
 
 BEHIND: Final = ("nice", "-n", "10")
@@ -197,7 +198,7 @@ class Runner:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "record.json"
             pytest = [sys.executable, "-m", "pytest", "-q", f"--record={path}", *options, *suite.pytest]
-            status = _call([*before_it, *pytest, *self.for_pytest], log)
+            status = _call([*before_it, *pytest, *self.for_pytest], log, _temporary_root(suite.name))
             record = Record.read(path)
         if record is None or (status != 0 and not record.counts["failed"] + record.counts["error"]):
             return {**(record.counts if record else {}), "error": 1}
@@ -206,9 +207,22 @@ class Runner:
         return record.counts
 
 
-def _call(command: Sequence[str], log: IO[str] | None) -> int:
+def _call(command: Sequence[str], log: IO[str] | None, temporary_root: Path | None = None) -> int:
     errors = None if log is None else subprocess.STDOUT
-    return subprocess.run(command, cwd=ROOT, stdout=log, stderr=errors, check=False).returncode
+    given = {} if temporary_root is None else {TEMPORARY_ROOT_VARIABLE: str(temporary_root)}
+    return subprocess.run(
+        command, cwd=ROOT, stdout=log, stderr=errors, env={**os.environ, **given}, check=False
+    ).returncode
+
+
+def _temporary_root(name: str) -> Path:
+    """Where the folders of a suite's tests lie: two of pytest's that end at once delete the same old ones.
+
+    The one that finds them gone fails then, all its tests having passed.
+    """
+    root = Path(tempfile.gettempdir(), f"ar-{os.getuid()}-{name}")  # short, as paths of sockets have to be
+    root.mkdir(exist_ok=True)
+    return root
 
 
 def _say(text: str) -> None:
