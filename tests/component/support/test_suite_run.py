@@ -245,7 +245,9 @@ def test_every_folder_of_tests_is_in_a_suite():
     ("arguments", "said"),
     [
         pytest.param(
-            ["unti"], "unknown suites ['unti']; there are component, docs, types, unit, lint, ", id="a typo"
+            ["unti"],
+            "unknown suites ['unti']; there are component, docs, fuzz, types, unit, lint, ",
+            id="a typo",
         ),
         pytest.param([], "name a suite, or a --level", id="nothing"),
         pytest.param(["--", "-k", "spans"], "name a suite, or a --level", id="arguments for pytest alone"),
