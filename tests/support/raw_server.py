@@ -25,10 +25,14 @@ class Exchange:
     def send(self, content: bytes) -> None:
         self.connection.sendall(content)
 
-    def answer(self, body: bytes, *headers: str, status: str = "200 OK") -> None:
-        """A whole answer of JSON."""
+    def answer(self, body: bytes, *headers: str, status: str = "200 OK") -> bool:
+        """A whole answer of JSON; true, as the connection may stay open: a client takes it for that.
+
+        One that is closed all the same fails the client's next request, if that comes before it has noticed.
+        """
         lines = ["HTTP/1.1 " + status, "Content-Type: application/json", f"Content-Length: {len(body)}"]
         self.send("\r\n".join([*lines, *headers, "", ""]).encode() + body)
+        return True
 
     def drip(self, start: bytes, drop: bytes = b" ", seconds: float = 0.1) -> None:
         """Send `start`, then a drop now and then as long as anybody listens."""

@@ -1,6 +1,8 @@
 """What `plan` counts as pending is what the next run asks about, whatever was edited in between."""
 
 import json
+import shutil
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -83,18 +85,41 @@ def episodes_in(body):
     return {code["episode"] for code in codes if code}
 
 
+@contextmanager
+def story_in(folder):
+    with scripted_server(lambda number, body: look(body), models=("demo-vlm",)) as server:
+        yield Story(folder, server.base_url, server.bodies)
+
+
 @pytest.fixture
 def story(tmp_path):
-    with scripted_server(lambda number, body: look(body), models=("demo-vlm",)) as server:
-        yield Story(tmp_path, server.base_url, server.bodies)
+    with story_in(tmp_path) as story:
+        yield story
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory):
+    """The folder of a complete run."""
+    folder = tmp_path_factory.mktemp("complete")
+    with story_in(folder) as story:
+        first = story.plan()
+        assert (first["pending"], first["pendingEpisodes"]) == (3, EPISODES)
+        assert first["pendingTotal"] == first["total"]
+        assert story.run()[0] == EPISODES
+    return folder
+
+
+@pytest.fixture
+def continued(complete, tmp_path):
+    """What follows a complete run."""
+    shutil.copytree(complete, tmp_path / "story")
+    with story_in(tmp_path / "story") as story:
+        yield story
 
 
 @pytest.mark.parametrize(("edit", "expected"), EDITS)
-def test_pending_is_what_the_next_run_asks_about(edit, expected, story, printed):
-    first = story.plan()
-    assert (first["pending"], first["pendingEpisodes"]) == (3, EPISODES)
-    assert first["pendingTotal"] == first["total"]
-    assert story.run()[0] == EPISODES
+def test_pending_is_what_the_next_run_asks_about(edit, expected, continued, printed):
+    story = continued
     planned = story.plan(**edit)
     asked, bodies = story.run(**edit)
     printed(
@@ -109,10 +134,9 @@ def test_pending_is_what_the_next_run_asks_about(edit, expected, story, printed)
     assert (after["pending"], after["pendingEpisodes"]) == (0, [])
 
 
-def test_results_that_can_be_made_of_staged_answers_are_pending_all_the_same(story):
+def test_results_that_can_be_made_of_staged_answers_are_pending_all_the_same(continued):
     """What they are asked from are pixels, and a plan looks at none."""
-    fewer = {"vqa": {**VQA, "cameras": "Default"}, "plan": PLAN}
-    story.run()
+    story, fewer = continued, {"vqa": {**VQA, "cameras": "Default"}, "plan": PLAN}
     assert story.plan(modules=fewer)["pendingEpisodes"] == EPISODES
     assert story.run(modules=fewer) == ([], [])
     assert story.plan(modules=fewer)["pending"] == 0

@@ -1,6 +1,7 @@
 """Actions that ask for less than is published: nothing goes that the manifest does not name."""
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,27 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
     return made
 
 
+@pytest.fixture(scope="module", params=PLACES)
+def complete(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """A run of two modules, that others go on from."""
+    made = Bench(tmp_path_factory.mktemp("complete"), episodes="0-2", modules=VQA)
+    if request.param == "in place":
+        made.output = made.copy_dataset()
+    first = run(made, {**VQA, **PLAN}, {})
+    assert first.exit_code == ExitCode.OK, first.stderr
+    return made
+
+
+@pytest.fixture
+def continued(complete: Bench, tmp_path: Path) -> Bench:
+    """What follows that run."""
+    shutil.copytree(complete.folder, tmp_path / "bench")
+    made = Bench(tmp_path / "bench", episodes="0-2", modules=VQA)
+    if complete.output == complete.dataset:
+        made.output = made.dataset = made.folder / "dataset"
+    return made
+
+
 def run(bench: Bench, modules: dict[str, Any], spec: dict[str, Any], *arguments: str) -> Outcome:
     overwrite = bench.output == bench.dataset
     output = {"path": str(bench.output), "overwrite": overwrite}
@@ -57,11 +79,10 @@ def test_rows_that_a_run_does_not_make_stay(
     modules: dict[str, Any],
     spec: dict[str, Any],
     arguments: list[str],
-    bench: Bench,
+    continued: Bench,
     printed: Callable[..., None],
 ) -> None:
-    first = run(bench, {**VQA, **PLAN}, {})
-    assert first.exit_code == ExitCode.OK, first.stderr
+    bench = continued
     before, files = rows(bench.output), tree(bench.output)
     assert {index for index, _ in before} == {0, 1, 2}
     done = run(bench, modules, spec, *arguments)

@@ -1,5 +1,6 @@
 """Runs that make half of what belongs together: subtasks without interjections, or the other way round."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,15 +30,29 @@ OTHERS = [
 ]
 
 
-@pytest.fixture(params=["a folder", "in place"])
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
-    made = Bench(tmp_path, episodes="0-2", modules=BOTH)
-    if request.param == "in place":
-        made.output = made.copy_dataset()
+def bench_in(folder: Path, *, in_place: bool) -> Bench:
+    made = Bench(folder, episodes="0-2", modules=BOTH)
+    if in_place:
+        made.output = made.dataset = folder / "dataset"
+    return made
+
+
+@pytest.fixture(scope="module", params=["a folder", "in place"])
+def complete(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """A run with both, that later ones go on from."""
+    made = bench_in(tmp_path_factory.mktemp("complete"), in_place=request.param == "in place")
+    if made.output == made.dataset:
+        made.copy_dataset()
     done = run(made)
     assert done.exit_code == ExitCode.OK, done.stderr
     assert {"subtask", "interjection"} <= {style for _, style in rows(made.output)}
     return made
+
+
+@pytest.fixture
+def bench(complete: Bench, tmp_path: Path) -> Bench:
+    shutil.copytree(complete.folder, tmp_path / "bench")
+    return bench_in(tmp_path / "bench", in_place=complete.output == complete.dataset)
 
 
 def run(bench: Bench, **spec: Any) -> Outcome:
@@ -91,7 +106,7 @@ def test_interjections_that_were_dropped_let_other_subtasks_come(bench: Bench) -
     assert "interjection" not in {style for _, style in rows(bench.output)}
 
 
-@pytest.mark.parametrize("bench", ["a folder"], indirect=True)
+@pytest.mark.parametrize("complete", ["a folder"], indirect=True)
 def test_interjections_for_subtasks_of_the_source_are_refused_where_the_output_has_others(
     bench: Bench,
 ) -> None:

@@ -86,7 +86,9 @@ def test_no_more_tokens_are_cached_than_there_are(tmp_path):
 @pytest.mark.parametrize("odd", [pytest.param(odd, id=name) for name, odd in ODD_COUNTS.items()])
 def test_an_odd_length_of_a_model_is_not_told(tmp_path, printed, request, odd):
     models = json.dumps({"data": [{"id": "m", "max_model_len": odd}]}).encode()
-    (colour, _), client, cost = outcome_at(tmp_path, "/models", models)
+    outcome, client, cost = outcome_at(tmp_path, "/models", models)
+    assert isinstance(outcome, tuple), outcome
+    colour, _ = outcome
     row(printed, f"max_model_len: {request.node.callspec.id}", colour, cost)
     assert list(client._readiness.max_model_lens.values()) == [None]
 
