@@ -18,8 +18,8 @@ from annotationrun_worker.merge.columns import EpisodeLanguage
 from annotationrun_worker.merge.existing import AnnotatedEpisode
 from annotationrun_worker.merge.folder import check_valid
 from annotationrun_worker.merge.metadata import drop_from_info, edit_info, edit_stats
-from annotationrun_worker.merge.output_place import check_output
-from annotationrun_worker.merge.record import MergeRecord, changed_file, known_record, merge_digest
+from annotationrun_worker.merge.output_place import check_output, record_of_output
+from annotationrun_worker.merge.record import MergeRecord, known_record, merge_digest
 from annotationrun_worker.merge.replacement import all_rows, drop_rows
 from annotationrun_worker.merge.rewrite import sound_episodes
 from annotationrun_worker.merge.source_tree import source_identity
@@ -121,11 +121,10 @@ def _survey(dataset: Path, modules: Collection[ModuleName]) -> tuple[Mapping[Mod
 
 def _is_made_by_a_merge(dataset: Path) -> bool:
     """Whether a merge made the folder, and nobody changed it since: the next may replace it all the same."""
-    record = known_record(dataset)
-    if record is None or record.source_identity is not None:
-        return False
     try:
-        return changed_file(dataset, record) is None
+        return record_of_output(dataset) is not None
+    except OutputError:
+        return False
     except OSError as error:
         raise DatasetError(f"{dataset} can't be read: {error}; check permissions") from error
 

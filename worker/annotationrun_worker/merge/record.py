@@ -118,7 +118,8 @@ def read_record(root: Path) -> MergeRecord | None:
     if not path.is_file():
         return None
     try:
-        value = json.loads(_record_bytes(path))
+        content = _record_bytes(path)
+        value = json.loads(content)
         if value["formatVersion"] != FORMAT_VERSION:
             raise ValueError(f"format version {value['formatVersion']!r}, expected {FORMAT_VERSION}")
         record = MergeRecord(
@@ -135,7 +136,7 @@ def read_record(root: Path) -> MergeRecord | None:
             },
             value["sourceIdentity"],
         )
-        if record.to_bytes() != _record_bytes(path):
+        if record.to_bytes() != content:
             raise ValueError("not the bytes that a merge writes")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise OutputError(

@@ -103,7 +103,7 @@ def _write_episodes(source: Path, writer: pq.ParquetWriter, language_of: Languag
     """A row group for each episode; all that was read is freed at the end."""
     episodes: list[int] = []
     persistent_rows = event_rows = 0
-    with _open(source) as file:
+    with open_parquet(source) as file:
         # one open file for both, as the footer of a file of many row groups is large
         tables = _episode_tables(file, source)
         for episode, table in zip(_sound_episodes(file, source), tables, strict=True):
@@ -122,7 +122,7 @@ def is_as_rewritten(source: Path, language_of: LanguageOf, *, has_language: bool
     Raises:
         DatasetError: see ``rewrite_data_file``.
     """
-    with _open(source) as file:
+    with open_parquet(source) as file:
         names = file.schema_arrow.names
         target = target_schema(file.schema_arrow, has_language=has_language)
         if file.metadata.created_by != _WRITER or names != target.names:
@@ -167,12 +167,8 @@ def with_language(table: pa.Table, language: EpisodeLanguage, schema: pa.Schema)
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _open(source: Path) -> pq.ParquetFile:
-    return open_parquet(source)
-
-
 def _schema_of(source: Path) -> pa.Schema:
-    with _open(source) as file:
+    with open_parquet(source) as file:
         return file.schema_arrow
 
 
@@ -218,7 +214,7 @@ def sound_episodes(source: Path) -> Iterator[AnnotatedEpisode]:
     Raises:
         DatasetError: see ``rewrite_data_file``.
     """
-    with _open(source) as file:
+    with open_parquet(source) as file:
         yield from _sound_episodes(file, source)
 
 

@@ -26,7 +26,9 @@ ALIAS_FORMAT: Final = 1
 
 
 def fetched(decoders: Decoders, files: DatasetFiles, store: StagingStore) -> Decoders:
-    """Put the fetching of ``files`` before ``decoders``."""
+    """Put the fetching of ``files`` before ``decoders``; those of a folder are there."""
+    if not files.commit:
+        return decoders
     return Decoders(
         FetchedVideos(decoders.videos, files, Aliases(store)),
         FetchedImages(decoders.images, files, Aliases(store)),

@@ -49,11 +49,11 @@ def merge(
             from annotationrun_worker.run.hub_output import publish_merged, work_folder  # slow to import
 
             with work_folder(run) as folder:
-                merge_plan = _merge_plan(run, dataset, folder, plan, step)
+                merge_plan = _merge_plan(run, dataset.files.root, folder, plan, step)
                 merged = publish_merged(run, dataset, merge_plan, plan.settings, cost)
         else:
             fetch_all(dataset.files)
-            merge_plan = _merge_plan(run, dataset, output, plan, step)
+            merge_plan = _merge_plan(run, dataset.files.root, output, plan, step)
             with compared_videos(run, dataset, FolderFiles(output)) as has_same_videos:
                 merged = merge_to_folder(replace(merge_plan, has_same_videos=has_same_videos))
         asyncio.run(_note(store, merge_plan, step))
@@ -81,16 +81,14 @@ async def _note(store: StagingStore, plan: MergePlan, step: AnnotateStep) -> Non
     await stage_merge(store, note)
 
 
-def _merge_plan(
-    run: LocalRun, dataset: OpenDataset, output: Path, plan: RunPlan, step: AnnotateStep
-) -> MergePlan:
+def _merge_plan(run: LocalRun, source: Path, output: Path, plan: RunPlan, step: AnnotateStep) -> MergePlan:
     store, module_of_key = step.annotator.basis.store, results_of(step.keys)
 
     def read_rows(key: str) -> Sequence[StagedRow]:
         return read_result_now(store, module_of_key[Digest(key)], Digest(key)).rows
 
     return MergePlan(
-        source=dataset.files.root,
+        source=source,
         output=output,
         results=step.keys,
         read_rows=read_rows,

@@ -21,7 +21,6 @@ from annotationrun_worker.dataset.quick_fingerprint import quick_parts
 from annotationrun_worker.dataset.records import CameraKey, EpisodeIndex, EpisodeRecord, Features
 from annotationrun_worker.frames.fingerprint import episode_fingerprint
 from annotationrun_worker.frames.provider import (
-    Decoders,
     FrameProvider,
     FrameSettings,
     make_frame_provider,
@@ -287,9 +286,6 @@ def _open_frames(dataset: OpenDataset, spec: RunSpec, store: StagingStore) -> Fr
     files = dataset.files
     camera = None if spec.frames.default_camera is None else CameraKey(spec.frames.default_camera)
 
-    def wrapped(decoders: Decoders) -> Decoders:
-        return fetched(decoders, files, store) if files.commit else decoders
-
     return make_frame_provider(
         dataset.features,
         FrameSettings(
@@ -299,5 +295,5 @@ def _open_frames(dataset: OpenDataset, spec: RunSpec, store: StagingStore) -> Fr
             tolerance_seconds=spec.frames.tolerance_seconds,
             whole_cameras=cameras_shown_whole(spec.modules, dataset.features.cameras, camera),
         ),
-        wrapped,
+        lambda decoders: fetched(decoders, files, store),
     )

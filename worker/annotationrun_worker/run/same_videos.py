@@ -17,7 +17,7 @@ from annotationrun_worker.dataset.metadata import read_features, read_info
 from annotationrun_worker.dataset.records import CameraKey, VideoSpan
 from annotationrun_worker.errors import DatasetError
 from annotationrun_worker.frames.protocol import FrameProvider
-from annotationrun_worker.frames.provider import Decoders, FrameSettings, make_frame_provider
+from annotationrun_worker.frames.provider import FrameSettings, make_frame_provider
 from annotationrun_worker.run.fetched_frames import fetched
 from annotationrun_worker.run.opening import LocalRun, OpenDataset, open_staging
 from annotationrun_worker.staging.store import StagingStore
@@ -66,10 +66,11 @@ class VideoFiles:
 
     @cached_property
     def _frames(self) -> FrameProvider:
-        def wrapped(decoders: Decoders) -> Decoders:
-            return fetched(decoders, self.files, self.store) if self.files.commit else decoders
-
-        return make_frame_provider(read_features(self._info), FrameSettings(backend=self.backend), wrapped)
+        return make_frame_provider(
+            read_features(self._info),
+            FrameSettings(backend=self.backend),
+            lambda decoders: fetched(decoders, self.files, self.store),
+        )
 
 
 @dataclass(frozen=True)

@@ -46,8 +46,8 @@ class Seal:
                     f"variable {STAGING_KEY_VARIABLE} (on a cluster: spec.staging.integritySecretRef)"
                 )
             return written
-        content, mark, _ = written.rpartition(_MARK)
-        if not mark or not hmac.compare_digest(self.seal(path, content), written):
+        content, mark, digest = written.rpartition(_MARK)
+        if not hmac.compare_digest(self._line(path, content), mark + digest):
             raise StagingError("it is not sealed with this key")
         return content
 
