@@ -35,16 +35,16 @@ HasSameVideos = Callable[[int, Collection[str | None]], bool]
 speak of (``None``: rows that name none)."""
 
 
-def no_videos_are_the_same(_index: int, _cameras: Collection[str | None]) -> bool:
-    """Where nothing is known of the output's videos."""
-    return False
-
-
 _PICTURES_AT_ONCE: Final = 32
 """Of the output, in memory."""
 
 _PLACE_COLUMNS: Final = frozenset({"index", "episode_index", "task_index"})
 """Another number there is no other episode."""
+
+
+def no_videos_are_the_same(_index: int, _cameras: Collection[str | None]) -> bool:
+    """Where nothing is known of the output's videos."""
+    return False
 
 
 class OutputBase:

@@ -32,6 +32,8 @@ class VideoFiles:
     """Holds what stretches of files on the Hub hash to."""
     backend: str
     """``spec.frames.backend``."""
+    listed: OpenDataset | None = None
+    """The dataset, where its metadata has been read; ``None``: it is read when it is needed."""
 
     @cached_property
     def episodes(self) -> Mapping[int, EpisodeSummary]:
@@ -40,7 +42,8 @@ class VideoFiles:
         Raises:
             DatasetError: the metadata can't be read.
         """
-        return {int(summary.index): summary for summary in list_episodes(self.files.root, self._info)}
+        found = list_episodes(self.files.root, self._info) if self.listed is None else self.listed.episodes
+        return {int(summary.index): summary for summary in found}
 
     def packet_digest(self, summary: EpisodeSummary, camera: CameraKey) -> str:
         """SHA-256 (hex) over the compressed packets of an episode and camera.
@@ -58,7 +61,7 @@ class VideoFiles:
 
     @cached_property
     def _info(self) -> Mapping[str, object]:
-        return read_info(self.files.root)
+        return read_info(self.files.root) if self.listed is None else self.listed.info
 
     @cached_property
     def _reader(self) -> EpisodeReader:
@@ -136,7 +139,7 @@ def compared_videos(run: LocalRun, dataset: OpenDataset, there: DatasetFiles) ->
     """
     store, backend = open_staging(run), run.spec.frames.backend
     with (
-        closing(VideoFiles(dataset.files, store, backend)) as ours,
+        closing(VideoFiles(dataset.files, store, backend, dataset)) as ours,
         closing(VideoFiles(there, store, backend)) as theirs,
     ):
         named, cameras = run.spec.frames.default_camera, dataset.features.cameras
