@@ -43,7 +43,7 @@ SUITES: Final = (
         builds=((sys.executable, "-m", "tests.cluster", "build"),),
         pytest=("tests/cluster",),
         caches=("kubernetes-*", "helm-*", "images", "containerd"),
-        disk_bytes=17 * GIGABYTE,
+        disk_bytes=14 * GIGABYTE,
         is_longest=True,
     ),
     # Beside it what needs nothing that Go builds, until that is done.
@@ -53,7 +53,7 @@ SUITES: Final = (
         builds=(("tests/interop/environment.sh",),),
         pytest=("tests/interop",),
         caches=("interop-*", "lerobot-*"),
-        disk_bytes=7 * GIGABYTE,
+        disk_bytes=4 * GIGABYTE,
     ),
     Suite("scale", "test-cluster", pytest=("tests/scale",)),
     Suite(

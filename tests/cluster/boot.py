@@ -18,7 +18,7 @@ from tests.cluster.client import Client
 from tests.cluster.control_plane import Ports, make_certificates
 from tests.cluster.host import CACHE, CLUSTER_PACKAGES, HostError, check_disk, check_host, install, say
 from tests.cluster.image_loading import load_images
-from tests.cluster.images import Images, build_images, build_vllm_image
+from tests.cluster.images import Images, build_images, build_vllm_image, vllm_image_name
 from tests.cluster.network import CLUSTER_ADDRESS, INSIDE, NODE_ADDRESS
 from tests.cluster.node import PAUSE_IMAGE, NodeFolders
 from tests.cluster.processes import Processes, noted_processes
@@ -123,7 +123,7 @@ def _start(programs: Path, images: Images) -> Client:
     command = control_plane.api_server_command(programs / "kube-apiserver", certificates, Ports(), extra)
     processes.start("kube-apiserver", [*INSIDE, *command])
     node.start_containerd(processes, FOLDERS, INSIDE)
-    load_images(FOLDERS, loaded(images))
+    load_images(FOLDERS, loaded(images), kept=[vllm_image_name()])
     control_plane.wait_for_api_server(processes, programs, kubeconfig)
     for name, make in (
         ("controller-manager", control_plane.controller_manager_command),
@@ -163,7 +163,7 @@ def reload_images() -> Images:
     if not is_up():
         raise HostError("no cluster is up; `python -m tests.cluster up` boots one")
     names = build_images(build_programs())
-    load_images(FOLDERS, loaded(names))
+    load_images(FOLDERS, loaded(names), kept=[vllm_image_name()])
     _note_images(names)
     return names
 

@@ -103,19 +103,35 @@ def build_images(programs: Path) -> Images:
             _provide_base()
         for target, name in missing:
             _build(name, "--layers", f"--target={target}", str(ROOT))
+        _remove_older(astuple(names))
     return names
+
+
+def vllm_image_name() -> str:
+    """The name that the image of the real vLLM has; its tag is the digest of what it is made of."""
+    return f"localhost/annotationrun-vllm-cpu:{_digest_of_files(VLLM / name for name in VLLM_INPUTS)}"
 
 
 def build_vllm_image() -> str:
     """Build the image of a real vLLM that computes on CPUs, if it is missing; it is built last."""
-    name = f"localhost/annotationrun-vllm-cpu:{_digest_of_files(VLLM / name for name in VLLM_INPUTS)}"
+    name = vllm_image_name()
     with _lock():
         if not has_image(name):
             _provide_base()
             # Without layers: the stage that installs would be kept beside what is copied out of it.
             _build(name, "--layers=false", str(VLLM))
+        _remove_older([name])
         shutil.rmtree(DOWNLOADS, ignore_errors=True)
     return name
+
+
+def _remove_older(names: Iterable[str]) -> None:
+    """Take away the images of the same repositories with other tags; layers that others have too stay."""
+    there = buildah("images", "--format={{.Name}}:{{.Tag}}").split()
+    for name in names:
+        repository = name.rpartition(":")[0]
+        if older := [one for one in there if one.rpartition(":")[0] == repository and one != name]:
+            buildah("rmi", *older)
 
 
 def _build(name: str, *arguments: str) -> None:

@@ -3,24 +3,29 @@
 #
 #   python=$(tests/interop/environment.sh) && "$python" tests/interop/judge.py DATASET --report report.json
 #
-# LeRobot needs Python >= 3.12; all that is asked of the machine is Debian's apt, bash, flock and uv
-# (which `make environment` installs). Debian trixie packages with python3.13 and the FFmpeg libraries
-# are downloaded and unpacked, not installed: nothing of them runs as root, no chroot, no mount, no
+# LeRobot needs Python >= 3.12; all that is asked of the machine is Debian's apt, bash, flock, uv and a Python
+# with numpy (`make environment` installs both). Debian trixie packages with python3.13 and the FFmpeg
+# libraries are downloaded and unpacked, not installed: nothing of them runs as root, no chroot, no mount, no
 # namespace. The wrapper `env/bin/python` starts the unpacked python with its own loader and libraries,
-# so paths, certificates, name resolution and proxies are those of the machine itself.
+# so paths, certificates, name resolution and proxies are those of the machine itself. NVIDIA's libraries, 3 GB
+# that nothing here calls, stay away (cuda_stand_ins.py).
 #
 # The folder is ${XDG_CACHE_HOME:-~/.cache}/annotationrun/interop-<digest of the inputs>. `.ready` in it is
 # written last; a folder without it is an interrupted build and is made anew. A lock keeps two builds apart.
 #
-# Settings: UV (path of uv), INTEROP_DEBIAN_MIRROR (default: the mirror in the machine's own apt sources).
+# Settings: UV (path of uv), PYTHON (path of a Python with numpy, default .venv's), INTEROP_DEBIAN_MIRROR
+# (default: the mirror in the machine's own apt sources).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+support=$here/../support
 uv=${UV:-$here/../../.venv/bin/uv}
+python=${PYTHON:-$here/../../.venv/bin/python}
 release=trixie
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-disk_needed_gigabytes=9  # 6 GB in the end, the downloaded wheels come on top while the cache of uv is cold
+disk_needed_gigabytes=5  # 2.6 GB in the end, the downloaded wheels come on top while the cache of uv is cold
 
-digest=$(cat "$here/environment.sh" "$here/requirements.txt" <(uname -m) | sha256sum | cut -c1-16)
+inputs=("$here/environment.sh" "$here/requirements.txt" "$support/stand_ins.txt" "$support/cuda_stand_ins.py")
+digest=$(cat "${inputs[@]}" <(uname -m) | sha256sum | cut -c1-16)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/annotationrun
 folder=$cache/interop-$digest
 
@@ -80,6 +85,15 @@ WRAPPER
   chmod +x "$2/bin/python"
 }
 
+install_stand_ins() {  # $1: root of the environment; what makes them is there for as long as that takes
+  local tools=$folder/stand_ins
+  "$uv" pip install --quiet --no-cache --python "$python" --target "$tools" --require-hashes \
+    -r "$support/stand_ins.txt" >&2 || fail "uv could not install $support/stand_ins.txt; its messages are above"
+  PYTHONPATH=$tools "$python" "$support/cuda_stand_ins.py" "$1"/lib/python*/site-packages >&2 \
+    || fail "the stand-ins for NVIDIA's libraries could not be made"
+  rm -rf "$tools"
+}
+
 build() {
   local free_gigabytes
   rm -rf "$folder"
@@ -90,10 +104,11 @@ build() {
     || fail "$cache has $free_gigabytes GB free, $disk_needed_gigabytes GB are needed"
   install_host_tools
   unpack_debian "$folder/debian"
-  say "$SECONDS s; installing LeRobot (about 3 GB of packages the first time)"
+  say "$SECONDS s; installing LeRobot (1 GB of packages the first time)"
   write_python "$folder/debian" "$folder/env"
-  "$uv" pip install --quiet --python "$folder/env/bin/python" --require-hashes -r "$here/requirements.txt" >&2 \
-    || fail "uv could not install $here/requirements.txt; its messages are above"
+  "$uv" pip install --quiet --python "$folder/env/bin/python" --no-deps --require-hashes \
+    -r "$here/requirements.txt" >&2 || fail "uv could not install $here/requirements.txt; its messages are above"
+  install_stand_ins "$folder/env"
   say "$SECONDS s; importing LeRobot and torchcodec once"
   "$folder/env/bin/python" -c 'import torchcodec, lerobot.datasets.lerobot_dataset' >&2 \
     || fail "LeRobot does not start in $folder; remove the folder and try again"

@@ -28,6 +28,9 @@ NVIDIA: Final = ("libcu", "libnccl.", "libnv")
 """First letters of the names of NVIDIA's libraries."""
 DRIVER: Final = "libcuda.so.1"
 """Comes with a GPU's driver and not with a package; torch looks for it when a GPU is used, and not before."""
+OTHERS: Final = ("_Z", "Py", "_Py")
+"""First letters of the functions of C++ and of Python. NVIDIA's are C, so these are never theirs; a stand-in that
+had them would be called instead of the real ones."""
 
 SYMBOL: Final = np.dtype(
     [("name", "<u4"), ("info", "u1"), ("other", "u1"), ("section", "<u2"), ("value", "<u8"), ("size", "<u8")]
@@ -126,7 +129,8 @@ def main(packages: Path) -> None:
         if name.startswith(NVIDIA) and name != DRIVER and name not in there
     }
     defined = {name for library in libraries.values() for name in library.defined}
-    unversioned = {name for library in libraries.values() for name in library.unversioned} - defined
+    wanted = {name for library in libraries.values() for name in library.unversioned} - defined
+    unversioned = {name for name in wanted if not name.startswith(OTHERS)}
     with tempfile.TemporaryDirectory() as scratch:
         for name in sorted(missing):
             versioned = {pair for library in libraries.values() for pair in library.versioned.get(name, ())}
