@@ -5,7 +5,7 @@ a dictionary may be named by every row. What is said of a file in its footer is 
 allocated for it.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -21,6 +21,7 @@ BATCH_BYTES: Final = 64 * 1024**2
 """Of the texts and pictures of a batch, if they are all as long as the longest can be."""
 CHUNK_BYTES: Final = 1024**3
 """Of the numbers of a column in one row group."""
+_LOOK_BYTES: Final = 4096
 READ_ERRORS: Final = (pa.ArrowException, OSError, ValueError)
 """What pyarrow raises on a file that is damaged, truncated or not readable."""
 
@@ -37,6 +38,7 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(path)
         metadata, names = file.metadata, file.schema_arrow.names
+        _see_columns(path, metadata)
         rows = sum(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
     except READ_ERRORS as error:
         raise DatasetError(f"{path} can't be read as parquet: {error}") from error
@@ -52,6 +54,17 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         file.close()
         raise DatasetError(f"{path} {fault}")
     return file
+
+
+def _see_columns(path: Path, metadata: pq.FileMetaData) -> None:
+    """Raise one of READ_ERRORS where the footer's description of a column is damaged.
+
+    ``RowGroupMetaData.column`` ends the process there: pyarrow declares it as a function that raises nothing.
+    A reader that is asked for no row looks at every column as well, and reads at most a buffer of each.
+    """
+    with pq.ParquetFile(path, metadata=metadata, buffer_size=_LOOK_BYTES, pre_buffer=False) as file:
+        for group in range(metadata.num_row_groups):
+            deque(file.reader.iter_batches(0, row_groups=[group]), maxlen=0)
 
 
 def fitting_rows(file: pq.ParquetFile, row_group: int, columns: Sequence[str], most: int, path: Path) -> int:

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -151,3 +154,18 @@ def test_a_column_that_is_there_twice_is_named(dataset):
         edit_table(path, lambda table: table.append_column(table.column_names[0], table.column(0)))
         with pytest.raises(DatasetError, match=rf"has the columns \['{column}'\] more than once"):
             read(path)
+
+
+def test_a_footer_at_which_the_library_ends_the_process_is_refused(dataset, tmp_path, printed):
+    """A column that may be null becomes one that may not, so the counts beside its chunk are too many."""
+    (path,) = dataset.glob("meta/episodes/**/*.parquet")
+    optional, required = (b"\x25" + kind + b"\x18\x07element" for kind in (b"\x02", b"\x00"))
+    content = path.read_bytes()
+    assert optional in content, "SchemaElement.repetition_type of parquet.thrift, then the name"
+    path.write_bytes(content.replace(optional, required))
+    looks = f"import pyarrow.parquet as pq; pq.read_metadata({str(path)!r}).row_group(0).to_dict()"
+    ended = subprocess.run([sys.executable, "-c", looks], capture_output=True, check=False)
+    assert ended.returncode == -signal.SIGABRT, "the library raises it now: parquet_files need not look first"
+    done = plan("a column's counts do not fit its levels", tmp_path, printed)
+    assert done.returncode == ExitCode.DATASET
+    assert f"{path} can't be read as parquet: Definition level histogram size mismatch" in done.stderr
