@@ -53,7 +53,7 @@ test: packages $(READY)  ## What must hold on any Linux, in minutes: no root, no
 	$(BIN)/python -m tests.suites --level test
 
 .PHONY: test-cluster
-test-cluster: packages $(READY)  ## All the rest: real Kubernetes, vLLM, LeRobot, S3, kills (root, about 35 GB the first time)
+test-cluster: packages $(READY)  ## All the rest: real Kubernetes, vLLM, LeRobot, S3, kills (root, about 29 GB the first time)
 	$(BIN)/python -m tests.suites --level test-cluster
 
 .PHONY: durations
@@ -76,7 +76,7 @@ faults:  ## Runs and workers that are killed, at each named point of the code an
 scale:  ## 10,000 episodes: seconds and memory of each step
 frames-exact:  ## Every frame of the reference dataset against the code in its pixels
 mutants:  ## Faults put in on purpose, in copies of the source: the tests must find each
-interop:  ## LeRobot itself loads what we wrote, and rejects what was damaged (5.8 GB under ~/.cache)
+interop:  ## LeRobot itself loads what we wrote, and rejects what was damaged (2.5 GB under ~/.cache)
 vllm:  ## Runs against a real vLLM on CPUs, with a model of a few parameters (2.5 GB under ~/.cache)
 chart:  ## The Helm chart, linted and rendered by helm itself
 gitops:  ## What Argo CD and Flux make of a run: their Lua, CEL and kstatus

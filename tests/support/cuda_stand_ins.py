@@ -29,8 +29,8 @@ NVIDIA: Final = ("libcu", "libnccl.", "libnv")
 DRIVER: Final = "libcuda.so.1"
 """Comes with a GPU's driver and not with a package; torch looks for it when a GPU is used, and not before."""
 OTHERS: Final = ("_Z", "Py", "_Py")
-"""First letters of the functions of C++ and of Python. NVIDIA's are C, so these are never theirs; a stand-in that
-had them would be called instead of the real ones."""
+"""First letters of the functions of C++ and of Python. NVIDIA's are C, so these are never theirs; a stand-in
+that had them would be called instead of the real ones."""
 
 SYMBOL: Final = np.dtype(
     [("name", "<u4"), ("info", "u1"), ("other", "u1"), ("section", "<u2"), ("value", "<u8"), ("size", "<u8")]

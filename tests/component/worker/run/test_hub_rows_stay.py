@@ -14,7 +14,7 @@ from tests.support.openai_server import ScriptedServer
 from annotationrun_api.exit_codes import ExitCode
 
 SOURCE, OUTPUT = "me/source", "me/annotated"
-VQA: dict[str, Any] = {"vqa": {"questionTypes": ["count"], "emissionHz": 0.5}}
+VQA: dict[str, Any] = {"vqa": {"questionTypes": ["count"], "emissionHz": 0.1}}
 PLAN: dict[str, Any] = {"plan": {"taskRephrasings": 0, "deriveTask": "Never"}}
 
 
@@ -123,7 +123,7 @@ def test_a_trial_pushes_nothing(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(runs.folder)
     runs.run(VQA)
     before = runs.hub.files(runs.output)
-    runs.run({"vqa": {**VQA["vqa"], "emissionHz": 0.25}}, "--limit", "1")
+    runs.run({"vqa": {**VQA["vqa"], "emissionHz": 0.1}}, "--limit", "1")
     assert runs.hub.files(runs.output) == before
     trial = runs.folder / f"{runs.output.rpartition('/')[2]}.trial"
     assert any(read_frames(trial)[0].events)

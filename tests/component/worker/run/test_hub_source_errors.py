@@ -195,7 +195,7 @@ def test_a_video_that_the_repository_lacks_is_named_by_plan(tmp_path: Path, hub:
     """Also one of episodes that nobody selects: the output would lack it."""
     video = "videos/observation.images.front/chunk-000/file-000.mp4"
     hub.add_repo("me/holed", {p: (REFERENCE / p).read_bytes() for p in tree(REFERENCE) if p != video})
-    modules = {"vqa": {"emissionHz": 0.5, "cameras": "Default"}}
+    modules = {"vqa": {"emissionHz": 0.1, "cameras": "Default"}}
     manifest = write_manifest(
         tmp_path, "me/holed", "http://127.0.0.1:9/v1", modules,
         source={"episodes": "4"}, failurePolicy={"maxFailedEpisodes": 1},

@@ -27,7 +27,7 @@ from annotationrun_worker.staging.models import stage_model_commit
 from annotationrun_worker.staging.store import StagingStore
 
 MODEL = "org/tiny-vl"
-MODULES = {"vqa": {"emissionHz": 0.5, "questionTypes": ["count"]}}
+MODULES = {"vqa": {"emissionHz": 0.05, "questionTypes": ["count"]}}
 NOBODY = "http://127.0.0.1:9"
 EVERYTHING_AGAIN = "all episodes are asked again"
 

@@ -11,7 +11,7 @@ from annotationrun_api.exit_codes import ExitCode
 from annotationrun_worker.staging.digests import digest_bytes
 
 NO_SERVER = "http://127.0.0.1:9/v1"
-MODULES = {"plan": {"taskRephrasings": 2, "emitMemory": False}, "vqa": {"emissionHz": 0.5}}
+MODULES = {"plan": {"taskRephrasings": 2, "emitMemory": False}, "vqa": {"emissionHz": 0.1}}
 SPEC = {"source": {"episodes": "1-3"}}
 MISSING = [(1, "task"), (2, "plan"), (2, "vqa"), (3, "task")]
 """The results to be made first: two episodes have a task that is too short, and all builds on it."""

@@ -26,7 +26,7 @@ BEFORE, AFTER = 5, 6
 """Episodes; the sixth lies in a parquet file with the fifth, and in an mp4 with the fourth and the fifth."""
 MODULES = {
     "plan": {"taskRephrasings": 0, "emitMemory": False, "deriveTask": "Never"},
-    "vqa": {"emissionHz": 0.2, "cameras": "Default", "questionTypes": ["bbox", "count"]},
+    "vqa": {"emissionHz": 0.1, "cameras": "Default", "questionTypes": ["bbox", "count"]},
 }
 ADDED = "Look twice."
 

@@ -12,7 +12,7 @@ from tests.support.module_runs import demo_model
 
 from annotationrun_api.exit_codes import ExitCode
 
-MODULES = {"vqa": {"emissionHz": 0.5, "cameras": "Default", "questionTypes": ["count"]}}
+MODULES = {"vqa": {"emissionHz": 0.1, "cameras": "Default", "questionTypes": ["count"]}}
 SOURCE, THERE, NEW = "me/source", "me/there", "me/new"
 READS = ("repo.content.read",)
 WRITES = (*READS, "repo.write")

@@ -27,7 +27,7 @@ from annotationrun_api.step_results import PlanResult, read_result
 from annotationrun_worker.demo import frame_code
 
 REPO, KEY = "me/source", "datasets/me/source"
-MODULES = {"vqa": {"emissionHz": 0.5, "cameras": "Default"}}
+MODULES = {"vqa": {"emissionHz": 0.1, "cameras": "Default"}}
 SOURCE = {"episodes": "1,2,4"}
 LIMIT_SECONDS = 300
 
@@ -240,7 +240,7 @@ def test_cameras_in_the_rows_come_with_the_data_files(
 ) -> None:
     source = write_image_dataset(tmp_path / "source", {FRONT: "image", WRIST: "video"})
     hub.add_repo("me/images", source)
-    modules = {"vqa": {"emissionHz": 0.5}}
+    modules = {"vqa": {"emissionHz": 0.1}}
     (tmp_path / "folder").mkdir()
     manifest = write_manifest(tmp_path / "folder", source, model.base_url, modules)
     run(hub, "run", "-f", manifest)
@@ -258,7 +258,7 @@ def test_a_cache_smaller_than_the_videos_lets_them_come_and_go(
         tmp_path,
         REPO,
         model.base_url,
-        {"vqa": {"emissionHz": 0.5}},
+        {"vqa": {"emissionHz": 0.1}},
         source=source,
         output={"repoID": "me/out"},
     )

@@ -31,7 +31,7 @@ from annotationrun_api.exit_codes import ExitCode
 from annotationrun_worker.report.show import timeline
 
 NOBODY_LISTENS = "http://127.0.0.1:9/v1"
-ONE_QUESTION: dict[str, Any] = {"vqa": {"questionTypes": ["count"], "emissionHz": 0.5, "cameras": "Default"}}
+ONE_QUESTION: dict[str, Any] = {"vqa": {"questionTypes": ["count"], "emissionHz": 0.1, "cameras": "Default"}}
 """One question an episode, of the first camera."""
 UNKNOWN_MODEL = {"id": "acme/eyes", "serving": {"mode": "External", "endpoints": [NOBODY_LISTENS]}}
 
