@@ -6,6 +6,12 @@
 #
 # Behind a proxy that inspects HTTPS: --build-arg SSL_CERT_FILE=<path of its CA bundle inside the build>, with
 # the bundle mounted there. Nothing of it stays in the images.
+# A release says what it is, and pins its base by digest (`docker buildx imagetools inspect debian:trixie-slim`):
+#
+#   --build-arg VERSION=0.1.0 --build-arg REVISION=$(git rev-parse HEAD) --build-arg BASE=debian:trixie-slim@sha256:...
+#
+# What of others lies in an image, with versions, is listed in its /usr/share/doc/annotationrun, licences beside; a
+# bill of materials comes of `docker buildx build --sbom=true`.
 # All run as user 65532, on a read-only root file system too if /tmp can be written.
 
 # What apt and pip download lies in caches of the build, not in the images, so that no stage downloads again what
@@ -13,7 +19,9 @@
 # usual, as Debian's image empties that one after each installation. Its lists are in the same cache, as buildah 1.28
 # waits for ever where a second stage locks two.
 
-FROM debian:trixie-slim AS python
+ARG BASE=debian:trixie-slim
+
+FROM ${BASE} AS python
 RUN --mount=type=cache,id=annotationrun-apt,target=/var/cache/apt,sharing=locked \
     mkdir -p /var/cache/apt/lists/partial \
  && get="apt-get -q -o Dir::State::Lists=/var/cache/apt/lists -o Dir::Cache::Archives=/var/cache/apt/packages" \
@@ -26,7 +34,7 @@ RUN --mount=type=cache,id=annotationrun-apt,target=/var/cache/apt,sharing=locked
  && get="apt-get -q -o Dir::State::Lists=/var/cache/apt/lists -o Dir::Cache::Archives=/var/cache/apt/packages" \
  && $get update \
  && $get install -y --no-install-recommends python3-venv python3-hatchling
-# Debian's packages are seen: hatchling here, torch in the worker.
+# Debian's hatchling is seen.
 RUN python3 -m venv --system-site-packages /opt/annotationrun
 WORKDIR /source
 
@@ -59,28 +67,53 @@ FROM python AS operator
 RUN groupadd --gid 65532 annotationrun \
  && useradd --uid 65532 --gid 65532 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin annotationrun
 COPY --from=operator-requirements /opt/annotationrun /opt/annotationrun
+RUN mkdir -p /usr/share/doc/annotationrun \
+ && dpkg-query --show > /usr/share/doc/annotationrun/debian-packages \
+ && basename -a -s .dist-info /opt/annotationrun/lib/python3*/site-packages/*.dist-info \
+  > /usr/share/doc/annotationrun/python-packages
+COPY LICENSE /usr/share/doc/annotationrun/
 COPY --from=code /installed /opt/annotationrun
 ENV PATH=/opt/annotationrun/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+ARG VERSION=unreleased
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="annotationrun operator" \
+      org.opencontainers.image.description="Fans annotation runs of LeRobot datasets out to worker pods." \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version=$VERSION \
+      org.opencontainers.image.revision=$REVISION
 USER 65532:65532
 ENTRYPOINT ["python", "-m", "annotationrun_operator"]
 
-# Debian's torch is the build for CPUs; the one on PyPI brings 5 GB of CUDA, which no worker uses.
 FROM python AS worker
 RUN --mount=type=cache,id=annotationrun-apt,target=/var/cache/apt,sharing=locked \
     mkdir -p /var/cache/apt/lists/partial \
  && get="apt-get -q -o Dir::State::Lists=/var/cache/apt/lists -o Dir::Cache::Archives=/var/cache/apt/packages" \
  && $get update \
- && $get install -y --no-install-recommends python3-torch ffmpeg \
+ && $get install -y --no-install-recommends ffmpeg \
  && groupadd --gid 65532 annotationrun \
  && useradd --uid 65532 --gid 65532 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin annotationrun
 COPY --from=worker-requirements /opt/annotationrun /opt/annotationrun
+RUN mkdir -p /usr/share/doc/annotationrun \
+ && dpkg-query --show > /usr/share/doc/annotationrun/debian-packages \
+ && basename -a -s .dist-info /opt/annotationrun/lib/python3*/site-packages/*.dist-info \
+  > /usr/share/doc/annotationrun/python-packages
+COPY LICENSE worker/NOTICE /usr/share/doc/annotationrun/
 COPY --from=code /installed /opt/annotationrun
 ENV PATH=/opt/annotationrun/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+ARG VERSION=unreleased
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="annotationrun worker" \
+      org.opencontainers.image.description="Annotates LeRobot datasets with a vision-language model." \
+      org.opencontainers.image.licenses="Apache-2.0 AND GPL-2.0-or-later" \
+      org.opencontainers.image.version=$VERSION \
+      org.opencontainers.image.revision=$REVISION
 USER 65532:65532
 ENTRYPOINT ["annotationrun"]
 
 # It takes the arguments of `vllm serve`, so that it can stand in for the image of vLLM.
 FROM worker AS demo-vlm
+LABEL org.opencontainers.image.title="annotationrun demo-vlm" \
+      org.opencontainers.image.description="A small model server for demos and tests: it takes vLLM's arguments."
 USER root
 RUN printf '#!/bin/sh\nexec python -m annotationrun_worker.demo.vllm "$@"\n' > /usr/local/bin/vllm \
  && chmod 755 /usr/local/bin/vllm

@@ -12,6 +12,7 @@ UV_VERSION := 0.13.8
 NVIDIA := cuda-bindings cuda-pathfinder nvidia-cublas nvidia-cuda-cccl nvidia-cudnn-cu13 nvidia-cufft \
   nvidia-cufile nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink \
   nvidia-nvshmem-cu13 nvidia-nvtx triton
+RUN_READY := $(VENV)/.ready-run
 READY := $(VENV)/.ready
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 VENV_PACKAGE := "$(PYTHON) -c 'import ensurepip'" python3-venv
@@ -20,26 +21,31 @@ VENV_PACKAGE := "$(PYTHON) -c 'import ensurepip'" python3-venv
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/' | expand -t 20
 
-# The environment: Python packages by hash from tests/requirements.txt, the project itself editable.
-$(READY): tests/requirements.txt tests/support/stand_ins.txt tests/support/cuda_stand_ins.py pyproject.toml
+# What the commands need, and no more; by hash, the project itself editable.
+$(RUN_READY): worker/requirements.txt worker/build-requirements.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; set PYTHON=<a Python >= 3.11>" >&2; exit 1; }
 	@tests/support/debian_packages.sh $(VENV_PACKAGE)
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(INSTALL) --no-deps --require-hashes -r worker/requirements.txt -r worker/build-requirements.txt
+	$(INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# And what the tests need beside it.
+$(READY): $(RUN_READY) tests/requirements.txt tests/support/stand_ins.txt tests/support/cuda_stand_ins.py
 	$(INSTALL) --no-deps --require-hashes -r tests/requirements.txt
 	$(INSTALL) --no-cache --target $(VENV)/stand_ins --require-hashes -r tests/support/stand_ins.txt
 	PYTHONPATH=$(VENV)/stand_ins $(BIN)/python tests/support/cuda_stand_ins.py $(VENV)/lib/python*/site-packages
 	rm -rf $(VENV)/stand_ins
-	$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .PHONY: environment
-environment: $(READY)  ## Make the Python environment (.venv)
+environment: $(READY)  ## Make the Python environment of the tests (.venv)
 
 DEMO := out/demo
 
 .PHONY: demo
-demo: $(READY)  ## Make a dataset, annotate it, validate and show it (into out/demo; no GPU, no network)
+demo: $(RUN_READY)  ## Make a dataset, annotate it, validate and show it (into out/demo; no GPU, no network)
 	rm -rf $(DEMO)
 	$(BIN)/annotationrun demo $(DEMO)
 
@@ -129,6 +135,14 @@ crds: $(READY)  ## Generate the CRD, its reference and the runbook from the mode
 	$(BIN)/python -m annotationrun_api.runbook > operator/RUNBOOK.md.new
 	mv operator/RUNBOOK.md.new operator/RUNBOOK.md
 
+PIP_AUDIT_VERSION := 2.10.1
+.PHONY: audit
+audit: $(READY)  ## Compare the lock files with the advisories of PyPI (needs the network)
+	for lock in worker/requirements.txt worker/build-requirements.txt operator/requirements.txt tests/requirements.txt; do \
+	  $(BIN)/uv tool run pip-audit@$(PIP_AUDIT_VERSION) --disable-pip --require-hashes -r $$lock; \
+	done
+
+# The operator has no command line of its own.
 .PHONY: lock
 lock:  ## Lock the requirements again (hashes, no URLs)
 	uv_flags="--quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header"; \
@@ -136,5 +150,7 @@ lock:  ## Lock the requirements again (hashes, no URLs)
 	  --output-file tests/requirements.txt; \
 	$(BIN)/uv pip compile <(printf '%s\n' pyelftools ziglang) $$uv_flags --output-file tests/support/stand_ins.txt; \
 	compile="$(BIN)/uv pip compile pyproject.toml $$uv_flags --constraint tests/requirements.txt"; \
-	$$compile --extra operator --output-file operator/requirements.txt; \
-	$$compile --extra worker --excludes <(echo torch) --output-file worker/requirements.txt  # Debian's, in the image
+	$$compile --extra operator --excludes <(echo typer) --output-file operator/requirements.txt; \
+	$$compile --extra run --output-file worker/requirements.txt; \
+	$(BIN)/uv pip compile <(printf '%s\n' editables hatchling) $$uv_flags --constraint tests/requirements.txt \
+	  --output-file worker/build-requirements.txt

@@ -28,6 +28,7 @@ INPUTS: Final = (
     "crds/annotationrun_api",
     "operator/requirements.txt",
     "operator/annotationrun_operator",
+    "worker/NOTICE",
     "worker/requirements.txt",
     "worker/annotationrun_worker",
 )

@@ -10,6 +10,7 @@ import typer
 
 from annotationrun_api.errors import AnnotationRunError
 from annotationrun_api.exit_codes import ExitCode
+from annotationrun_worker.errors import ConfigurationError
 from annotationrun_worker.exit_status import exit_code_of
 from annotationrun_worker.interrupts import raise_when_stopped
 from annotationrun_worker.lasting_imports import lasting_imports
@@ -40,18 +41,38 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
     )
     for name, summary in COMMANDS.items():
         if arguments[:1] == [name]:
-            app.command(name)(_at_the_edge(load_command(name)))
+            app.command(name)(_at_the_edge(_loaded(name)))
         else:
             app.command(name, help=summary)(_not_called)
     return app
 
 
 def load_command(name: str) -> Callable[..., None]:
-    """Import the command ``name``."""
-    with lasting_imports():
-        module = importlib.import_module(f"annotationrun_worker.commands.{name}")
+    """Import the command ``name``.
+
+    Raises:
+        ConfigurationError: a package that it needs is not installed.
+    """
+    try:
+        with lasting_imports():
+            module = importlib.import_module(f"annotationrun_worker.commands.{name}")
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package.startswith("annotationrun"):
+            raise
+        raise ConfigurationError(
+            f"the command {name!r} needs the package {package!r}, which is not installed; install what the "
+            "commands need: pip install 'annotationrun[run]'"
+        ) from error
     command: Callable[..., None] = getattr(module, name)
     return command
+
+
+def _loaded(name: str) -> Callable[..., None]:
+    try:
+        return load_command(name)
+    except ConfigurationError as error:
+        raise SystemExit(_tell(error)) from error
 
 
 def _not_called() -> None:
@@ -72,6 +93,12 @@ def _log_plainly() -> None:
         logging.lastResort.setFormatter(_PlainFormatter())
 
 
+def _tell(error: AnnotationRunError) -> ExitCode:
+    """Print the message of ``error`` to stderr; the exit code that it ends a command with."""
+    typer.echo(plain_lines(f"annotationrun: {error}"), err=True)
+    return exit_code_of(error)
+
+
 def _at_the_edge(command: Callable[..., None]) -> Callable[..., None]:
     """``command`` with every error of ours turned into its text on stderr and its exit code."""
 
@@ -82,8 +109,7 @@ def _at_the_edge(command: Callable[..., None]) -> Callable[..., None]:
             with raise_when_stopped():
                 command(*args, **kwargs)
         except AnnotationRunError as error:
-            typer.echo(plain_lines(f"annotationrun: {error}"), err=True)
-            raise typer.Exit(exit_code_of(error)) from error
+            raise typer.Exit(_tell(error)) from error
         except KeyboardInterrupt as error:
             typer.echo(
                 "annotationrun: interrupted; what was answered is staged, run again to go on", err=True

@@ -8,6 +8,7 @@ from tests.support.run_world import CACHED_MODEL
 from tests.unit.operator.test_jobs import containers, made
 from typer.testing import CliRunner
 
+from annotationrun_api.exit_codes import ExitCode
 from annotationrun_api.labels import Step
 from annotationrun_worker.command_line import COMMANDS, load_command
 
@@ -25,6 +26,21 @@ def test_without_a_command_nothing_heavy_is_imported(arguments):
     assert "typer" in imported
     assert not imported & {"torch", "pyarrow", "av", "openai"}
     assert "run" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["validate", "/x"], ["run", "--help"]], ids=["call", "help"])
+def test_a_command_without_its_packages_says_how_to_get_them(arguments):
+    """As after a plain `pip install annotationrun`, which has what every command's help needs."""
+    program = (
+        "import sys; sys.modules['pyarrow'] = None\nfrom annotationrun_worker.__main__ import main; main()"
+    )
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == ExitCode.CONFIGURATION
+    assert done.stderr == (
+        f"annotationrun: the command {arguments[0]!r} needs the package 'pyarrow', which is not installed; "
+        "install what the commands need: pip install 'annotationrun[run]'\n"
+    )
 
 
 def test_no_command_imports_openai_before_a_client_is_made():

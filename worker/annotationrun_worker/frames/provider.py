@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from annotationrun_worker.dataset.records import CameraKey, EpisodeRecord, Features, ImageSpan, VideoSpan
 from annotationrun_worker.errors import (
+    ConfigurationError,
     FrameDecodeError,
     FrameSizeError,
     TimestampOutOfRangeError,
@@ -299,8 +300,13 @@ class VideoFrameProvider:
 def _as_tensor(pictures: NDArray[np.uint8]) -> "Tensor":
     """(n, height, width, 3) as a tensor (n, 3, height, width)."""
     # Imported where tensors are asked for: a run never does, and torch costs it 2 s and 500 MiB.
-    import torch
-
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            "tensors need the package 'torch', which is not installed; pip install 'annotationrun[worker]', "
+            "or ask for arrays (pictures_by_index)"
+        ) from error
     return torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)))
 
 
