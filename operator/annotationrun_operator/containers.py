@@ -22,8 +22,8 @@ CONTAINER_SECURITY: Final[Mapping[str, Any]] = {
     "readOnlyRootFilesystem": True,
     "capabilities": {"drop": ["ALL"]},
 }
-HOME: Final = {"name": "HOME", "value": "/tmp"}  # noqa: S108  (the pod's own emptyDir)
-TMP_MOUNT: Final = {"name": "tmp", "mountPath": "/tmp"}  # noqa: S108
+HOME: Final = {"name": "HOME", "value": "/tmp"}  # the pod's own emptyDir  # noqa: S108  # nosec B108
+TMP_MOUNT: Final = {"name": "tmp", "mountPath": "/tmp"}  # likewise  # noqa: S108  # nosec B108
 
 
 def from_secret(variable: str, secret: SecretKeyRef | None) -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ _CA_BUNDLE = "ANNOTATIONRUN_CA_BUNDLE"
 _ALLOWED = "ANNOTATIONRUN_ALLOWED"
 _OURS = "ANNOTATIONRUN_"
 _PULL_POLICIES = ("Always", "IfNotPresent", "Never")
-_SERVER_HOSTS = ("127.0.0.1", "0.0.0.0", "::")  # noqa: S104  (the pod's; who wants it says so)
+_SERVER_HOSTS = ("127.0.0.1", "0.0.0.0", "::")  # the pod's; who wants it says so  # noqa: S104  # nosec B104
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 

@@ -56,7 +56,7 @@ def sidecar(
         "volumeMounts": [
             TMP_MOUNT,
             models_mount(serving, is_read_only=bool(cached_commit)),
-            {"name": "shared-memory", "mountPath": "/dev/shm"},  # noqa: S108
+            {"name": "shared-memory", "mountPath": "/dev/shm"},  # an emptyDir  # noqa: S108  # nosec B108
             *([{**media_mount(), "readOnly": True}] if serving.local_media else []),
             *ca_mounts(settings),
         ],
@@ -118,7 +118,7 @@ def _variables(serving: ServingSpec, cached_commit: str) -> list[dict[str, Any]]
         *home,
         {"name": "HF_HUB_OFFLINE", "value": "1"},
         # a model's own code is copied there before it is imported, and the cache can't be written
-        {"name": "HF_MODULES_CACHE", "value": "/tmp/hf_modules"},  # noqa: S108
+        {"name": "HF_MODULES_CACHE", "value": "/tmp/hf_modules"},  # likewise  # noqa: S108  # nosec B108
     ]
 
 

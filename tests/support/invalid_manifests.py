@@ -292,7 +292,7 @@ _TEXTS = (
     Invalid(
         "an endpoint with a password",
         f"{_SERVING}.endpoints[0]",
-        {f"{_SERVING}.endpoints": ["http://me:quietly@demo/v1"]},
+        {f"{_SERVING}.endpoints": ["http://me:quietly@demo/v1"]},  # pragma: allowlist secret
     ),
     Invalid(
         "an endpoint's port", f"{_SERVING}.endpoints[0]", {f"{_SERVING}.endpoints": ["http://a:65536/v1"]}

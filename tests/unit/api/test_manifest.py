@@ -383,7 +383,11 @@ def test_the_message_reads_as_shown():
             "    path: /data/blocks\n    tokenSecretRef: quietly\n",
             id="a token where its reference belongs",
         ),
-        pytest.param("http://127.0.0.1:8000/v1", "http://me:quietly@host/v1", id="a password in a URL"),
+        pytest.param(
+            "http://127.0.0.1:8000/v1",
+            "http://me:quietly@host/v1",  # pragma: allowlist secret
+            id="a password in a URL",
+        ),
         pytest.param("id: demo-vlm", "id: [hf_quietly12345]", id="a token in a list"),
         pytest.param("{name: blocks}", "{name: hf_quietly12345}", id="a token as a name"),
         pytest.param("  modules:", "  apiKey: quietly\n  modules:", id="a key in an unknown field"),

@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="vllm", description="The demo's model server.", allow_abbrev=False)
     parser.add_argument("command", choices=["serve"])
     parser.add_argument("model")
-    parser.add_argument("--host", default="0.0.0.0")  # noqa: S104  vLLM's default; a pod is asked by its IP
+    parser.add_argument("--host", default="0.0.0.0")  # vLLM's default; a pod is asked by its IP  # noqa: S104  # nosec B104
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--served-model-name", nargs="+")
     parser.add_argument("--allowed-local-media-path", type=Path)

@@ -116,7 +116,7 @@ def _parsed(matter: str) -> Mapping[str, Any] | None:
     if len(matter) > _FRONT_MATTER_CHARACTERS or _brackets_open(matter) > _OPEN_BRACKETS:
         return None
     try:
-        values = yaml.load(matter, _PlainLoader) or {}  # noqa: S506  (it makes nothing but texts)
+        values = yaml.load(matter, _PlainLoader) or {}  # it makes nothing but texts  # noqa: S506  # nosec B506
     except (yaml.YAMLError, ValueError, RecursionError):
         return None
     return values if isinstance(values, dict) else None

@@ -11,7 +11,7 @@ from annotationrun_worker.vlm.server_settings import ServerSettings
 
 def test_a_server_that_is_not_there_is_named_without_user_and_query() -> None:
     settings = ServerSettings(
-        base_urls=["http://ada:hunter2@127.0.0.1:9/v1?key=hunter3"],
+        base_urls=["http://ada:hunter2@127.0.0.1:9/v1?key=hunter3"],  # pragma: allowlist secret
         model="m",
         request_timeout_seconds=5,
         requests_in_flight=1,

@@ -142,7 +142,7 @@ def test_the_claims_of_a_manifest_are_those_of_all_its_volumes() -> None:
         "http://[::1/v1",
         "http://a host/v1",
         "http://ho\tst/v1",
-        "http://user:hunter2@host/v1",
+        "http://user:hunter2@host/v1",  # pragma: allowlist secret
         "http://user:hun/ter2@host/v1",
         "http://host/v1?key=hunter2",
         "http://host/v1#hunter2",
