@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -13,24 +14,65 @@ import kopf
 
 from annotationrun_api.errors import AnnotationRunError
 from annotationrun_api.exit_codes import ExitCode
-from annotationrun_operator.cluster_api import ClusterApi
-from annotationrun_operator.cluster_connection import connected
-from annotationrun_operator.decide import decide
-from annotationrun_operator.errors import ConnectionSettingsError, SettingsError, retry_seconds
+from annotationrun_api.labels import GROUP, PLURAL
+from annotationrun_operator.cluster.api import ClusterApi, connected
+from annotationrun_operator.cluster.progress_client import ProgressClient, progress_client
+from annotationrun_operator.cluster.watches import Resync, ResyncSettings, WatchRecord
+from annotationrun_operator.cluster.work_queue import WorkQueue
+from annotationrun_operator.core.decide import decide
+from annotationrun_operator.errors import (
+    ApiRefusedError,
+    ApiUnavailableError,
+    ConnectionSettingsError,
+    SettingsError,
+    retry_seconds,
+)
 from annotationrun_operator.handlers import make_registry, make_settings
-from annotationrun_operator.health import Health, Patience, serving_health, serving_metrics
-from annotationrun_operator.job_settings import JobSettings
-from annotationrun_operator.metrics import Metrics
-from annotationrun_operator.progress_client import ProgressClient, progress_client
+from annotationrun_operator.manifests.installation import JobSettings
+from annotationrun_operator.observation import RunKey
 from annotationrun_operator.reconcile import Reconciler
-from annotationrun_operator.resync import Resync, ResyncSettings
-from annotationrun_operator.run_key import RunKey
 from annotationrun_operator.settings import OperatorSettings, read_job_settings, read_settings
-from annotationrun_operator.starting import wait_until_served
-from annotationrun_operator.watch_record import WatchRecord
-from annotationrun_operator.work_queue import WorkQueue
+from annotationrun_operator.telemetry.health import Health, Patience, serving_health, serving_metrics
+from annotationrun_operator.telemetry.metrics import Metrics
 
-logger = logging.getLogger("annotationrun_operator")
+logger = logging.getLogger(__name__)
+
+_RETRY_SECONDS = 5.0
+
+
+async def wait_until_served(
+    api: ClusterApi, scopes: Sequence[str | None], retry_seconds: float = _RETRY_SECONDS
+) -> None:
+    """Wait until the API server serves runs and lets the operator list them, their Jobs and their pods.
+
+    It may take until somebody installs the CRD, or mends a role: the log says what is missing.
+    """
+    told = ""
+    while True:
+        try:
+            missing = await _missing(api, scopes)
+        except ApiUnavailableError as error:
+            missing = f"the API server does not answer: {error}"
+        except ApiRefusedError as error:
+            missing = f"the role of the operator does not suffice: {error}"
+        except AnnotationRunError as error:
+            missing = str(error)
+        if not missing:
+            return
+        if missing != told:
+            logger.warning("waiting: %s", missing)
+            told = missing
+        await asyncio.sleep(retry_seconds)
+
+
+async def _missing(api: ClusterApi, scopes: Sequence[str | None]) -> str:
+    if not await api.is_served():
+        return f"the custom resource {PLURAL}.{GROUP} is not served; install the CRD"
+    for scope in scopes:
+        async for _ in api.list_run_versions(scope):
+            break
+        await api.check_children(scope)
+    return ""
 
 
 DEFAULT_PATIENCE = Patience()

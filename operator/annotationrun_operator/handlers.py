@@ -19,9 +19,9 @@ from annotationrun_api.labels import (
     RUN_UID_LABEL,
     VERSION,
 )
-from annotationrun_operator.cluster_connection import WatchConnection, watch_connection
-from annotationrun_operator.run_key import RunKey
-from annotationrun_operator.watch_record import Watched, WatchRecord
+from annotationrun_operator.cluster.api import WatchConnection, watch_connection
+from annotationrun_operator.cluster.watches import Watched, WatchRecord
+from annotationrun_operator.observation import RunKey
 
 _IDLE_SECONDS = 0.1
 _PAGE_OBJECTS = 100

@@ -6,21 +6,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from annotationrun_api.step_results import WorkerProgress
-from annotationrun_operator.apply import Applied, apply
-from annotationrun_operator.cluster_api import ClusterApi
-from annotationrun_operator.decision import Decision
-from annotationrun_operator.errors import ApiNotFoundError, ProgressUnavailableError
-from annotationrun_operator.metrics import Metrics
-from annotationrun_operator.observation import (
-    ClaimView,
-    JobEvent,
-    JobView,
-    Observation,
-    PodView,
-    Refusal,
-    RunView,
-)
-from annotationrun_operator.observe import (
+from annotationrun_operator.cluster.api import ClusterApi
+from annotationrun_operator.cluster.apply import Applied, apply
+from annotationrun_operator.cluster.observe import (
     claim_names,
     gpu_resource_of,
     is_job_of,
@@ -33,9 +21,21 @@ from annotationrun_operator.observe import (
     view_pod,
     view_run,
 )
-from annotationrun_operator.progress_client import ProgressClient
-from annotationrun_operator.run_key import RunKey
-from annotationrun_operator.watch_record import Watched, WatchRecord
+from annotationrun_operator.cluster.progress_client import ProgressClient
+from annotationrun_operator.cluster.watches import Watched, WatchRecord
+from annotationrun_operator.core.status import Decision
+from annotationrun_operator.errors import ApiNotFoundError, ProgressUnavailableError
+from annotationrun_operator.observation import (
+    ClaimView,
+    JobEvent,
+    JobView,
+    Observation,
+    PodView,
+    Refusal,
+    RunKey,
+    RunView,
+)
+from annotationrun_operator.telemetry.metrics import Metrics
 
 Decide = Callable[[Observation, datetime], Decision]
 

@@ -11,7 +11,13 @@ from pydantic.alias_generators import to_camel
 
 from annotationrun_api.spec_types import Quantity
 from annotationrun_operator.errors import SettingsError
-from annotationrun_operator.job_settings import EVERYTHING, Allowed, CaBundle, ContainerDefaults, JobSettings
+from annotationrun_operator.manifests.installation import (
+    EVERYTHING,
+    Allowed,
+    CaBundle,
+    ContainerDefaults,
+    JobSettings,
+)
 
 LogFormat = Literal["plain", "json"]
 

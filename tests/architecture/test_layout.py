@@ -11,7 +11,7 @@ from tests.support.checkout import ROOT
 SOURCE_ROOTS = ("operator", "worker", "crds")
 MODULES = sorted(path for root in SOURCE_ROOTS for path in (ROOT / root).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
-MODULE_LINES = 400
+MODULE_LINES = 500
 TEST_MODULE_LINES = 500
 
 

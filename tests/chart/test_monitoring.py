@@ -19,10 +19,10 @@ from annotationrun_api.reasons import Reason
 from annotationrun_api.status import Progress, RunStatus
 from annotationrun_api.step_results import PROGRESS_PORT
 from annotationrun_operator.__main__ import make_parts
-from annotationrun_operator.metrics import Metrics
-from annotationrun_operator.run_key import RunKey
+from annotationrun_operator.manifests.sidecar import SERVER_PORT
+from annotationrun_operator.observation import RunKey
 from annotationrun_operator.settings import OperatorSettings
-from annotationrun_operator.sidecar import SERVER_PORT
+from annotationrun_operator.telemetry.metrics import Metrics
 from annotationrun_worker.frames.protocol import FrameCounts
 from annotationrun_worker.run.metrics import Account, WorkerMetrics
 from annotationrun_worker.run.report import AnnotateReport

@@ -10,9 +10,9 @@ from tests.support.run_pods import containers_of, operator_environment, ports_of
 
 from annotationrun_api.labels import RUN_UID_LABEL, Step
 from annotationrun_api.step_results import PROGRESS_PORT
-from annotationrun_operator.job_settings import Allowed, CaBundle
+from annotationrun_operator.manifests.installation import Allowed, CaBundle
+from annotationrun_operator.manifests.sidecar import SERVER_PORT
 from annotationrun_operator.settings import read_job_settings
-from annotationrun_operator.sidecar import SERVER_PORT
 
 PROXY = {"httpsProxy": "http://proxy.example.com:3128", "noProxy": ["10.0.0.0/8", "hub.example.com"]}
 PEER = {"namespaceSelector": {"matchLabels": {"team": "monitoring"}}}

@@ -6,11 +6,11 @@ from tests.cluster.pick import IN_FLIGHT, WORKERS, live_pods, wait_until_annotat
 from tests.cluster.waiting import wait_until
 from tests.support.annotation import REFERENCE
 
-from annotationrun_operator.fault_points import FaultPoint
+from annotationrun_operator.cluster.fault_points import FaultPoint
 
 DEADLY_OPERATOR = """
 import os, sys
-from annotationrun_operator import fault_points
+from annotationrun_operator.cluster import fault_points
 from annotationrun_operator.__main__ import main
 point, left, mark = sys.argv[1], int(sys.argv[2]), "/tmp/was-killed"
 

@@ -12,14 +12,14 @@ from tests.support.run_world import MANIFEST, SETTINGS
 from annotationrun_api.labels import Step
 from annotationrun_api.manifest import parse_object
 from annotationrun_api.reasons import Reason
-from annotationrun_operator import fault_points
-from annotationrun_operator.apply import Applied, apply
-from annotationrun_operator.cluster_connection import connected
-from annotationrun_operator.decision import Announcement, CreateJob, Decision, DeleteJob
+from annotationrun_operator.cluster import fault_points
+from annotationrun_operator.cluster.api import connected
+from annotationrun_operator.cluster.apply import Applied, apply
+from annotationrun_operator.cluster.fault_points import FaultPoint
+from annotationrun_operator.cluster.observe import view_run
+from annotationrun_operator.core.status import Announcement, CreateJob, Decision, DeleteJob
 from annotationrun_operator.errors import ApiConflictError
-from annotationrun_operator.fault_points import FaultPoint
-from annotationrun_operator.jobs import JobPlan, make_job
-from annotationrun_operator.observe import view_run
+from annotationrun_operator.manifests.jobs import JobPlan, make_job
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CREATED = Announcement("Normal", Reason.JOB_CREATED, "Job run-plan-1")

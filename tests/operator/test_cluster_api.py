@@ -9,8 +9,8 @@ from tests.support.kube_api import JOBS, RUNS
 from tests.support.run_world import MANIFEST
 from tests.support.watch_proxy import plain_kubeconfig
 
-from annotationrun_operator import cluster_api
-from annotationrun_operator.cluster_connection import connected
+from annotationrun_operator.cluster import api as cluster_api
+from annotationrun_operator.cluster.api import connected
 from annotationrun_operator.errors import (
     ApiConflictError,
     ApiNotFoundError,
@@ -18,7 +18,7 @@ from annotationrun_operator.errors import (
     ApiUnavailableError,
     ConnectionSettingsError,
 )
-from annotationrun_operator.run_key import RunKey
+from annotationrun_operator.observation import RunKey
 
 TEMPLATE = {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i:1"}]}}
 

@@ -6,7 +6,7 @@ import ssl
 import aiohttp
 import pytest
 
-from annotationrun_operator.cluster_connection import connected, watch_connection
+from annotationrun_operator.cluster.api import connected, watch_connection
 
 
 @pytest.fixture(autouse=True)

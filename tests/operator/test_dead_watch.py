@@ -15,12 +15,12 @@ from tests.support.watch_proxy import WatchProxy, plain_kubeconfig, watch_proxy
 
 from annotationrun_api.labels import Step
 from annotationrun_operator.__main__ import Parts, make_parts, watch
-from annotationrun_operator.cluster_connection import connected
-from annotationrun_operator.health import Patience, serving_health
-from annotationrun_operator.metrics import Metrics
-from annotationrun_operator.progress_client import progress_client
-from annotationrun_operator.run_key import RunKey
+from annotationrun_operator.cluster.api import connected
+from annotationrun_operator.cluster.progress_client import progress_client
+from annotationrun_operator.observation import RunKey
 from annotationrun_operator.settings import OperatorSettings
+from annotationrun_operator.telemetry.health import Patience, serving_health
+from annotationrun_operator.telemetry.metrics import Metrics
 
 IMPATIENT = Patience(list_seconds=0.2, watch_behind_seconds=2.0, list_age_seconds=3.0, pass_seconds=60.0)
 WATCHES = 3

@@ -15,7 +15,7 @@ from tests.support.operator_killed_at import Place, forked_operator
 from tests.support.played_run import PlayedRun
 
 from annotationrun_api.labels import Step
-from annotationrun_operator.fault_points import FaultPoint
+from annotationrun_operator.cluster.fault_points import FaultPoint
 
 JOBS = ["plan 1", "annotate 1", "annotate 2", "merge 1"]
 STORIES_END_WITHIN_SECONDS = 300

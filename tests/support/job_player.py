@@ -11,7 +11,7 @@ from tests.support.kube_api import JOBS, PODS, KubeApi
 
 from annotationrun_api.labels import Step
 from annotationrun_api.step_results import MergeOutcome, PlanResult, PrefetchResult, write_result
-from annotationrun_operator.pods import WORKER_CONTAINER
+from annotationrun_operator.manifests.pods import WORKER_CONTAINER
 
 PLAN, MERGED, COMMIT = "ab" * 32, "cd" * 32, "ef" * 20
 EPISODES = 6

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from tests.support.operator_process import operator_environment
 
-from annotationrun_operator import fault_points
 from annotationrun_operator.__main__ import main
-from annotationrun_operator.fault_points import FaultPoint
+from annotationrun_operator.cluster import fault_points
+from annotationrun_operator.cluster.fault_points import FaultPoint
 
 Place = tuple[FaultPoint, int]
 """A fault point, and the how manieth time that it is reached, from 1."""

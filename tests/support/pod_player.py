@@ -7,7 +7,7 @@ from tests.support.kube_api import PODS
 
 from annotationrun_api.exit_codes import ExitCode
 from annotationrun_api.labels import Step
-from annotationrun_operator.pods import WORKER_CONTAINER
+from annotationrun_operator.manifests.pods import WORKER_CONTAINER
 
 NODE = "played"
 

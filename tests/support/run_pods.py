@@ -7,7 +7,7 @@ from tests.support.run_world import MANIFEST, PLAN, RunWorld
 
 from annotationrun_api.labels import Step
 from annotationrun_api.manifest import parse_object
-from annotationrun_operator.jobs import JobPlan, make_job
+from annotationrun_operator.manifests.jobs import JobPlan, make_job
 from annotationrun_operator.settings import read_job_settings
 
 _REFERENCE = re.compile(r"\$\$|\$\(\w+\)")

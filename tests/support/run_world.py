@@ -8,9 +8,11 @@ from annotationrun_api.conditions import ConditionType, find_condition
 from annotationrun_api.labels import KUEUE_QUEUE_LABEL, SPEC_DIGEST_ANNOTATION, Step
 from annotationrun_api.status import RunStatus, read_status, write_status
 from annotationrun_api.step_results import MergeOutcome, PlanResult, PrefetchResult, write_result
-from annotationrun_operator.decide import decide
-from annotationrun_operator.decision import CreateJob, Decision, DeleteJob
-from annotationrun_operator.job_settings import JobSettings
+from annotationrun_operator.core.decide import decide
+from annotationrun_operator.core.status import CreateJob, Decision, DeleteJob
+from annotationrun_operator.manifests.installation import JobSettings
+from annotationrun_operator.manifests.pods import WORKER_CONTAINER
+from annotationrun_operator.manifests.sidecar import SIDECAR_CONTAINER
 from annotationrun_operator.observation import (
     ClaimView,
     ContainerView,
@@ -20,8 +22,6 @@ from annotationrun_operator.observation import (
     PodView,
     RunView,
 )
-from annotationrun_operator.pods import WORKER_CONTAINER
-from annotationrun_operator.sidecar import SIDECAR_CONTAINER
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SETTINGS = JobSettings(worker_image="worker:1", vllm_image="vllm:1")

@@ -9,9 +9,9 @@ import yaml
 from pydantic.alias_generators import to_camel
 
 from annotationrun_api.step_results import PROGRESS_PORT
-from annotationrun_operator.job_settings import Allowed
+from annotationrun_operator.manifests.installation import Allowed
+from annotationrun_operator.manifests.sidecar import SERVER_PORT
 from annotationrun_operator.settings import read_job_settings
-from annotationrun_operator.sidecar import SERVER_PORT
 
 CHART = Path(__file__).parents[2] / "helm" / "annotationrun"
 README = (CHART / "README.md").read_text(encoding="utf-8")

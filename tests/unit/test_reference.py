@@ -25,11 +25,11 @@ from annotationrun_api.spec import AnnotationRun, RunSpec
 from annotationrun_api.spec_fields import FieldType, child_type, field_types, type_at
 from annotationrun_api.spec_types import SpecModel, yaml_name
 from annotationrun_api.status import RunStatus
-from annotationrun_operator.inputs import read_inputs
+from annotationrun_operator.observation import read_inputs
 from annotationrun_worker.support import LIMITED, check_supported
 
 REFERENCE, RUNBOOK = ROOT / "crds" / "README.md", ROOT / "operator" / "RUNBOOK.md"
-OPERATOR = sorted((ROOT / "operator" / "annotationrun_operator").glob("*.py"))
+OPERATOR = sorted((ROOT / "operator" / "annotationrun_operator").rglob("*.py"))
 SCHEMA = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
 
 

@@ -15,8 +15,8 @@ from tests.support.real_vllm import RealVllm, real_vllm, vllm_folder
 from annotationrun_api.exit_codes import ExitCode
 from annotationrun_api.manifest import load_manifest
 from annotationrun_api.step_results import PrefetchResult, read_result
-from annotationrun_operator.job_settings import JobSettings
-from annotationrun_operator.sidecar import MEDIA_FOLDER, MODELS_FOLDER, sidecar
+from annotationrun_operator.manifests.installation import JobSettings
+from annotationrun_operator.manifests.sidecar import MEDIA_FOLDER, MODELS_FOLDER, sidecar
 
 pytestmark = pytest.mark.timeout(1800)  # a start of vLLM, on a machine that does other things too
 

@@ -8,8 +8,8 @@ import pytest
 from aiohttp import web
 
 from annotationrun_api.step_results import MAX_PROGRESS_BYTES, WorkerProgress, write_result
+from annotationrun_operator.cluster.progress_client import progress_client
 from annotationrun_operator.errors import ProgressUnavailableError
-from annotationrun_operator.progress_client import progress_client
 
 PROGRESS = WorkerProgress(plan="a" * 64, total=64, done=24, failed=1)
 

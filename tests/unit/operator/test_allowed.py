@@ -7,7 +7,7 @@ from tests.support.run_world import CACHED_MODEL, SETTINGS, RunWorld
 
 from annotationrun_api.conditions import ConditionType
 from annotationrun_api.labels import Step
-from annotationrun_operator.job_settings import Allowed
+from annotationrun_operator.manifests.installation import Allowed
 
 READY, STALLED = ConditionType.READY, ConditionType.STALLED
 REGISTRY = "registry.example.com/vllm/*"

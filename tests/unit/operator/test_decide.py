@@ -12,10 +12,10 @@ from annotationrun_api.labels import Step
 from annotationrun_api.reasons import Reason
 from annotationrun_api.status import EpisodeFailure
 from annotationrun_api.step_results import WorkerProgress
-from annotationrun_operator.decide import decide
-from annotationrun_operator.decision import CreateJob
+from annotationrun_operator.core.decide import decide
+from annotationrun_operator.core.status import CreateJob
+from annotationrun_operator.core.steps import ATTEMPTS
 from annotationrun_operator.observation import ContainerView
-from annotationrun_operator.steps import ATTEMPTS
 
 PLANNING, ANNOTATING, MERGING = Step.PLAN, Step.ANNOTATE, Step.MERGE
 READY, FAILED, STALLED = ConditionType.READY, ConditionType.FAILED, ConditionType.STALLED

@@ -6,7 +6,7 @@ from tests.support.run_world import RunWorld
 from annotationrun_api.conditions import ConditionType
 from annotationrun_api.exit_codes import ExitCode
 from annotationrun_api.labels import Step
-from annotationrun_operator.exit_policy import EXIT_POLICIES, AfterExit, policy_of
+from annotationrun_operator.manifests.jobs import EXIT_POLICIES, AfterExit, policy_of
 
 FAILED = ConditionType.FAILED
 AT_ONCE, LATER, NEVER = "at once", "when its tries are used up", "never"

@@ -11,9 +11,9 @@ from annotationrun_api.exit_codes import ExitCode
 from annotationrun_api.labels import Step
 from annotationrun_api.reasons import Reason
 from annotationrun_api.status import write_status
-from annotationrun_operator.decision import CreateJob, DeleteJob
-from annotationrun_operator.follow import LOOK_LIMIT
-from annotationrun_operator.job_settings import Allowed
+from annotationrun_operator.core.follow import LOOK_LIMIT
+from annotationrun_operator.core.status import CreateJob, DeleteJob
+from annotationrun_operator.manifests.installation import Allowed
 from annotationrun_operator.observation import Refusal
 
 INTERVAL = 600

@@ -7,12 +7,11 @@ import pytest
 from tests.support.crowded_api import CrowdedApi, crowded_api
 from tests.support.watch_proxy import plain_kubeconfig
 
-from annotationrun_operator.cluster_connection import connected
-from annotationrun_operator.health import Health, Patience
-from annotationrun_operator.resync import Resync, ResyncSettings
-from annotationrun_operator.run_key import RunKey
-from annotationrun_operator.watch_record import Watched, WatchRecord
-from annotationrun_operator.work_queue import QueueSettings, WorkQueue
+from annotationrun_operator.cluster.api import connected
+from annotationrun_operator.cluster.watches import Resync, ResyncSettings, Watched, WatchRecord
+from annotationrun_operator.cluster.work_queue import QueueSettings, WorkQueue
+from annotationrun_operator.observation import RunKey
+from annotationrun_operator.telemetry.health import Health, Patience
 
 PATIENCE_SECONDS = 60.0
 OFTEN = ResyncSettings(list_seconds=0.0, mark_all_seconds=3600.0)

@@ -10,8 +10,8 @@ from tests.support.run_world import MANIFEST, PLAN, SETTINGS, RunWorld
 from annotationrun_api.labels import Step
 from annotationrun_api.manifest import parse_manifest, parse_object
 from annotationrun_api.step_results import MANIFEST_ANNOTATION
-from annotationrun_operator.job_settings import CaBundle
-from annotationrun_operator.jobs import MAX_NAME_CHARACTERS, JobPlan, job_name, make_job
+from annotationrun_operator.manifests.installation import CaBundle
+from annotationrun_operator.manifests.jobs import MAX_NAME_CHARACTERS, JobPlan, job_name, make_job
 
 
 def made(

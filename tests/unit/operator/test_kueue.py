@@ -9,8 +9,8 @@ from tests.support.run_world import CACHED_MODEL, MANIFEST, PLAN, SETTINGS, RunW
 from annotationrun_api.conditions import ConditionType
 from annotationrun_api.labels import KUEUE_QUEUE_LABEL, SPEC_DIGEST_ANNOTATION, Step
 from annotationrun_api.manifest import parse_object
-from annotationrun_operator.jobs import JobPlan, make_job
-from annotationrun_operator.observe import is_job_of, is_ours_to_adopt, view_job
+from annotationrun_operator.cluster.observe import is_job_of, is_ours_to_adopt, view_job
+from annotationrun_operator.manifests.jobs import JobPlan, make_job
 
 READY, FAILED, STALLED = ConditionType.READY, ConditionType.FAILED, ConditionType.STALLED
 WORKING = {

@@ -8,8 +8,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from annotationrun_api.conditions import ConditionType, condition
 from annotationrun_api.reasons import Reason
 from annotationrun_api.status import EpisodeCounts, GpuUse, Progress, RunStatus
-from annotationrun_operator.metrics import Metrics
-from annotationrun_operator.run_key import RunKey
+from annotationrun_operator.observation import RunKey
+from annotationrun_operator.telemetry.metrics import Metrics
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=5)

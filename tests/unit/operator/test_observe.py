@@ -6,9 +6,7 @@ import pytest
 from tests.support.cluster_objects import JOB_UID, UID, owner, raw_job, raw_pod, raw_run
 
 from annotationrun_api.labels import Step
-from annotationrun_operator.errors import UnreadableObjectError
-from annotationrun_operator.observation import JobEvent
-from annotationrun_operator.observe import (
+from annotationrun_operator.cluster.observe import (
     claim_names,
     gpu_resource_of,
     is_job_of,
@@ -22,6 +20,8 @@ from annotationrun_operator.observe import (
     view_pod,
     view_run,
 )
+from annotationrun_operator.errors import UnreadableObjectError
+from annotationrun_operator.observation import JobEvent
 
 OTHER_UID = "00000000-0000-0000-0000-000000000000"
 

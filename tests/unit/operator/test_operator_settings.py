@@ -5,7 +5,7 @@ import json
 import pytest
 
 from annotationrun_operator.errors import SettingsError
-from annotationrun_operator.job_settings import Allowed, CaBundle, ContainerDefaults
+from annotationrun_operator.manifests.installation import Allowed, CaBundle, ContainerDefaults
 from annotationrun_operator.settings import OperatorSettings, read_job_settings, read_settings
 
 IMAGES = {"ANNOTATIONRUN_WORKER_IMAGE": "worker:1", "ANNOTATIONRUN_VLLM_IMAGE": "vllm/vllm-openai:v1"}

@@ -10,10 +10,10 @@ from annotationrun_api.exit_codes import ExitCode
 from annotationrun_api.labels import Step
 from annotationrun_api.reasons import Reason
 from annotationrun_api.step_results import PlanResult, write_result
+from annotationrun_operator.core.outcomes import SHOWN_CHARACTERS, job_failure, plan_result
+from annotationrun_operator.manifests.pods import WORKER_CONTAINER
+from annotationrun_operator.manifests.sidecar import SIDECAR_CONTAINER
 from annotationrun_operator.observation import ContainerView, JobCondition, JobView, PodView
-from annotationrun_operator.outcomes import SHOWN_CHARACTERS, job_failure, plan_result
-from annotationrun_operator.pods import WORKER_CONTAINER
-from annotationrun_operator.sidecar import SIDECAR_CONTAINER
 
 JOB = JobView(
     name="run-plan-1", uid="u", step=Step.PLAN, attempt=1, spec_digest="d", created=START, completions=1

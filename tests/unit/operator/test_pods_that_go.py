@@ -5,7 +5,7 @@ from tests.support.run_world import RunWorld
 
 from annotationrun_api.conditions import ConditionType
 from annotationrun_api.labels import Step
-from annotationrun_operator.decision import DeleteJob
+from annotationrun_operator.core.status import DeleteJob
 
 
 def test_a_run_that_fails_lets_its_pods_go_in_the_pass_that_says_so():

@@ -2,8 +2,8 @@
 
 import pytest
 
-from annotationrun_operator.run_key import RunKey
-from annotationrun_operator.watch_record import Watched, WatchRecord
+from annotationrun_operator.cluster.watches import Watched, WatchRecord
+from annotationrun_operator.observation import RunKey
 
 KEY, OTHER = RunKey("team-a", "blocks"), RunKey("team-a", "balls")
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from annotationrun_api.errors import TransientError
-from annotationrun_operator.work_queue import QueueSettings, WorkQueue
+from annotationrun_operator.cluster.work_queue import QueueSettings, WorkQueue
 
 PATIENCE_SECONDS = 60.0
 QUICK = QueueSettings(workers=2, spacing_seconds=0.0, pass_timeout_seconds=30.0)

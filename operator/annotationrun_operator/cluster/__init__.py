@@ -1,0 +1,1 @@
+"""All that speaks with the API server and with the pods of runs."""

@@ -1,0 +1,1 @@
+"""Jobs and pods as Kubernetes takes them, made of values. Pure, as the decisions are."""
