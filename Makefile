@@ -114,7 +114,7 @@ bench-frames: packages $(READY)  ## Decoding: our backends, the seed's method, P
 
 .PHONY: frames-stress
 frames-stress: packages $(READY)  ## 16 threads on one provider, a minute for each backend
-	$(BIN)/python -m tests.component.worker.frames.frames_stress --seconds 60
+	$(BIN)/python -m tests.component.worker.video.frames_stress --seconds 60
 
 .PHONY: check
 check: $(READY)  ## At each save: lint, types, unit

@@ -91,7 +91,7 @@ SUITES: Final = (
     Suite(
         "frames-exact",
         "test-cluster",
-        programs=((sys.executable, "-m", "tests.component.worker.frames.frames_exact"),),
+        programs=((sys.executable, "-m", "tests.component.worker.video.frames_exact"),),
     ),
     Suite(
         "chart",

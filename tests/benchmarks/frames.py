@@ -30,7 +30,7 @@ from tests.benchmarks.frames_methods import InProcess, bare_start, seed
 from tests.benchmarks.frames_tiles import FOLDER, print_tiles
 from tests.benchmarks.measured_process import tree_pss_bytes
 
-from annotationrun_worker.frames.backends import BACKENDS, make_decoder
+from annotationrun_worker.video.backends import BACKENDS, make_decoder
 
 ROUNDS = 5
 DEFAULT = "auto"

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tests.benchmarks.frames_files import HOUR_SECONDS, RATE, SECONDS, BenchmarkFiles, make_files
 
-from annotationrun_worker.dataset.records import CameraKey, EpisodeIndex, VideoSpan
-from annotationrun_worker.frames.backends import make_decoder
-from annotationrun_worker.frames.decoder import Decoder, EpisodeVideo
+from annotationrun_worker.dataset.types import CameraKey, EpisodeIndex, VideoSpan
+from annotationrun_worker.video.backends import make_decoder
+from annotationrun_worker.video.decoder import Decoder, EpisodeVideo
 
 CALLERS = (1, 2, 4, 8, 16)
 FRAMES_A_REQUEST = 8

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from tests.benchmarks.frames_files import RATE, SECONDS, make_files
 
-from annotationrun_worker.dataset.records import CameraKey, EpisodeIndex, EpisodeRecord, Features, VideoSpan
-from annotationrun_worker.frames.decoder import CHILDREN, DecoderProcess
-from annotationrun_worker.frames.provider import FrameSettings, VideoFrameProvider
+from annotationrun_worker.dataset.types import CameraKey, EpisodeIndex, EpisodeRecord, Features, VideoSpan
+from annotationrun_worker.video.decoder import CHILDREN, DecoderProcess
+from annotationrun_worker.video.provider import FrameSettings, VideoFrameProvider
 
 CAMERA = CameraKey("camera")
 FEATURES = Features(fps=RATE, cameras=(CAMERA,), camera_sizes={CAMERA: (640, 480)})

@@ -28,7 +28,7 @@ from tests.support.checkout import REFERENCE as DATASET
 from tests.support.plausible_model import MODEL, Counts, plausible_server
 
 from annotationrun_api.manifest import parse_manifest
-from annotationrun_worker.support import unsupported_settings
+from annotationrun_worker.pipeline.config import unsupported_settings
 
 LATENCY_SECONDS = 0.05
 REQUESTS_AT_ONCE = 16

@@ -13,8 +13,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 from annotationrun_worker.staging import disk
-from annotationrun_worker.staging.answers import StagedAnswer, stage_answer
 from annotationrun_worker.staging.digests import digest_json
+from annotationrun_worker.staging.results import StagedAnswer, stage_answer
 from annotationrun_worker.staging.store import StagingStore
 
 ANSWERS = 400

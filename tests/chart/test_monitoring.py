@@ -23,9 +23,9 @@ from annotationrun_operator.manifests.sidecar import SERVER_PORT
 from annotationrun_operator.observation import RunKey
 from annotationrun_operator.settings import OperatorSettings
 from annotationrun_operator.telemetry.metrics import Metrics
-from annotationrun_worker.frames.protocol import FrameCounts
-from annotationrun_worker.run.metrics import Account, WorkerMetrics
-from annotationrun_worker.run.report import AnnotateReport
+from annotationrun_worker.pipeline.progress import Account, WorkerMetrics
+from annotationrun_worker.pipeline.report import AnnotateReport
+from annotationrun_worker.video.protocol import FrameCounts
 
 VLLM_METRICS = {
     "vllm:num_requests_running",

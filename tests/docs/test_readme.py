@@ -21,7 +21,7 @@ from annotationrun_api.exit_codes import ExitCode
 from annotationrun_api.manifest import load_manifest, parse_manifest
 from annotationrun_api.spec import AnnotationRun
 from annotationrun_api.spec_fields import type_at
-from annotationrun_worker.support import check_supported
+from annotationrun_worker.pipeline.config import check_supported
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 KUBERNETES = README.partition("\n## On Kubernetes\n")[2].partition("\n## ")[0]

@@ -24,7 +24,7 @@ from tests.support.disk_operations import REACHED, Disk, Operation, write_files
 from tests.support.openai_server import scripted_server
 
 from annotationrun_api.exit_codes import ExitCode
-from annotationrun_worker.staging.check import check_objects
+from annotationrun_worker.staging.gc import check_objects
 from annotationrun_worker.staging.store import StagingStore
 
 MODULES = {

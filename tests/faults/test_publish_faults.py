@@ -26,7 +26,8 @@ from tests.support.hub_server.faults import Fault, When, too_many_requests
 from tests.support.hub_server.server import HubServer
 
 from annotationrun_worker.errors import HubUnavailableError
-from annotationrun_worker.hub import calls, session
+from annotationrun_worker.hub import client as calls
+from annotationrun_worker.hub import client as session
 
 # The client passes files to its HTTP library in a way that is out of fashion there.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

@@ -40,8 +40,8 @@ from annotationrun_api.manifest import load_manifest
 from annotationrun_worker.dataset.episodes import list_episodes
 from annotationrun_worker.dataset.metadata import read_info
 from annotationrun_worker.exit_status import exit_code_of
-from annotationrun_worker.frames.backends import make_decoder
-from annotationrun_worker.frames.decoder import EpisodeVideo
+from annotationrun_worker.video.backends import make_decoder
+from annotationrun_worker.video.decoder import EpisodeVideo
 
 MODULES: dict[str, Any] = {"vqa": {"questionTypes": ["count"], "emissionHz": 1.0}}
 NOBODY = "http://127.0.0.1:9/v1"

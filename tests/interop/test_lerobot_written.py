@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from tests.component.worker.frames.frames_exact import count_wrong_frames
+from tests.component.worker.video.frames_exact import count_wrong_frames
 from tests.interop.lerobot_recordings import RECORDINGS, Recording
 from tests.support.annotation import read_frames, run_command, write_manifest
 
 from annotationrun_api.spec_source import parse_episodes
 from annotationrun_worker.dataset.metadata import read_features, read_info
 from annotationrun_worker.demo.vlm_server import run_server
-from annotationrun_worker.frames.provider import FrameSettings, make_frame_provider
+from annotationrun_worker.video.provider import FrameSettings, make_frame_provider
 
 pytest_plugins = ["tests.interop.lerobot_written"]
 pytestmark = pytest.mark.timeout(2400)  # the first test makes LeRobot's environment

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-JOIN = "tests/component/worker/annotate/test_rows_match_pixels.py"
+JOIN = "tests/component/worker/modules/test_rows_match_pixels.py"
 REFERENCE = (JOIN, "-k", "every_row_speaks")
 
 

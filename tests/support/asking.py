@@ -6,14 +6,14 @@ from contextlib import asynccontextmanager
 from pydantic import BaseModel, ConfigDict
 from tests.support.openai_server import scripted_server
 
-from annotationrun_worker.annotate.answer_text import Text
 from annotationrun_worker.errors import AnswerError
+from annotationrun_worker.modules.base import Text
 from annotationrun_worker.staging.store import StagingStore
 from annotationrun_worker.vlm.ask import Asker
 from annotationrun_worker.vlm.client import VlmClient
 from annotationrun_worker.vlm.messages import text_part
 from annotationrun_worker.vlm.request import Question, Sampling
-from annotationrun_worker.vlm.server_settings import NO_API_KEY, ServerSettings
+from annotationrun_worker.vlm.server import NO_API_KEY, ServerSettings
 
 SAMPLING = Sampling(
     model="m",

@@ -14,7 +14,7 @@ from tests.support.annotation import REFERENCE, read_frames, run_command, write_
 from tests.support.openai_server import Reply, Script, scripted_server
 
 from annotationrun_api.exit_codes import ExitCode
-from annotationrun_worker.validate.dataset import validate_dataset
+from annotationrun_worker.language.validate import validate_dataset
 
 MODULES: dict[str, Any] = {"vqa": {"questionTypes": ["count"], "emissionHz": 0.1}}
 """One question every ten seconds, to each of the two cameras."""

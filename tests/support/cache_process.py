@@ -17,7 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from annotationrun_worker.hub.file_cache import FileCache
+from annotationrun_worker.hub.cache import FileCache
 from annotationrun_worker.hub.repository import HubRepository
 
 CACHE_BYTES = 1000

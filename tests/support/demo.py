@@ -10,9 +10,9 @@ import av
 import numpy as np
 import PIL.Image
 
-from annotationrun_worker.annotate.prompts import Prompts
-from annotationrun_worker.annotate.sheets import SheetLayout, build_sheet
-from annotationrun_worker.frames.tiles import tiles_of
+from annotationrun_worker.modules.base import Prompts
+from annotationrun_worker.modules.prompt_media import SheetLayout, build_sheet
+from annotationrun_worker.video.tiles import tiles_of
 from annotationrun_worker.vlm.messages import image_part, text_part, to_jpeg
 
 LAYOUT = SheetLayout(columns=5, frames_per_sheet=20, tile_width_pixels=224, jpeg_quality=84)

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from tests.support.many_episodes import EPISODES_A_VIDEO, FPS, HEIGHT, WIDTH
 
 from annotationrun_worker.__main__ import main
-from annotationrun_worker.frames import backends
-from annotationrun_worker.frames.decoder import EpisodeVideo
-from annotationrun_worker.frames.tiles import TileSize, tiles_of
+from annotationrun_worker.video import backends
+from annotationrun_worker.video.decoder import EpisodeVideo
+from annotationrun_worker.video.tiles import TileSize, tiles_of
 
 SQUARES = (4, 8)
 """Rows and columns: a bit of the frame's number each."""

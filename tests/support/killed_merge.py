@@ -9,8 +9,8 @@ from tests.support.killed_at import kill_at
 from tests.support.staged_results import merge_plan, staged_results
 
 from annotationrun_worker.fault_points import FaultPoint
-from annotationrun_worker.merge.folder import merge_to_folder
-from annotationrun_worker.merge.output_place import check_output
+from annotationrun_worker.output.merge import merge_to_folder
+from annotationrun_worker.output.place import check_output
 
 
 def merge_killed_at(point: FaultPoint, hit: int, source: Path, output: Path, annotated: Path) -> None:

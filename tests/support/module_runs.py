@@ -12,10 +12,9 @@ from tests.support.openai_server import Reply, Script, ScriptedServer, scripted_
 from annotationrun_api.manifest import load_manifest
 from annotationrun_worker.demo.answers import answer
 from annotationrun_worker.demo.chat_request import parse_request
-from annotationrun_worker.run.local import RunReport, run_local
-from annotationrun_worker.run.opening import LocalRun
-from annotationrun_worker.run.places import Overrides, resolve_places
-from annotationrun_worker.support import check_supported
+from annotationrun_worker.pipeline.config import Overrides, check_supported, resolve_places
+from annotationrun_worker.pipeline.steps import RunReport, run_local
+from annotationrun_worker.pipeline.wiring import LocalRun
 
 EVERY_MODULE: dict[str, Any] = {"plan": {}, "interjections": {}, "vqa": {}}
 

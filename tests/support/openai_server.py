@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from annotationrun_worker.vlm.probe_request import is_probe
+from annotationrun_worker.vlm.request import is_probe
 
 
 @dataclass(frozen=True)

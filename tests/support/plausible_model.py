@@ -18,7 +18,7 @@ from typing import Any
 
 from annotationrun_worker.demo.answers import answer as look_and_answer
 from annotationrun_worker.demo.chat_request import parse_request
-from annotationrun_worker.vlm.probe_request import is_probe
+from annotationrun_worker.vlm.request import is_probe
 
 MODEL = "plausible"
 SUBTASK_SECONDS = 3.0

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from tests.support.annotated_dataset import Row, data_paths, read_language
 
-from annotationrun_worker.merge.folder import MergePlan
-from annotationrun_worker.merge.source_tree import source_identity
-from annotationrun_worker.rows import ModuleName, StagedRow, module_of
+from annotationrun_worker.language.rows import ModuleName, StagedRow, module_of
+from annotationrun_worker.output.merge import MergePlan
+from annotationrun_worker.output.record import source_identity
 
 Results = dict[str, list[StagedRow]]
 """Rows by result key: ``<episode>/<module>``, or more behind it for other rows of the two."""

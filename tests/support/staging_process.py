@@ -18,10 +18,9 @@ from typing import Any
 
 from tests.support.checkout import ROOT
 
-from annotationrun_worker.staging.claims import Claims
 from annotationrun_worker.staging.digests import Digest
 from annotationrun_worker.staging.failures import record_failure
-from annotationrun_worker.staging.heartbeats import Heartbeat, Liveness
+from annotationrun_worker.staging.leases import Claims, Heartbeat, Liveness
 from annotationrun_worker.staging.store import StagingStore, open_store
 
 

@@ -13,7 +13,7 @@ from tests.support.checkout import REFERENCE
 
 from annotationrun_worker.dataset.episodes import list_episodes, read_episode
 from annotationrun_worker.dataset.metadata import read_features, read_info
-from annotationrun_worker.dataset.records import CameraKey, EpisodeIndex, EpisodeRecord, Features, VideoSpan
+from annotationrun_worker.dataset.types import CameraKey, EpisodeIndex, EpisodeRecord, Features, VideoSpan
 from annotationrun_worker.demo import frame_code
 
 CAMERA = CameraKey("observation.images.front")

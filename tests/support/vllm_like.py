@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.support.openai_server import Reply, ScriptedServer
 
-from annotationrun_worker.vlm.probe_request import is_probe
+from annotationrun_worker.vlm.request import is_probe
 
 CHARACTERS_PER_TOKEN = 4
 

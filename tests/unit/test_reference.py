@@ -26,7 +26,7 @@ from annotationrun_api.spec_fields import FieldType, child_type, field_types, ty
 from annotationrun_api.spec_types import SpecModel, yaml_name
 from annotationrun_api.status import RunStatus
 from annotationrun_operator.observation import read_inputs
-from annotationrun_worker.support import LIMITED, check_supported
+from annotationrun_worker.pipeline.config import LIMITED, check_supported
 
 REFERENCE, RUNBOOK = ROOT / "crds" / "README.md", ROOT / "operator" / "RUNBOOK.md"
 OPERATOR = sorted((ROOT / "operator" / "annotationrun_operator").rglob("*.py"))

@@ -31,7 +31,7 @@ from tests.support.openai_server import Reply, scripted_server
 from annotationrun_api.exit_codes import ExitCode
 from annotationrun_worker.demo.answers import answer
 from annotationrun_worker.demo.chat_request import parse_request
-from annotationrun_worker.merge.columns import LanguageRow, persistent_array
+from annotationrun_worker.language.columns import LanguageRow, persistent_array
 
 EVERYTHING = {"plan": {}, "interjections": {"minTimeSeconds": 1.0}, "vqa": {"emissionHz": 0.5}}
 AT_ONCE = 16

@@ -48,7 +48,7 @@ def test_no_command_imports_openai_before_a_client_is_made():
     program = (
         "import sys; from annotationrun_worker.command_line import COMMANDS, load_command\n"
         "for name in COMMANDS: load_command(name)\n"
-        "print('annotationrun_worker.run.local' in sys.modules, 'openai' in sys.modules)"
+        "print('annotationrun_worker.pipeline.steps' in sys.modules, 'openai' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["True", "False"], done.stderr

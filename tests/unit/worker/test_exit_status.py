@@ -10,7 +10,7 @@ from annotationrun_api import errors as api_errors
 from annotationrun_api.exit_codes import ExitCode
 from annotationrun_worker import errors
 from annotationrun_worker.exit_status import EXIT_CODES
-from annotationrun_worker.merge.output_place import is_of_source
+from annotationrun_worker.output.place import is_of_source
 
 SOURCE, OUTPUT = Path("/data/in"), Path("/data/team/out")
 

@@ -22,13 +22,12 @@ from annotationrun_worker.commands.options import (
     VolumeOption,
 )
 from annotationrun_worker.commands.output import episode_progress, finish
-from annotationrun_worker.frames.protocol import FrameCounts
+from annotationrun_worker.pipeline.report import EpisodeSeen, encode_event
+from annotationrun_worker.pipeline.steps import Listener, annotate_run
 from annotationrun_worker.plain_text import plain_line
-from annotationrun_worker.run.events import EpisodeSeen, encode_event
-from annotationrun_worker.run.local import Listener, annotate_run
 from annotationrun_worker.staging.digests import Digest
-from annotationrun_worker.vlm.server_findings import ServerFindings
-from annotationrun_worker.vlm.usage import Usage
+from annotationrun_worker.video.protocol import FrameCounts
+from annotationrun_worker.vlm.server import ServerFindings, Usage
 
 
 def annotate(

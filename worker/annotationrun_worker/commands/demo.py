@@ -17,10 +17,9 @@ from annotationrun_worker.commands.show import show
 from annotationrun_worker.commands.validate import validate
 from annotationrun_worker.demo.dataset import make_demo_dataset
 from annotationrun_worker.errors import OutputError, ServerNotReadyError, StorageError
-from annotationrun_worker.run.local import run_local
-from annotationrun_worker.run.opening import LocalRun
-from annotationrun_worker.run.places import Overrides, resolve_places
-from annotationrun_worker.support import check_supported
+from annotationrun_worker.pipeline.config import Overrides, check_supported, resolve_places
+from annotationrun_worker.pipeline.steps import run_local
+from annotationrun_worker.pipeline.wiring import LocalRun
 
 MANIFEST = """\
 apiVersion: annotationrun.dev/v1alpha1

@@ -7,8 +7,8 @@ import typer
 from rich.console import Console
 
 from annotationrun_worker.commands.output import print_line
-from annotationrun_worker.merge.drop import DropPlan, drop_modules
-from annotationrun_worker.rows import ModuleName
+from annotationrun_worker.language.rows import ModuleName
+from annotationrun_worker.output.drop import DropPlan, drop_modules
 
 
 def drop(

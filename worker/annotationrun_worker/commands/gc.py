@@ -10,10 +10,9 @@ from rich.console import Console
 
 from annotationrun_worker.commands.output import print_line
 from annotationrun_worker.errors import ConfigurationError, StagingError
-from annotationrun_worker.staging.check import check_objects, delete_damaged
+from annotationrun_worker.staging.gc import Sweep, check_objects, delete, delete_damaged
 from annotationrun_worker.staging.seal import read_seal
 from annotationrun_worker.staging.store import StagingStore, open_store
-from annotationrun_worker.staging.sweep import Sweep, delete
 
 
 def gc(

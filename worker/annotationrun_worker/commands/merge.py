@@ -17,8 +17,7 @@ from annotationrun_worker.commands.options import (
     VolumeOption,
 )
 from annotationrun_worker.commands.output import episode_progress, finish, tell_result
-from annotationrun_worker.run.local import merge_run
-from annotationrun_worker.run.step_results import merge_outcome
+from annotationrun_worker.pipeline.steps import merge_outcome, merge_run
 
 
 def merge(

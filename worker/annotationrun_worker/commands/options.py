@@ -11,15 +11,18 @@ import typer
 from annotationrun_api.manifest import load_manifest
 from annotationrun_api.spec import RunSpec
 from annotationrun_api.spec_effects import settings_without_effect
-from annotationrun_worker.run.api_key import read_api_key
-from annotationrun_worker.run.hub_source import hub_access, pinned
-from annotationrun_worker.run.model_revision import ModelRevision, find_model_revision
-from annotationrun_worker.run.opening import LocalRun
-from annotationrun_worker.run.places import Overrides, named_claims, resolve_places
+from annotationrun_worker.pipeline.config import (
+    Overrides,
+    check_supported,
+    named_claims,
+    read_api_key,
+    resolve_places,
+)
+from annotationrun_worker.pipeline.hub_source import ModelRevision, find_model_revision, hub_access, pinned
+from annotationrun_worker.pipeline.wiring import LocalRun
 from annotationrun_worker.staging.seal import read_seal
 from annotationrun_worker.staging.store import StagingStore, open_store
-from annotationrun_worker.support import check_supported
-from annotationrun_worker.vlm.server_settings import NO_API_KEY
+from annotationrun_worker.vlm.server import NO_API_KEY
 
 Manifest = Annotated[Path, typer.Option("-f", "--file", help="The AnnotationRun manifest (YAML).")]
 EndpointOption = Annotated[

@@ -17,13 +17,12 @@ from rich.progress import (
 
 from annotationrun_api.step_results import MergeOutcome, PlanResult, PrefetchResult, write_result
 from annotationrun_worker.errors import StorageError
-from annotationrun_worker.merge.folder import MergeResult
+from annotationrun_worker.language.rules import Problem
+from annotationrun_worker.output.merge import MergeResult
+from annotationrun_worker.pipeline.annotate import Progress as OnProgress
+from annotationrun_worker.pipeline.report import AnnotateReport, EpisodeSeen, describe_failure
+from annotationrun_worker.pipeline.steps import RunReport
 from annotationrun_worker.plain_text import plain_line
-from annotationrun_worker.run.annotate import Progress as OnProgress
-from annotationrun_worker.run.events import EpisodeSeen
-from annotationrun_worker.run.local import RunReport
-from annotationrun_worker.run.report import AnnotateReport, describe_failure
-from annotationrun_worker.validate.problem import Problem
 
 
 @contextmanager

@@ -22,10 +22,9 @@ from annotationrun_worker.commands.options import (
     VolumeOption,
 )
 from annotationrun_worker.commands.output import print_line, tell_result, warn
-from annotationrun_worker.rows import ResultName
-from annotationrun_worker.run.estimate import Estimate
-from annotationrun_worker.run.local import PlanReport, plan_run
-from annotationrun_worker.run.step_results import plan_result
+from annotationrun_worker.language.rows import ResultName
+from annotationrun_worker.pipeline.estimate import Estimate
+from annotationrun_worker.pipeline.steps import PlanReport, plan_result, plan_run
 
 
 def plan(

@@ -20,10 +20,10 @@ from annotationrun_worker.commands.options import (
     VolumeOption,
 )
 from annotationrun_worker.commands.output import episode_progress, finish, warn
-from annotationrun_worker.run.local import run_local
-from annotationrun_worker.run.opening import LocalRun
-from annotationrun_worker.run.places import HubPlace
-from annotationrun_worker.run.workers import WorkerPool
+from annotationrun_worker.pipeline.config import HubPlace
+from annotationrun_worker.pipeline.steps import run_local
+from annotationrun_worker.pipeline.wiring import LocalRun
+from annotationrun_worker.pipeline.workers import WorkerPool
 
 
 def run(

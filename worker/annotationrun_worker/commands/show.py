@@ -8,7 +8,7 @@ from rich.console import Console
 
 from annotationrun_worker.commands.output import print_line
 from annotationrun_worker.dataset.layout import check_entries
-from annotationrun_worker.report.show import counts_table, row_counts, timeline, vqa_coverage
+from annotationrun_worker.language.show import counts_table, row_counts, timeline, vqa_coverage
 
 
 def show(

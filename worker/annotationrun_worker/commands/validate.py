@@ -9,7 +9,7 @@ from rich.console import Console
 from annotationrun_api.exit_codes import ExitCode
 from annotationrun_worker.commands.output import print_line, print_problems
 from annotationrun_worker.dataset.layout import check_entries
-from annotationrun_worker.validate.dataset import validate_dataset
+from annotationrun_worker.language.validate import validate_dataset
 
 
 def validate(

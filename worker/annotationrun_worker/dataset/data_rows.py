@@ -1,7 +1,11 @@
-"""Which rows of a data file are an episode's, and when its frames were taken; each file is read once.
+"""The rows of data files: which are an episode's, and where its stored pictures lie.
+
+Which rows of a data file are an episode's, and when its frames were taken; each file is read once.
 
 A data file holds up to some ten thousand episodes, and they are asked for one by one, in any order. Its
 footer is as long as it has episodes: to parse that for each of them alone would take half an hour.
+
+Cameras that are stored as pictures in the rows: which rows of which file are an episode's.
 """
 
 import threading
@@ -16,10 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from annotationrun_worker.dataset.freed_memory import return_freed_memory
 from annotationrun_worker.dataset.layout import check_readable
-from annotationrun_worker.dataset.parquet_files import open_parquet
-from annotationrun_worker.dataset.records import EpisodeIndex
+from annotationrun_worker.dataset.parquet_files import open_parquet, return_freed_memory
+from annotationrun_worker.dataset.types import CameraKey, EpisodeIndex, ImageSpan
 from annotationrun_worker.errors import DatasetError
 
 Block = tuple[int, int]
@@ -306,4 +309,38 @@ def _check_timestamps(timestamps: NDArray[np.float32], where: str) -> None:
         raise DatasetError(
             f"{where}, row {row}: timestamp {timestamps[row]} s follows {timestamps[row - 1]} s; "
             "expected timestamps that rise from row to row"
+        )
+
+
+def find_image_spans(
+    root: Path, rows: DataFileRows, episode: EpisodeIndex, cameras: Sequence[CameraKey]
+) -> Mapping[CameraKey, ImageSpan]:
+    """Where the pictures of ``episode`` lie in the file of ``rows``, by camera; no picture is read.
+
+    Raises:
+        DatasetError: a camera has no column of its own or one of another type, or the episode's rows are
+            none or lie apart.
+    """
+    if not cameras:
+        return {}
+    for camera in cameras:
+        _check_column(rows.schema, camera, rows.path)
+    start, end = rows.block_of(episode)
+    return {
+        camera: ImageSpan(rows.path, str(camera), start, end - start, root.absolute()) for camera in cameras
+    }
+
+
+def _check_column(schema: pa.Schema, camera: CameraKey, path: Path) -> None:
+    if camera not in schema.names:
+        raise DatasetError(
+            f"{path}: no column {camera!r}, but meta/info.json says that its pictures are stored in the rows "
+            "(dtype 'image'); is the download complete?"
+        )
+    kind = schema.field(camera).type
+    parts = {part.name: part.type for part in kind} if pa.types.is_struct(kind) else {}
+    content = parts.get("bytes")
+    if content is None or not (pa.types.is_binary(content) or pa.types.is_large_binary(content)):
+        raise DatasetError(
+            f"{path}: the column {camera!r} is of type {kind}, expected struct<bytes: binary, path: string>"
         )

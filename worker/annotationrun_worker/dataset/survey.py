@@ -14,10 +14,8 @@ from annotationrun_worker.dataset.episodes import (
     EpisodeSummary,
     as_ranges,
 )
-from annotationrun_worker.dataset.files import DatasetFiles
-from annotationrun_worker.dataset.layout import check_readable
-from annotationrun_worker.dataset.quick_fingerprint import quick_parts
-from annotationrun_worker.dataset.records import CameraKey, EpisodeIndex
+from annotationrun_worker.dataset.layout import DatasetFiles, check_readable
+from annotationrun_worker.dataset.types import CameraKey, EpisodeIndex, quick_parts
 from annotationrun_worker.errors import DatasetError
 
 SHOWN_EPISODES = 5

@@ -1,4 +1,10 @@
-"""Writes the demo dataset: LeRobot v3.0, two cameras in AV1, several episodes per parquet and mp4 file.
+"""The demo dataset, written as LeRobot v3.0 with its statistics.
+
+Statistics of a dataset as LeRobot v3.0 stores them, per episode and over all episodes.
+
+https://huggingface.co/docs/lerobot/lerobot-dataset-v3
+
+Writes the demo dataset: LeRobot v3.0, two cameras in AV1, several episodes per parquet and mp4 file.
 
 The files are laid out as LeRobot's own writer lays them out (format: https://huggingface.co/docs/lerobot/
 lerobot-dataset-v3), but sooner cut, so that a small dataset has more than one file of each kind.
@@ -17,7 +23,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from annotationrun_worker.demo.dataset_stats import Stats, column_stats, picture_stats
 from annotationrun_worker.demo.scene import (
     CAMERAS,
     FPS,
@@ -28,6 +33,34 @@ from annotationrun_worker.demo.scene import (
     make_episodes,
     world_state,
 )
+
+QUANTILES = (0.01, 0.10, 0.50, 0.90, 0.99)
+
+Stats = dict[str, NDArray[Any]]
+"""``min``, ``max``, ``mean``, ``std``, ``q01`` ... ``q99`` in float64; ``count`` is one whole number."""
+
+
+def column_stats(values: NDArray[np.generic]) -> Stats:
+    """Statistics of a column, shape (rows,) or (rows, n); each statistic has shape (1,) or (n,)."""
+    table = values.astype(np.float64).reshape(len(values), -1)
+    stats = {
+        "min": table.min(0),
+        "max": table.max(0),
+        "mean": table.mean(0),
+        "std": table.std(0),
+        "count": np.array([len(table)]),
+    }
+    quantiles = np.quantile(table, QUANTILES, axis=0)
+    return stats | {f"q{q * 100:02.0f}": row for q, row in zip(QUANTILES, quantiles, strict=True)}
+
+
+def picture_stats(pictures: Sequence[NDArray[np.uint8]]) -> Stats:
+    """Statistics of sampled frames (height, width, 3) by colour, in 0..1: each has shape (3, 1, 1)."""
+    pixels = np.concatenate([picture.reshape(-1, 3) for picture in pictures])
+    stats = column_stats(pixels / np.float64(255))
+    shaped = {name: value.reshape(3, 1, 1) for name, value in stats.items() if name != "count"}
+    return shaped | {"count": np.array([len(pictures)])}
+
 
 EPISODES_PER_DATA_FILE = 2
 EPISODES_PER_VIDEO_FILE = 3

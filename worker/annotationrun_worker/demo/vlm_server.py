@@ -29,7 +29,7 @@ from typing import Any, NoReturn
 from annotationrun_worker.demo.answers import answer
 from annotationrun_worker.demo.chat_request import BadRequestError, ChatRequest, SentImage, parse_request
 from annotationrun_worker.demo.frame_code import read as read_code
-from annotationrun_worker.vlm.probe_request import is_probe
+from annotationrun_worker.vlm.request import is_probe
 
 MODEL = "demo-vlm"
 _MAX_BODY_BYTES = 256 * 1024**2

@@ -12,14 +12,16 @@ from typing import Any, Final
 import yaml
 
 from annotationrun_worker.errors import OutputError
-from annotationrun_worker.hub.commit_message import (
+from annotationrun_worker.hub.publication import (
+    CARD_NAME,
+    RECORD_NAME,
+    Provenance,
     failed_text,
     labelled_text,
     model_text,
     one_line,
     source_text,
 )
-from annotationrun_worker.hub.publication import CARD_NAME, RECORD_NAME, Provenance
 
 TAGS: Final = ("LeRobot", "annotationrun")
 """The first is what LeRobot puts into its own cards."""

@@ -18,7 +18,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from annotationrun_worker.errors import HubAccessError, HubUnavailableError, StorageError
-from annotationrun_worker.hub.calls import hub_call, short
+from annotationrun_worker.hub.client import hub_call, short
 
 HUB_FOLDER: Final = "hub"
 """Below ``HF_HOME``."""

@@ -15,7 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from annotationrun_worker.errors import HubAccessError, HubUnavailableError
-from annotationrun_worker.hub.calls import hub_call, status_of
+from annotationrun_worker.hub.client import hub_call, status_of
 from annotationrun_worker.hub.history import lacks_repository, lacks_revision
 from annotationrun_worker.hub.publication import DEFAULT_BRANCH, HubTarget
 from annotationrun_worker.hub.repository import REPO_TYPE, HubRepository

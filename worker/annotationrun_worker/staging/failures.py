@@ -13,9 +13,8 @@ from typing import Final
 from annotationrun_worker.errors import StagingError
 from annotationrun_worker.fault_points import FaultPoint, reached
 from annotationrun_worker.staging.digests import Digest, canonical_json, token_digest
-from annotationrun_worker.staging.heartbeats import worker_name
+from annotationrun_worker.staging.leases import this_process, worker_name
 from annotationrun_worker.staging.once import parse_object, warn_unreadable
-from annotationrun_worker.staging.processes import this_process
 from annotationrun_worker.staging.store import StagingStore
 
 CAUSE_CHARACTERS: Final = 2000

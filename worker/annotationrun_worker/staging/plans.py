@@ -1,7 +1,13 @@
-"""What a run set out to do, and what its merge took: ``plans/<digest>.json``, ``merges/<digest>.json``.
+"""Plans and merges, and the commits of models that they go by.
+
+What a run set out to do, and what its merge took: ``plans/<digest>.json``, ``merges/<digest>.json``.
 
 Both are named by the digest of their own content. What was found of a
 source on the Hub is in ``surveys/<digest>.json``, named by the digest of what was looked at.
+
+What revisions of models were resolved to last: ``models/<digest>.json``, one for each model and revision.
+
+A run that can't ask the Hub goes on with it: its results have the keys that they had when the Hub was there.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from annotationrun_worker.errors import StagingError
-from annotationrun_worker.staging.digests import Digest, canonical_json, digest_json
+from annotationrun_worker.staging.digests import Digest, canonical_json, digest_json, is_commit
 from annotationrun_worker.staging.once import create_once, decoded, parse_object
 from annotationrun_worker.staging.store import StagingStore
 
@@ -118,3 +124,46 @@ async def stage_merge(store: StagingStore, note: Mapping[str, Any]) -> None:
     await create_once(
         store, f"merges/{digest}.json", canonical_json(note), lambda content: decode_named(content, digest)
     )
+
+
+_FORMAT: Final = 1
+
+
+def stage_model_commit(store: StagingStore, model_id: str, revision: str, commit: str) -> None:
+    """Note that ``revision`` of the model named ``commit`` (SHA-1) just now, over what was noted before.
+
+    Raises:
+        StorageError: the store can't be written.
+    """
+    value = {"format": _FORMAT, "model": model_id, "revision": revision, "commit": commit}
+    store.put_now(_path(model_id, revision), canonical_json(value))
+
+
+def read_model_commit(store: StagingStore, model_id: str, revision: str) -> str | None:
+    """The commit that was noted last; ``None``: none that can be read was, or by another version.
+
+    Raises:
+        StorageError: the store can't be read.
+    """
+    path = _path(model_id, revision)
+    return decoded(store, path, store.read_now(path), decode_model_commit)
+
+
+def decode_model_commit(content: bytes) -> str | None:
+    """Read staged bytes; ``None``: of another version, or no commit.
+
+    Raises:
+        StagingError: they are cut, or no such note.
+    """
+    try:
+        value = parse_object(content)
+        if value["format"] != _FORMAT:
+            return None
+        commit = str(value["commit"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise StagingError(f"no note of a model: {error!r}") from error
+    return commit if is_commit(commit) else None
+
+
+def _path(model_id: str, revision: str) -> str:
+    return f"models/{digest_json({'model': model_id, 'revision': revision})}.json"

@@ -1,20 +1,59 @@
-"""Asking a question: staged answers first, then the model; what comes back is checked before it is staged."""
+"""A question asked once: by what is staged, by whoever asks it already, or of the model.
 
-from collections.abc import Callable, Mapping
+Equal work that is asked for several times at once is done once.
+
+Asking a question: staged answers first, then the model; what comes back is checked before it is staged.
+"""
+
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from annotationrun_worker.errors import AnswerError
-from annotationrun_worker.staging.answers import StagedAnswer, read_answer, stage_answer
 from annotationrun_worker.staging.digests import Digest, digest_json
+from annotationrun_worker.staging.results import StagedAnswer, read_answer, stage_answer
 from annotationrun_worker.staging.store import StagingStore
 from annotationrun_worker.vlm.json_extraction import MAX_CHARACTERS, last_fitting, quote
 from annotationrun_worker.vlm.request import Answer, Question, Sampling, build_body, with_correction
-from annotationrun_worker.vlm.single_flight import SingleFlight
 
 if TYPE_CHECKING:  # it imports openai, which takes a second
     from annotationrun_worker.vlm.client import VlmClient
+import asyncio
+
+Result = TypeVar("Result")
+
+
+@dataclass(slots=True)
+class _Flight(Generic[Result]):
+    task: asyncio.Task[Result]
+    waiters: int = 0
+
+
+class SingleFlight(Generic[Result]):
+    """Work under way in one event loop, by key."""
+
+    def __init__(self) -> None:
+        """Nothing is under way."""
+        self._flights: dict[Digest, _Flight[Result]] = {}
+
+    async def do(self, key: Digest, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+        """What ``work`` gives or raises, or that which is under way for ``key`` already.
+
+        Who is cancelled stops waiting and takes nobody with it; the work stops when nobody waits any more.
+        """
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = _Flight(asyncio.create_task(work()))
+        flight.waiters += 1
+        try:
+            return await asyncio.shield(flight.task)
+        finally:
+            flight.waiters -= 1
+            if flight.waiters == 0:
+                del self._flights[key]
+                flight.task.cancel()
+
 
 Parsed = TypeVar("Parsed")
 

@@ -1,4 +1,8 @@
-"""Requests to OpenAI-compatible servers: bounded in flight, retried by cause, counted by kind of question.
+"""The client of the model servers, and the order in which requests get their turn.
+
+A bound on requests in flight that lets those go first on whose answers others wait.
+
+Requests to OpenAI-compatible servers: bounded in flight, retried by cause, counted by kind of question.
 
 Several servers share the episodes: all questions of one go to the same server, so that its prefix and image
 caches serve them.
@@ -15,11 +19,13 @@ other refusal, it is the run's.
 """
 
 import asyncio
+import heapq
+import itertools
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -32,34 +38,74 @@ from annotationrun_worker.errors import (
     ConfigurationError,
     RequestFailedError,
 )
-from annotationrun_worker.vlm.bounded_http import BoundedHttpClient, UnusableResponseError
 from annotationrun_worker.vlm.json_extraction import quote
-from annotationrun_worker.vlm.limits import limit_advice
-from annotationrun_worker.vlm.media_files import MediaFolder
-from annotationrun_worker.vlm.probe_request import PROBE_KIND, ServerNeeds
-from annotationrun_worker.vlm.readiness import Readiness
-from annotationrun_worker.vlm.request import without_schema
+from annotationrun_worker.vlm.readiness import Readiness, read_server_counts
+from annotationrun_worker.vlm.request import PROBE_KIND, ServerNeeds, without_schema
 from annotationrun_worker.vlm.responses import (
     ENDPOINT_ADVICE,
+    BoundedHttpClient,
     ChatResponse,
+    UnusableResponseError,
     cut_remote,
     read_response,
     shown_url,
 )
-from annotationrun_worker.vlm.server_counts import ServerCounts
+from annotationrun_worker.vlm.server import (
+    AT_HAND,
+    NO_API_KEY,
+    ServerCounts,
+    ServerFindings,
+    ServerSettings,
+    Usage,
+    in_common,
+)
 from annotationrun_worker.vlm.server_errors import (
     is_refusal,
+    limit_advice,
     own_words,
     refused,
     remote_words,
 )
-from annotationrun_worker.vlm.server_findings import ServerFindings, in_common
-from annotationrun_worker.vlm.server_pages import read_server_counts
 from annotationrun_worker.vlm.server_probe import ServerProbe
-from annotationrun_worker.vlm.server_settings import AT_HAND, NO_API_KEY, ServerSettings
-from annotationrun_worker.vlm.transport import Transport
-from annotationrun_worker.vlm.turns import Turns
-from annotationrun_worker.vlm.usage import Usage
+from annotationrun_worker.vlm.transport import MediaFolder, Transport
+
+
+class Turns:
+    """So many at once; who waits comes in order, but those that can wait come last."""
+
+    def __init__(self, at_once: int) -> None:
+        """Nobody has a turn yet."""
+        self._free = at_once
+        self._waiting: list[tuple[bool, int, asyncio.Future[None]]] = []
+        self._numbers: Iterator[int] = itertools.count()
+
+    @asynccontextmanager
+    async def turn(self, *, can_wait: bool) -> AsyncIterator[None]:
+        """Wait for a turn, and have it within the context."""
+        if self._free:
+            self._free -= 1
+        else:
+            mine = asyncio.get_running_loop().create_future()
+            heapq.heappush(self._waiting, (can_wait, next(self._numbers), mine))
+            try:
+                await mine
+            except asyncio.CancelledError:
+                if not mine.cancelled():  # the turn came just then
+                    self._pass_on()
+                raise
+        try:
+            yield
+        finally:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        while self._waiting:
+            *_, following = heapq.heappop(self._waiting)
+            if not following.done():
+                following.set_result(None)
+                return
+        self._free += 1
+
 
 TRANSPORT_RETRIES = 5
 """Tries after the first of one request; the client waits 0.5 s, doubling to 8 s, between them."""

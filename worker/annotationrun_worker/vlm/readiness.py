@@ -1,10 +1,15 @@
-"""Waiting for model servers: a sidecar that loads its model, or that was started again.
+"""Whether a server is ready, and which one it is.
+
+What vLLM tells beside OpenAI's API: its version, its caches. Other servers have no such pages.
+
+Waiting for model servers: a sidecar that loads its model, or that was started again.
 
 ``GET /health`` beside the API's path is asked first (vLLM: 200 while its engine runs), then the list of
 models. Servers without ``/health`` refuse it, and are ready when they list the model.
 """
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -13,9 +18,41 @@ from openai import AsyncOpenAI
 
 from annotationrun_worker.errors import ConfigurationError, ServerNotReadyError
 from annotationrun_worker.vlm.responses import ModelList, cut_remote, read_response, shown_url
+from annotationrun_worker.vlm.server import ServerCounts, ServerSettings
 from annotationrun_worker.vlm.server_errors import is_refusal, refused, remote_words
-from annotationrun_worker.vlm.server_pages import page_url
-from annotationrun_worker.vlm.server_settings import ServerSettings
+
+_PAGE_SECONDS: Final = 5.0
+"""For the answer: nothing hangs on it."""
+_VERSION_LENGTH: Final = 64
+
+
+def page_url(base_url: str, name: str) -> str:
+    """``http://host:8000/health`` for ``http://host:8000/v1`` and ``health``; what lies before stays."""
+    return f"{base_url.removesuffix('/v1')}/{name}"
+
+
+async def read_version(server: AsyncOpenAI) -> str | None:
+    """What ``/version`` tells; ``None`` where there is no such page, or an odd one."""
+    try:
+        told = json.loads(await _read(server, "version"))
+    except (openai.APIError, ValueError, RecursionError):
+        return None
+    version = told.get("version") if isinstance(told, dict) else None
+    return cut_remote(version)[:_VERSION_LENGTH] or None if isinstance(version, str) else None
+
+
+async def read_server_counts(server: AsyncOpenAI) -> ServerCounts | None:
+    """The counts of ``/metrics`` since the server's start; ``None`` where it tells none."""
+    try:
+        return ServerCounts.read(await _read(server, "metrics"))
+    except openai.APIError:
+        return None
+
+
+async def _read(server: AsyncOpenAI, name: str) -> str:
+    patient = server.with_options(max_retries=0, timeout=_PAGE_SECONDS)
+    return str(await patient.get(page_url(shown_url(server), name), cast_to=str))
+
 
 POLL_SECONDS: Final = 1.0
 """Between two looks at a server that is waited for."""

@@ -21,10 +21,8 @@ import PIL.Image
 from openai import AsyncOpenAI
 
 from annotationrun_worker.errors import AnswerError, ConfigurationError, RequestFailedError
-from annotationrun_worker.frames.clips import flat_clip
+from annotationrun_worker.video.clips import flat_clip
 from annotationrun_worker.vlm.json_extraction import extract_object, quote
-from annotationrun_worker.vlm.known_images import KnownImages, picture_uuid
-from annotationrun_worker.vlm.limits import NO_CLIPS, limit_advice
 from annotationrun_worker.vlm.messages import (
     ContentPart,
     clip_fields,
@@ -33,11 +31,12 @@ from annotationrun_worker.vlm.messages import (
     to_jpeg,
     video_part,
 )
-from annotationrun_worker.vlm.probe_request import PROBE_KIND, PROBE_TEXT, LargePrompt, ServerNeeds
+from annotationrun_worker.vlm.readiness import read_version
+from annotationrun_worker.vlm.request import PROBE_KIND, PROBE_TEXT, LargePrompt, ServerNeeds
 from annotationrun_worker.vlm.responses import ChatResponse, shown_url
-from annotationrun_worker.vlm.server_errors import is_refusal, refused, remote_words
-from annotationrun_worker.vlm.server_findings import ServerFindings, StructuredOutput
-from annotationrun_worker.vlm.server_pages import read_version
+from annotationrun_worker.vlm.server import ServerFindings, StructuredOutput
+from annotationrun_worker.vlm.server_errors import NO_CLIPS, is_refusal, limit_advice, refused, remote_words
+from annotationrun_worker.vlm.transport import KnownImages, picture_uuid
 
 PROBE_CODE: Final = "quartz-7-heron"
 """The one answer that the schema allows."""

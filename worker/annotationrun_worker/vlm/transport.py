@@ -1,19 +1,178 @@
-"""One request to one server: sent as little as the server needs, and again where it went away with it."""
+"""One request on its way to one server, with pictures sent as little as need be.
+
+Pictures that a server has in its cache are named, not sent again: ``uuid`` on an image part.
+
+vLLM keeps what it made of a picture under the ``uuid`` of its part, and takes a part whose ``image_url`` is
+null from there; a picture that it no longer has is a refusal, and then all are sent
+(https://docs.vllm.ai/en/latest/features/multimodal_inputs/, "you can also skip sending media"). It trusts
+the name alone, so the name is the SHA-256 of the data URL: another picture never has it.
+
+Pictures and clips of a request as files that the server reads, in place of data URLs within it.
+
+For a server that shares a folder with this process (vLLM's ``--allowed-local-media-path``). It concerns the
+wire alone: requests are made, named and staged with their data URLs, and get the same answers. A file is
+named by the SHA-256 of its data URL, and stays as long as a request that refers to it is under way.
+
+One request to one server: sent as little as the server needs, and again where it went away with it.
+"""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+import base64
+import hashlib
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import httpx2
 import openai
 from openai import AsyncOpenAI
 
-from annotationrun_worker.errors import ServerNotReadyError
-from annotationrun_worker.vlm.known_images import KnownImages
-from annotationrun_worker.vlm.media_files import MediaFolder
+from annotationrun_worker.errors import ConfigurationError, ServerNotReadyError, StorageError
+from annotationrun_worker.vlm.messages import ContentPart
 from annotationrun_worker.vlm.readiness import POLL_SECONDS, Readiness
 from annotationrun_worker.vlm.responses import shown_url
 from annotationrun_worker.vlm.server_errors import is_away, is_broken_connection, remote_words
+
+_REMEMBERED: Final = 256
+"""Pictures of a server; 4 GiB, vLLM's default for its cache, hold about as many contact sheets."""
+
+
+def picture_uuid(part: ContentPart) -> str:
+    """The name of the picture in an image part."""
+    return hashlib.sha256(part["image_url"]["url"].encode()).hexdigest()
+
+
+class KnownImages:
+    """The pictures that one server has likely in its cache."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        self._uuids: OrderedDict[str, None] = OrderedDict()
+        self.left_out = 0
+        """Pictures in all that were named in place of being sent, and taken."""
+
+    def wire_body(self, body: Mapping[str, Any]) -> tuple[dict[str, Any], list[str], int]:
+        """The request as it is sent.
+
+        Returns:
+            The body with the pictures named, those that are known left out; all their names; how many are
+            left out.
+        """
+        uuids: list[str] = []
+        left_out = 0
+
+        def named(part: ContentPart) -> ContentPart:
+            nonlocal left_out
+            if part.get("type") != "image_url":
+                return part
+            uuid = picture_uuid(part)
+            uuids.append(uuid)
+            if uuid not in self._uuids:
+                return {**part, "uuid": uuid}
+            left_out += 1
+            return {**part, "uuid": uuid, "image_url": None}
+
+        messages = [
+            message
+            if isinstance(message["content"], str)
+            else {**message, "content": [named(part) for part in message["content"]]}
+            for message in body["messages"]
+        ]
+        return {**body, "messages": messages}, uuids, left_out
+
+    def taken(self, uuids: list[str], left_out: int) -> None:
+        """The server has answered a request with these pictures."""
+        self.left_out += left_out
+        for uuid in uuids:
+            self._uuids[uuid] = None
+            self._uuids.move_to_end(uuid)
+        while len(self._uuids) > _REMEMBERED:
+            self._uuids.popitem(last=False)
+
+    def missed(self, uuids: list[str]) -> None:
+        """The server lacks some of these, or one that is among them."""
+        for uuid in uuids:
+            self._uuids.pop(uuid, None)
+
+
+MAX_BYTES: Final = 1 << 30
+"""Of all files; what is more goes within its request."""
+_SUFFIXES: Final = {"data:image/jpeg;base64": ".jpg", "data:video/mp4;base64": ".mp4"}
+
+
+class MediaFolder:
+    """The files of the requests that are under way; to be used by one thread."""
+
+    def __init__(self, folder: Path, max_bytes: int = MAX_BYTES) -> None:
+        """Nothing is written yet.
+
+        Raises:
+            ConfigurationError: there is no such folder.
+        """
+        if not folder.is_dir():
+            raise ConfigurationError(
+                f"the folder for pictures {str(folder)!r} is not there; it has to be one that the model "
+                "server reads too, as its --allowed-local-media-path"
+            )
+        self._folder = folder.resolve()
+        self._max_bytes = max_bytes
+        self._uses: Counter[Path] = Counter()
+        self._sizes: dict[Path, int] = {}
+
+    @contextmanager
+    def lent(self, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """``body`` as it is sent; its files stay until the end of the context.
+
+        Raises:
+            StorageError: a file can't be written.
+        """
+        used: list[Path] = []
+        try:
+            yield {**body, "messages": [self._message(message, used) for message in body["messages"]]}
+        finally:
+            self._give_back(used)
+
+    def _message(self, message: Mapping[str, Any], used: list[Path]) -> Mapping[str, Any]:
+        content = message["content"]
+        if isinstance(content, str):
+            return message
+        return {**message, "content": [self._part(part, used) for part in content]}
+
+    def _part(self, part: ContentPart, used: list[Path]) -> ContentPart:
+        kind = part["type"]
+        url = (part.get(kind) or {}).get("url", "") if kind in {"image_url", "video_url"} else ""
+        head = url[:64].partition(",")[0]
+        if head not in _SUFFIXES:
+            return part
+        path = self._folder / f"{hashlib.sha256(url.encode()).hexdigest()}{_SUFFIXES[head]}"
+        if path not in self._uses and not self._write(path, url[len(head) + 1 :]):
+            return part
+        self._uses[path] += 1
+        used.append(path)
+        return {**part, kind: {"url": path.as_uri()}}
+
+    def _write(self, path: Path, payload: str) -> bool:
+        """Whether there was room for it."""
+        content = base64.b64decode(payload)
+        if sum(self._sizes.values()) + len(content) > self._max_bytes:
+            return False
+        try:
+            path.write_bytes(content)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise StorageError(f"can't write a picture for the model server: {error}") from error
+        self._sizes[path] = len(content)
+        return True
+
+    def _give_back(self, used: list[Path]) -> None:
+        for path in used:
+            self._uses[path] -= 1
+            if not self._uses[path]:
+                del self._uses[path], self._sizes[path]
+                path.unlink(missing_ok=True)
+
 
 LOST_CONNECTIONS: Final = 2
 """Times that a request is sent again after its server went away with it and came back.

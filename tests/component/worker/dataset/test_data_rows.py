@@ -14,9 +14,9 @@ from tests.support.many_episodes import FPS, episode_lengths, write_many_episode
 
 from annotationrun_worker.dataset.data_rows import DataFileCache, read_data_rows
 from annotationrun_worker.dataset.episodes import EpisodeReader, list_episodes
-from annotationrun_worker.dataset.files import FolderFiles
+from annotationrun_worker.dataset.layout import FolderFiles
 from annotationrun_worker.dataset.metadata import read_info
-from annotationrun_worker.dataset.records import EpisodeIndex
+from annotationrun_worker.dataset.types import EpisodeIndex
 from annotationrun_worker.errors import DatasetError
 
 DATA = "data/chunk-000/file-000.parquet"

@@ -13,7 +13,7 @@ from tests.support.video_assets import REFERENCE
 
 from annotationrun_worker.dataset.episodes import list_episodes, read_episode, select_episodes
 from annotationrun_worker.dataset.metadata import read_features, read_info
-from annotationrun_worker.dataset.records import CameraKey
+from annotationrun_worker.dataset.types import CameraKey
 from annotationrun_worker.errors import ConfigurationError, DatasetError, UnknownCameraError
 
 FRONT, WRIST = CameraKey("observation.images.front"), CameraKey("observation.images.wrist")

@@ -8,7 +8,6 @@ import pytest
 from tests.support.checkout import REFERENCE
 from tests.support.demo import LAYOUT, ask, decode_video, frame_content, overlap, sheets_content
 
-from annotationrun_worker.annotate.sheets import SheetLayout
 from annotationrun_worker.demo import frame_code
 from annotationrun_worker.demo.dataset import EPISODES_PER_VIDEO_FILE, make_demo_dataset
 from annotationrun_worker.demo.scene import (
@@ -21,6 +20,7 @@ from annotationrun_worker.demo.scene import (
     world_state,
 )
 from annotationrun_worker.demo.vlm_server import run_server
+from annotationrun_worker.modules.prompt_media import SheetLayout
 from annotationrun_worker.vlm.messages import image_part, text_part, to_jpeg
 
 EPISODES = make_episodes(4, 7)

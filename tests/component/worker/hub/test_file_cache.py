@@ -15,8 +15,8 @@ from tests.support.cache_process import bytes_by_name, content_of
 from tests.support.hub_server.server import HubServer
 
 from annotationrun_worker.errors import HubUnavailableError, StorageError
-from annotationrun_worker.hub import file_cache
-from annotationrun_worker.hub.file_cache import FileCache
+from annotationrun_worker.hub import cache as file_cache
+from annotationrun_worker.hub.cache import FileCache
 
 LIMIT_SECONDS = 120
 MIB = 1 << 20

@@ -29,12 +29,10 @@ from tests.support.hub_server.server import HubServer
 from tests.support.hub_server.state import Account
 
 from annotationrun_worker.errors import HubAccessError, OutputError, OutputMovedError
-from annotationrun_worker.hub import calls
-from annotationrun_worker.hub.commit_message import DIGEST_TRAILER
-from annotationrun_worker.hub.commit_plan import plan_commit
-from annotationrun_worker.hub.publication import DesiredFile, HubTarget, Publication
-from annotationrun_worker.hub.publish import publish
-from annotationrun_worker.hub.publish_journal import Intent, PublishJournal
+from annotationrun_worker.hub import client as calls
+from annotationrun_worker.hub.commit import plan_commit
+from annotationrun_worker.hub.publication import DIGEST_TRAILER, DesiredFile, HubTarget, Publication
+from annotationrun_worker.hub.publish import Intent, PublishJournal, publish
 from annotationrun_worker.hub.repository import HubRepository
 from annotationrun_worker.staging.store import StagingStore
 

@@ -25,11 +25,10 @@ from tests.support.hub_server.server import DEFAULT_TOKEN, HubServer
 from annotationrun_worker import fault_points
 from annotationrun_worker.errors import OutputError, OutputMovedError
 from annotationrun_worker.fault_points import FaultPoint
-from annotationrun_worker.hub import calls
-from annotationrun_worker.hub.commit_message import commit_body, commit_title
-from annotationrun_worker.hub.commit_plan import plan_commit
-from annotationrun_worker.hub.publication import RECORD_NAME, HubTarget
-from annotationrun_worker.hub.publish_journal import Intent, PublishJournal
+from annotationrun_worker.hub import client as calls
+from annotationrun_worker.hub.commit import plan_commit
+from annotationrun_worker.hub.publication import RECORD_NAME, HubTarget, commit_body, commit_title
+from annotationrun_worker.hub.publish import Intent, PublishJournal
 from annotationrun_worker.hub.repository import HubRepository
 from annotationrun_worker.staging.store import StagingStore
 

@@ -21,9 +21,8 @@ from annotationrun_worker.errors import (
     StorageError,
 )
 from annotationrun_worker.exit_status import exit_code_of
-from annotationrun_worker.hub import calls
-from annotationrun_worker.hub.file_cache import FileCache
-from annotationrun_worker.hub.mirror import HubMirror
+from annotationrun_worker.hub import client as calls
+from annotationrun_worker.hub.cache import FileCache, HubMirror
 from annotationrun_worker.hub.repository import HubFile, HubRepository
 
 REPO, KEY = "me/source", "datasets/me/source"

@@ -6,9 +6,9 @@ import pytest
 from huggingface_hub import close_session
 from tests.support.hub_server.server import DEFAULT_TOKEN, HubServer
 
-from annotationrun_worker.hub import calls
+from annotationrun_worker.hub import client as calls
+from annotationrun_worker.hub.publish import TagMove, bridge_of, move_tag, read_tags
 from annotationrun_worker.hub.repository import HubRepository
-from annotationrun_worker.hub.tags import TagMove, bridge_of, move_tag, read_tags
 
 REPO, TAG = "me/output", "v3.0"
 

@@ -7,9 +7,8 @@ from dataclasses import replace
 import pytest
 
 from annotationrun_worker.errors import StorageError
-from annotationrun_worker.rows import StagedRow
-from annotationrun_worker.run.fetched_frames import Aliases
-from annotationrun_worker.staging.answers import StagedAnswer, read_answer, stage_answer
+from annotationrun_worker.language.rows import StagedRow
+from annotationrun_worker.pipeline.fetched_frames import Aliases
 from annotationrun_worker.staging.digests import digest_json
 from annotationrun_worker.staging.failures import (
     UNKNOWN_CAUSE,
@@ -17,16 +16,25 @@ from annotationrun_worker.staging.failures import (
     read_failures,
     record_failure,
 )
-from annotationrun_worker.staging.models import read_model_commit, stage_model_commit
 from annotationrun_worker.staging.plans import (
     StagedSurvey,
+    read_model_commit,
     read_plan,
     read_survey,
     stage_merge,
+    stage_model_commit,
     stage_plan,
     stage_survey,
 )
-from annotationrun_worker.staging.results import ModuleResult, read_result, read_rounds, stage_result
+from annotationrun_worker.staging.results import (
+    ModuleResult,
+    StagedAnswer,
+    read_answer,
+    read_result,
+    read_rounds,
+    stage_answer,
+    stage_result,
+)
 from annotationrun_worker.staging.store import StagingStore, open_store
 
 KEY, COMMIT = digest_json("a key"), "c" * 40

@@ -17,12 +17,10 @@ from annotationrun_api.exit_codes import ExitCode
 from annotationrun_worker.fault_points import FaultPoint
 from annotationrun_worker.staging.digests import digest_json
 from annotationrun_worker.staging.failures import record_failure
-from annotationrun_worker.staging.heartbeats import Beat, encode_beat
-from annotationrun_worker.staging.processes import this_process
-from annotationrun_worker.staging.result_index import IndexedResult
-from annotationrun_worker.staging.results import NO_RETRY_TOKEN
+from annotationrun_worker.staging.gc import Sweep, delete
+from annotationrun_worker.staging.leases import Beat, encode_beat, this_process
+from annotationrun_worker.staging.results import NO_RETRY_TOKEN, IndexedResult
 from annotationrun_worker.staging.store import open_store
-from annotationrun_worker.staging.sweep import Sweep, delete
 
 KEYS = {name: digest_json(name) for name in ("merged", "never merged", "failed", "at work")}
 HOURS, MONTHS = timedelta(hours=2), timedelta(days=31)

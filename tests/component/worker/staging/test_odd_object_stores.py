@@ -13,9 +13,9 @@ from tests.support.odd_s3_server import odd_s3_server
 
 from annotationrun_api.exit_codes import ExitCode
 from annotationrun_worker.errors import ConfigurationError
-from annotationrun_worker.staging.answers import StagedAnswer, read_answer, stage_answer
-from annotationrun_worker.staging.creating import check_creating
 from annotationrun_worker.staging.digests import digest_json
+from annotationrun_worker.staging.once import check_creating
+from annotationrun_worker.staging.results import StagedAnswer, read_answer, stage_answer
 from annotationrun_worker.staging.store import open_store
 
 KEY = digest_json("a key")

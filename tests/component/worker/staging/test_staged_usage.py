@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from annotationrun_worker.errors import StorageError
-from annotationrun_worker.staging.heartbeats import WorkerId
+from annotationrun_worker.staging.leases import WorkerId
+from annotationrun_worker.staging.progress import WorkerUsage, read_usage, usage_path, usage_staged
 from annotationrun_worker.staging.store import StagingStore, open_store
-from annotationrun_worker.staging.usage import WorkerUsage, read_usage, usage_path, usage_staged
 
 ONE, OTHER = WorkerId("host-1-aa"), WorkerId("host-2-bb")
 USED = WorkerUsage(answered=3, prompt_tokens=30, completion_tokens=6, worker_seconds=2)

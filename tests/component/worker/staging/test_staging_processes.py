@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 from tests.support.staging_process import StagingProcess, staging_processes
 
-from annotationrun_worker.staging.claims import Claims
 from annotationrun_worker.staging.digests import Digest, canonical_json, digest_json
 from annotationrun_worker.staging.failures import read_failures
-from annotationrun_worker.staging.heartbeats import (
+from annotationrun_worker.staging.leases import (
     STALE_SECONDS,
     Beat,
+    Claims,
     Heartbeat,
     Liveness,
     WorkerId,
     encode_beat,
     heartbeat_path,
+    this_process,
 )
-from annotationrun_worker.staging.processes import this_process
 from annotationrun_worker.staging.store import StagingStore, open_store
 
 KEYS = [digest_json(number) for number in range(12)]

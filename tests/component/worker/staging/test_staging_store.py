@@ -13,13 +13,19 @@ from tests.support.s3_server import ACCESS_KEY, SECRET_KEY, free_port
 from annotationrun_worker import fault_points
 from annotationrun_worker.errors import StorageError
 from annotationrun_worker.fault_points import FaultPoint
-from annotationrun_worker.rows import StagedRow
-from annotationrun_worker.staging.answers import StagedAnswer, read_answer, stage_answer
+from annotationrun_worker.language.rows import StagedRow
 from annotationrun_worker.staging.digests import digest_json
 from annotationrun_worker.staging.failures import read_failures, record_failure
-from annotationrun_worker.staging.heartbeats import Heartbeat, heartbeat_path
+from annotationrun_worker.staging.leases import Heartbeat, heartbeat_path
 from annotationrun_worker.staging.plans import read_plan, stage_merge, stage_plan
-from annotationrun_worker.staging.results import ModuleResult, read_result, stage_result
+from annotationrun_worker.staging.results import (
+    ModuleResult,
+    StagedAnswer,
+    read_answer,
+    read_result,
+    stage_answer,
+    stage_result,
+)
 from annotationrun_worker.staging.store import StagingStore, open_store
 
 KEY = digest_json("a key")

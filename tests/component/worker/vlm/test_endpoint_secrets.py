@@ -6,7 +6,7 @@ import pytest
 
 from annotationrun_worker.errors import ServerNotReadyError
 from annotationrun_worker.vlm.client import VlmClient
-from annotationrun_worker.vlm.server_settings import ServerSettings
+from annotationrun_worker.vlm.server import ServerSettings
 
 
 def test_a_server_that_is_not_there_is_named_without_user_and_query() -> None:

@@ -14,8 +14,8 @@ from tests.support.raw_server import completion, healthy_but, raw_server
 
 from annotationrun_api.exit_codes import ExitCode
 from annotationrun_worker.errors import ConfigurationError, RequestFailedError, ServerNotReadyError
-from annotationrun_worker.vlm.server_pages import read_version
-from annotationrun_worker.vlm.usage import Usage
+from annotationrun_worker.vlm.readiness import read_version
+from annotationrun_worker.vlm.server import Usage
 
 ODD_COUNTS = {
     "2^60": 2**60,

@@ -11,8 +11,7 @@ from tests.support.asking import ask, asker
 from tests.support.openai_server import Reply, scripted_server
 
 from annotationrun_worker.errors import ConfigurationError, RequestFailedError, ServerNotReadyError
-from annotationrun_worker.vlm.readiness import POLL_SECONDS
-from annotationrun_worker.vlm.server_pages import page_url
+from annotationrun_worker.vlm.readiness import POLL_SECONDS, page_url
 
 RED = Reply('{"colour": "red"}')
 LOADING = Reply(status=503, body=b"")

@@ -10,7 +10,7 @@ from tests.support.openai_server import Reply
 from tests.support.vllm_like import VllmLike
 
 from annotationrun_worker.errors import ConfigurationError, RequestFailedError
-from annotationrun_worker.vlm.probe_request import is_probe
+from annotationrun_worker.vlm.request import is_probe
 
 QUIET = {"taskRephrasings": 0, "emitMemory": False, "deriveTask": "Never"}
 CLIPS = {"plan": {**QUIET, "input": "VideoUrl", "maxVideoFrames": 8}}

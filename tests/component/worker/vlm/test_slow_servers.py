@@ -9,8 +9,8 @@ from tests.support.attacks import measured, row
 from tests.support.raw_server import healthy_but, raw_server
 
 from annotationrun_worker.errors import RequestFailedError, ServerNotReadyError
-from annotationrun_worker.vlm import server_pages
-from annotationrun_worker.vlm.server_pages import read_server_counts, read_version
+from annotationrun_worker.vlm import readiness as server_pages
+from annotationrun_worker.vlm.readiness import read_server_counts, read_version
 
 LIMIT = 1.0
 SLACK = 2.5

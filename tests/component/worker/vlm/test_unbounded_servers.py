@@ -11,7 +11,7 @@ from tests.support.attacks import measured, row
 from tests.support.raw_server import completion, healthy_but, raw_server
 
 from annotationrun_worker.errors import ConfigurationError, RequestFailedError, ServerNotReadyError
-from annotationrun_worker.vlm.server_pages import read_server_counts, read_version
+from annotationrun_worker.vlm.readiness import read_server_counts, read_version
 
 MIB = 1 << 20
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"

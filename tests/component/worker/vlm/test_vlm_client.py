@@ -18,8 +18,7 @@ from annotationrun_worker.errors import (
 from annotationrun_worker.staging.digests import digest_json
 from annotationrun_worker.staging.store import StagingStore
 from annotationrun_worker.vlm.client import VlmClient
-from annotationrun_worker.vlm.server_settings import ServerSettings
-from annotationrun_worker.vlm.usage import Usage
+from annotationrun_worker.vlm.server import ServerSettings, Usage
 
 
 def test_a_question_is_sent_with_its_schema_and_answered(tmp_path):

@@ -10,17 +10,16 @@ from tests.support.manifests import local_run
 
 from annotationrun_api.exit_codes import ExitCode
 from annotationrun_worker.commands.output import episode_progress, finish
-from annotationrun_worker.dataset.records import EpisodeIndex
+from annotationrun_worker.dataset.types import EpisodeIndex
 from annotationrun_worker.errors import IncompleteError, StorageError, TooManyFailedError
 from annotationrun_worker.exit_status import exit_code_of
-from annotationrun_worker.frames.provider import FrameCounts
-from annotationrun_worker.run.annotate import AnnotateStep, StepLimits
-from annotationrun_worker.run.events import EpisodeSeen
-from annotationrun_worker.run.local import RunReport
-from annotationrun_worker.run.opening import LocalRun
-from annotationrun_worker.run.places import Places
-from annotationrun_worker.run.report import AnnotateReport, EpisodeFailure
+from annotationrun_worker.pipeline.annotate import AnnotateStep, StepLimits
+from annotationrun_worker.pipeline.config import Places
+from annotationrun_worker.pipeline.report import AnnotateReport, EpisodeFailure, EpisodeSeen
+from annotationrun_worker.pipeline.steps import RunReport
+from annotationrun_worker.pipeline.wiring import LocalRun
 from annotationrun_worker.staging.digests import digest_json
+from annotationrun_worker.video.provider import FrameCounts
 
 RUN = LocalRun(local_run().spec, Places(Path("/here"), Path("/there"), Path("/staging"), ()))
 

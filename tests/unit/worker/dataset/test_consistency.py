@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from annotationrun_worker.dataset.consistency import overlap_faults, span_fault, timestamps_fault
-from annotationrun_worker.dataset.records import CameraKey, EpisodeIndex, VideoSpan
+from annotationrun_worker.dataset.episodes import overlap_faults, span_fault, timestamps_fault
+from annotationrun_worker.dataset.types import CameraKey, EpisodeIndex, VideoSpan
 
 FPS = 10.0
 CAMERA = CameraKey("observation.images.top")

@@ -7,9 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from annotationrun_worker.dataset.files import FolderFiles
-from annotationrun_worker.dataset.quick_fingerprint import quick_fingerprint, quick_parts
-from annotationrun_worker.dataset.records import CameraKey, EpisodeIndex, EpisodeRecord, ImageSpan, VideoSpan
+from annotationrun_worker.dataset.layout import FolderFiles
+from annotationrun_worker.dataset.types import (
+    CameraKey,
+    EpisodeIndex,
+    EpisodeRecord,
+    ImageSpan,
+    VideoSpan,
+    quick_fingerprint,
+    quick_parts,
+)
 from annotationrun_worker.errors import DatasetError
 
 FRONT, WRIST, STILL = map(CameraKey, ("front", "wrist", "still"))

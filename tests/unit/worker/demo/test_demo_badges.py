@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from annotationrun_worker.annotate.sheets import draw_badge
 from annotationrun_worker.demo import frame_code
-from annotationrun_worker.demo.badges import badge_seconds, read_badge
+from annotationrun_worker.demo.chat_request import badge_seconds, read_badge
+from annotationrun_worker.modules.prompt_media import draw_badge
 
 REPEATED = [float(f"{d}{d}{d}.{d}{d}") for d in range(10)]
 DRAWN = [round(random.Random(5).uniform(0, 999.99), 2) for _ in range(60)]

@@ -2,8 +2,7 @@
 
 import pytest
 
-from annotationrun_worker.demo.segments import Segment, TimedSight, find_segments
-from annotationrun_worker.demo.vision import Sight, Thing
+from annotationrun_worker.demo.vision import Segment, Sight, Thing, TimedSight, find_segments
 
 RED = Thing("red", "block", (10, 60, 58, 108))
 GRIPPER_WIDTH = {"wide": 116, "ajar": 92, "closed": 68}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from annotationrun_worker.demo.text_answers import (
+from annotationrun_worker.demo.answers import (
     acknowledge,
     extend_memory,
     interject,

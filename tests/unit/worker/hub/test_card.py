@@ -9,7 +9,7 @@ from tests.support.hub_publication import CARD, DIGEST, OTHER_DIGEST, PROVENANCE
 
 from annotationrun_worker.errors import OutputError
 from annotationrun_worker.hub.card import BEGIN, END, TAGS, updated_card
-from annotationrun_worker.hub.commit_message import commit_body, digests_in, failed_text
+from annotationrun_worker.hub.publication import commit_body, digests_in, failed_text
 
 ODD = "x`\n<!-- annotationrun:end -->\n# Title <script>alert(1)</script> [link](http://example.org) | cell"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from annotationrun_worker.errors import DatasetError, OutputError
-from annotationrun_worker.hub.commit_plan import (
+from annotationrun_worker.hub.commit import (
     check_not_in_place,
     check_target,
     lacking_file,
@@ -15,7 +15,7 @@ from annotationrun_worker.hub.commit_plan import (
 )
 from annotationrun_worker.hub.publication import RECORD_NAME, DesiredFile
 from annotationrun_worker.hub.repository import HubFile
-from annotationrun_worker.merge import source_files
+from annotationrun_worker.output import record as source_files
 
 DATA, INFO, VIDEO = "data/chunk-000/file-000.parquet", "meta/info.json", "videos/top/file-000.mp4"
 OLD, NEW = "a" * 64, "b" * 64

@@ -6,8 +6,8 @@ import httpx2
 import pytest
 
 from annotationrun_worker.errors import HubUnavailableError
-from annotationrun_worker.hub import calls
-from annotationrun_worker.hub.session import without_queries
+from annotationrun_worker.hub import client as calls
+from annotationrun_worker.hub.client import without_queries
 
 
 def raised_by_upload(cause):

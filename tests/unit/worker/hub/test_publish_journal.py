@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from annotationrun_worker.hub.publish_journal import Intent, PublishJournal
+from annotationrun_worker.hub.publish import Intent, PublishJournal
 from annotationrun_worker.staging.store import StagingStore
 
 INTENT = Intent("m" * 64, "me/output", "main", "v3.0")

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from annotationrun_worker.staging.claims import Claims
 from annotationrun_worker.staging.digests import digest_json
-from annotationrun_worker.staging.heartbeats import (
+from annotationrun_worker.staging.leases import (
     STALE_SECONDS,
     Beat,
+    Claims,
     Liveness,
     WorkerId,
     encode_beat,
     heartbeat_path,
+    this_process,
 )
-from annotationrun_worker.staging.processes import this_process
 from annotationrun_worker.staging.store import StagingStore
 
 KEY = digest_json("a key")

@@ -6,17 +6,20 @@ from pathlib import Path
 import pytest
 
 from annotationrun_worker.errors import ConfigurationError
-from annotationrun_worker.staging.heartbeats import Beat, decode_beat, encode_beat, worker_name
-from annotationrun_worker.staging.locations import cause_of, folder_of, open_bucket
-from annotationrun_worker.staging.processes import (
+from annotationrun_worker.staging.leases import (
+    Beat,
     ProcessIdentity,
     ProcessState,
     can_see,
+    decode_beat,
+    encode_beat,
     has_ended,
     parse_stat,
     read_process,
     this_process,
+    worker_name,
 )
+from annotationrun_worker.staging.store import cause_of, folder_of, open_bucket
 
 PROCESS = ProcessIdentity(host_name="pod-7", boot_id="b", pid_namespace=4, pid=12, start_ticks=900)
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from annotationrun_worker.vlm import known_images
-from annotationrun_worker.vlm.known_images import KnownImages, picture_uuid
+from annotationrun_worker.vlm import transport as known_images
 from annotationrun_worker.vlm.messages import image_part, text_part
-from annotationrun_worker.vlm.server_counts import ServerCounts
+from annotationrun_worker.vlm.server import ServerCounts
+from annotationrun_worker.vlm.transport import KnownImages, picture_uuid
 
 
 def body_of(*pictures):

@@ -6,9 +6,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from annotationrun_worker.errors import ConfigurationError
-from annotationrun_worker.vlm.known_images import KnownImages
-from annotationrun_worker.vlm.media_files import MediaFolder
 from annotationrun_worker.vlm.messages import image_part, text_part, to_video_url_block
+from annotationrun_worker.vlm.transport import KnownImages, MediaFolder
 
 
 def body_of(*parts):

@@ -5,7 +5,7 @@ import random
 import pytest
 from tests.support.attacks import measured, row
 
-from annotationrun_worker.vlm.server_counts import ServerCounts
+from annotationrun_worker.vlm.server import ServerCounts
 
 LINE = 'vllm:mm_cache_hits_total{engine="0",model_name="m"} '
 

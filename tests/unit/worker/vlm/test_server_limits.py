@@ -2,7 +2,7 @@
 
 import pytest
 
-from annotationrun_worker.vlm.limits import limit_advice
+from annotationrun_worker.vlm.server_errors import limit_advice
 
 PICTURES, CLIPS, COUNT, SIZE, CONTEXT = (
     "this model takes no pictures",

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from annotationrun_worker.staging.digests import digest_json
-from annotationrun_worker.vlm.single_flight import SingleFlight
+from annotationrun_worker.vlm.ask import SingleFlight
 
 KEY, OTHER_KEY = digest_json("a question"), digest_json("another question")
 

@@ -1,0 +1,1 @@
+"""The two language columns: their rows, rules, reading and writing."""

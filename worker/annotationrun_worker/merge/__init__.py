@@ -1,1 +1,0 @@
-"""From staged rows to a dataset LeRobot loads."""

@@ -1,1 +1,0 @@
-"""What a dataset holds, for people to read."""

@@ -1,1 +1,0 @@
-"""A whole run on one machine: plan, annotate, merge."""

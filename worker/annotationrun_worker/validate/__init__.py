@@ -1,1 +1,0 @@
-"""Is an annotated dataset what LeRobot and we expect? Nothing here writes."""
