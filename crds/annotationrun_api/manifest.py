@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from annotationrun_api.errors import ManifestError, ManifestProblem
-from annotationrun_api.manifest_words import Loc, describe_value, format_path, nearest, next_step_for
+from annotationrun_api.manifest_words import RENAMED, Loc, describe_value, format_path, nearest, next_step_for
 from annotationrun_api.spec import KIND, AnnotationRun, Metadata
 from annotationrun_api.spec_fields import (
     FieldType,
@@ -132,7 +132,7 @@ def _correct(node: Node, model: type[SpecModel], loc: Loc, problems: list[Manife
     for name, entry in node.value.items():
         known = name
         if name not in types:
-            near = nearest(name, types)
+            near = RENAMED[name] if RENAMED.get(name) in types else nearest(name, types)
             problems.append(_unknown_field((*loc, name), entry, near, model))
             if near is None or near in node.value or near in entries:
                 continue
@@ -157,7 +157,9 @@ def _descend(node: Node, field_type: FieldType, loc: Loc, problems: list[Manifes
 def _unknown_field(loc: Loc, entry: Entry, near: str | None, model: type[SpecModel]) -> ManifestProblem:
     parent = format_path(loc[:-1]) or "the manifest"
     expected = f"a field of {parent}" + ("" if near else f": {', '.join(field_types(model))}")
-    if near:
+    if near and near == RENAMED.get(str(loc[-1])):
+        next_step = f"it is called {near!r} now"
+    elif near:
         next_step = f"did you mean {near!r}?"
     elif elsewhere := _fields_named(str(loc[-1])):
         next_step = f"move it to {' or '.join(elsewhere)}, or remove it"

@@ -3,8 +3,8 @@
 import difflib
 import json
 import re
-from collections.abc import Iterable
-from typing import Literal, get_args, get_origin
+from collections.abc import Iterable, Mapping
+from typing import Final, Literal, get_args, get_origin
 
 from annotationrun_api.spec_fields import FieldType
 from annotationrun_api.yaml_document import join_path
@@ -46,6 +46,10 @@ def describe_value(value: object, loc: Loc) -> str:
     if isinstance(value, list):
         return f"a list of {len(value)}"
     return f"a mapping of {len(value)}" if isinstance(value, dict) else type(value).__name__
+
+
+RENAMED: Final[Mapping[str, str]] = {"maxHolesPercent": "maxUnansweredPercent"}
+"""What fields of earlier versions are called now; the table of all old words is in CHANGELOG.md."""
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:

@@ -53,8 +53,8 @@ class Reason(StrEnum):
     IN_PROGRESS = "InProgress", "The step is at work."
     SUCCEEDED = "Succeeded", "The step has done its work."
     NOTHING_TO_DO = "NothingToDo", "Every result is there already, or the same dataset is published already."
-    ENDED_WITH_HOLES = (
-        "EndedWithHoles",
+    COMPLETE_WITH_FAILURES = (
+        "CompleteWithFailures",
         "Some episodes failed, not more than spec.failurePolicy allows; they keep the rows that they had.",
         "See status.failures; set spec.retryToken to a new value to try them again.",
     )
@@ -74,8 +74,8 @@ class Reason(StrEnum):
         " asked about all episodes again.",
         "To stay with one commit of the model, set spec.model.revision to it.",
     )
-    LOOK_FAILED = (
-        "LookFailed",
+    SOURCE_POLL_FAILED = (
+        "SourcePollFailed",
         "The source could not be looked at for changes (spec.source.follow); the run stays as it is.",
         "Nothing if it passes: it is tried again after the interval; else mend what the message names.",
     )

@@ -218,11 +218,11 @@ class FailurePolicy(SpecModel):
         description='maxFailedEpisodes: episodes, or a share of them such as "5%", that may fail.'
         " Default 0: none.",
     )
-    max_holes_percent: float = Field(
+    max_unanswered_percent: float = Field(
         default=10.0,
         ge=0,
         le=100,
-        description="maxHolesPercent: percent of an episode's vqa and interjection requests that may"
+        description="maxUnansweredPercent: percent of an episode's vqa and interjection requests that may"
         " stay without a"
         " usable answer. Default 10.0. 0: none.",
     )

@@ -32,10 +32,10 @@ class EpisodeCounts(StatusModel):
     total: Count = Field(default=0, description="total: episodes that the spec selects. Default 0.")
     done: Count = Field(default=0, description="done: episodes with all their results. Default 0.")
     failed: Count = Field(default=0, description="failed: episodes that were given up. Default 0.")
-    holes: Count = Field(
+    unanswered: Count = Field(
         default=0,
-        description="holes: questions in the episodes done that got no usable answer and so no row, as of the"
-        " last merge. Default 0.",
+        description="unanswered: questions in the episodes done that got no usable answer and so no row, as"
+        " of the last merge. Default 0.",
     )
 
 
@@ -142,9 +142,9 @@ class PlanStatus(StepStatus):
         description="requestedAt: the annotation requested-at that it was made for, cut like all texts."
         ' Default "": none.',
     )
-    looked_time: Time | None = Field(
+    last_poll_time: Time | None = Field(
         default=None,
-        description="lookedTime: when the source was last looked at: by a plan, or by follow. Default null:"
+        description="lastPollTime: when the source was last looked at: by a plan, or by follow. Default null:"
         " not yet.",
     )
 
@@ -220,7 +220,9 @@ class Publication(StatusModel):
     pull_request: Text256 = Field(
         default="", description='pullRequest: its address. Default "": pushed, or a folder.'
     )
-    holes: Count = Field(default=0, description="holes: episodes published without new rows. Default 0.")
+    failed_episodes: Count = Field(
+        default=0, description="failedEpisodes: episodes published without new rows. Default 0."
+    )
     labelled_episodes: LabelledEpisodes = Field(
         default=LabelledEpisodes(),
         description="labelledEpisodes: episodes of the dataset with labels, by module. Default {}: none.",

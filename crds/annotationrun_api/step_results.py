@@ -80,7 +80,7 @@ class MergeOutcome(StatusModel):
     """Episodes with all their results."""
     failed: Count = 0
     """Episodes that were given up."""
-    holes: Count = 0
+    unanswered: Count = 0
     """Questions in the episodes done that got no usable answer."""
     results: Count = 0
     """Results that there are, of all episodes: that they grow is progress."""

@@ -246,7 +246,7 @@ def read_inputs(manifest: AnnotationRun, annotations: Mapping[str, str]) -> Inpu
     planned["staging"] = _without(spec["staging"], "credentialsSecretRef")
     asked = {
         "existingRows": output["existingRows"],
-        "maxHolesPercent": policy["maxHolesPercent"],
+        "maxUnansweredPercent": policy["maxUnansweredPercent"],
         "requestedAt": requested_at,
     }
     return Inputs(

@@ -75,7 +75,7 @@ def operator_metrics() -> dict[str, set[str]]:
 def worker_metrics() -> dict[str, set[str]]:
     """What a worker exports, with the labels that Prometheus adds."""
     report = AnnotateReport()
-    report.holes_made["vqa"] += 1
+    report.unanswered_made["vqa"] += 1
     families = WorkerMetrics(Account("worker"), report, FrameCounts).collect()
     return {name: labels | TARGET_LABELS for name, labels in labels_by_name(families).items()}
 

@@ -17,11 +17,11 @@ MODULES = {
     "vqa": {"emissionHz": 0.2, "cameras": "Default", "questionTypes": ["count", "keypoint"]},
 }
 MODEL = {"maxOutputTokens": 64, "contextTokens": 16384, "coordinateScale": "Pixels"}
-POLICY = {"maxFailedEpisodes": 5, "maxHolesPercent": 60}
+POLICY = {"maxFailedEpisodes": 5, "maxUnansweredPercent": 60}
 RUN_SECONDS = 1200
 ANSWERED_BY_VLLM = re.compile(r"by its own count (\d+) requests answered")
 ASKED = re.compile(r"^  (\w+): (\d+) requests", re.MULTILINE)
-HOLE = re.compile(r"unanswered: episode \d+, frame \d+, \S+, \w+: .+")
+UNANSWERED = re.compile(r"unanswered: episode \d+, frame \d+, \S+, \w+: .+")
 KILL_ENGINE = """
 import os
 for pid in set(filter(str.isdigit, os.listdir("/proc"))) - {"1", str(os.getpid())}:
@@ -81,7 +81,7 @@ def wait_over(space):
 
 
 def check_published(space, run):
-    """Some episodes have rows and are valid; of the others, and of each hole, the cause is told."""
+    """Some episodes have rows and are valid; of the others, and of unanswered questions, the cause."""
     assert condition_holds(run, "Complete"), space.describe("pick")
     assert "valid, 0 errors" in space.shell("annotationrun validate out")
     published = json.loads(space.shell("cat out/meta/annotationrun.json"))
@@ -92,11 +92,13 @@ def check_published(space, run):
     merges = space.list("pods", "annotationrun.dev/step=merge")
     (merge,) = (pod for pod in merges if pod["status"]["phase"] == "Succeeded")
     log = space.kubectl("logs", merge["metadata"]["name"], "--container=worker")
-    holes = [line for line in log.splitlines() if line.startswith("unanswered: ")]
-    assert failed or holes, "where the points of such a model lie is chance: some are outside of the picture"
-    assert all(HOLE.fullmatch(line) for line in holes), holes
-    assert f" {len(holes)} unanswered questions" in log
-    assert run["status"]["episodes"].get("holes", 0) == len(holes)
+    unanswered = [line for line in log.splitlines() if line.startswith("unanswered: ")]
+    assert failed or unanswered, (
+        "where the points of such a model lie is chance: some are outside of the picture"
+    )
+    assert all(UNANSWERED.fullmatch(line) for line in unanswered), unanswered
+    assert f" {len(unanswered)} unanswered questions" in log
+    assert run["status"]["episodes"].get("unanswered", 0) == len(unanswered)
 
 
 def check_cost(space, run):

@@ -57,4 +57,4 @@ def test_every_field_of_the_status_that_is_named_exists():
 
 def test_the_words_of_the_page_are_those_of_the_code():
     assert f"`{REQUESTED_AT_ANNOTATION}`" in PAGE
-    assert f"`{Reason.LOOK_FAILED}`" in PAGE
+    assert f"`{Reason.SOURCE_POLL_FAILED}`" in PAGE

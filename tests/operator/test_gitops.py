@@ -127,7 +127,7 @@ def test_a_look_at_the_source_that_finds_nothing_new_is_one_write_and_another_pl
 
 def let_the_interval_pass(run: PlayedRun) -> None:
     """For the operator the last look was long ago: its status is all that it knows."""
-    long_ago = {"status": {"plan": {"lookedTime": "2026-01-01T00:00:00Z"}}}
+    long_ago = {"status": {"plan": {"lastPollTime": "2026-01-01T00:00:00Z"}}}
     run.api.patch(f"{run.path}/status", long_ago)
 
 

@@ -254,7 +254,7 @@ _NUMBERS = (
     *_each("spec.workers.requestConcurrency", 0, 4097),
     *_each("spec.workers.episodeAttempts", 0, 101),
     *_each("spec.failurePolicy.maxFailedEpisodes", -1, 1_000_000_001, "101%", "5 %", "5", True, 0.5),
-    *_each("spec.failurePolicy.maxHolesPercent", -1, 101),
+    *_each("spec.failurePolicy.maxUnansweredPercent", -1, 101),
     *_each("spec.ttlSecondsAfterFinished", -1, 2_147_483_648),
     *_each("spec.activeDeadlineSeconds", 0, 2_147_483_648),
     *_each("spec.startDeadlineSeconds", 0, 2_147_483_648),

@@ -104,7 +104,9 @@ STATES = (
     ),
     RunState("merging", "Progressing", "InProgress", "InProgress", ("suspend",), lambda: _at(Step.MERGE)),
     RunState("complete", "Healthy", "Current", "Current", (), _complete),
-    RunState("with-holes", "Healthy", "Current", "Current", ("retry",), lambda: _complete(done=5, failed=1)),
+    RunState(
+        "with-failures", "Healthy", "Current", "Current", ("retry",), lambda: _complete(done=5, failed=1)
+    ),
     RunState("looking-at-source", "Healthy", "Current", "Current", (), _looking_at_source),
     RunState("edited", "Progressing", "InProgress", "InProgress", (), _edited),
     RunState("suspended", "Suspended", "InProgress", "Current", ("resume",), _suspended),

@@ -17,13 +17,13 @@ from annotationrun_api.exit_codes import ExitCode
 pytestmark = pytest.mark.timeout(1800)  # up to two starts of vLLM, on a machine that does other things too
 
 EPISODES = set(range(6))
-# Its points lie where chance puts them, often outside the picture: such questions are holes, and an episode
-# with more of them than half fails.
+# Its points lie where chance puts them, often outside the picture: such questions are unanswered, and an
+# episode with more of them than half fails.
 MODULES: dict[str, Any] = {
     "plan": {"taskRephrasings": 2, "framesPerSecond": 0.5},
     "vqa": {"emissionHz": 0.2, "cameras": "Default", "questionTypes": ["count", "keypoint"]},
 }
-POLICY = {"maxFailedEpisodes": 5, "maxHolesPercent": 60}
+POLICY = {"maxFailedEpisodes": 5, "maxUnansweredPercent": 60}
 
 
 @dataclass(frozen=True)
@@ -99,27 +99,34 @@ def test_episodes_are_annotated_and_the_dataset_is_valid(run: Run) -> None:
 
 def test_each_failed_episode_and_each_hole_is_named_with_its_cause(run: Run) -> None:
     """How many there are is chance, and other on another processor; of 12 points or so some lie outside."""
-    failures, holes = run.report["failures"], run.report["holes"]
-    assert failures or holes
+    failures, unanswered = run.report["failures"], run.report["unanswered"]
+    assert failures or unanswered
     published = json.loads((run.output / "meta/annotationrun.json").read_text(encoding="utf-8"))
     assert published["failedEpisodes"] == sorted({failure["episode"] for failure in failures})
     for failure in failures:
         assert failure["cause"]
         assert f"episode {failure['episode']}, {failure['module']}: {failure['cause']}" in run.said
-    for hole in holes:
-        assert hole["kind"] == "vqa_keypoint"
-        assert hole["cause"]
-        place = f"episode {hole['episode']}, frame {hole['frame']}, {hole['camera']}, {hole['kind']}"
-        assert f"unanswered: {place}: {hole['cause']}" in run.said
+    for question in unanswered:
+        assert question["kind"] == "vqa_keypoint"
+        assert question["cause"]
+        place = ", ".join(
+            [
+                f"episode {question['episode']}",
+                f"frame {question['frame']}",
+                question["camera"],
+                question["kind"],
+            ]
+        )
+        assert f"unanswered: {place}: {question['cause']}" in run.said
 
 
 def test_a_hole_has_no_row_and_every_other_question_has_its_two(run: Run) -> None:
-    holes = {(hole["episode"], hole["frame"]) for hole in run.report["holes"]}
+    unanswered = {(question["episode"], question["frame"]) for question in run.report["unanswered"]}
     failed = {failure["episode"] for failure in run.report["failures"]}
     for number, episode in read_frames(run.output).items():
         asked = [frame for frame in range(0, len(episode.timestamps), 150) if number not in failed]
         found = [frame for frame, events in enumerate(episode.events) if events]
-        assert found == [frame for frame in asked if (number, frame) not in holes]
+        assert found == [frame for frame in asked if (number, frame) not in unanswered]
         assert bool(found) == (number not in failed)
         assert all(len(episode.events[frame]) == 2 for frame in found)
 

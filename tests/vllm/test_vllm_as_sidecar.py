@@ -44,7 +44,7 @@ def manifest_at(folder: Path, endpoint: str = "http://127.0.0.1:1/v1") -> Path:
         "contextTokens": 16384,
         "maxOutputTokens": 64,
     }
-    policy = {"maxFailedEpisodes": 6, "maxHolesPercent": 100}
+    policy = {"maxFailedEpisodes": 6, "maxUnansweredPercent": 100}
     limits = {"episodeAttempts": 1}
     return write_manifest(
         folder, REFERENCE, endpoint, QUESTIONS, model=model, failurePolicy=policy, workers=limits

@@ -97,7 +97,7 @@ def take_progress(draft: Draft, told: WorkerProgress, since: datetime) -> None:
         total=total,
         done=min(total, max(known.done, told.done)),
         failed=max(known.failed, told.failed),
-        holes=known.holes,
+        unanswered=known.unanswered,
     )
     if counts == known:
         return

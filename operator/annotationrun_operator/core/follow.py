@@ -53,7 +53,7 @@ def look_at_source(run: RunPass) -> PlanResult | None:
         if changed is not None:
             return changed
     _note_refusal(draft)
-    since = draft.status.plan.looked_time or draft.status.completion_time or draft.now
+    since = draft.status.plan.last_poll_time or draft.status.completion_time or draft.now
     interval = timedelta(seconds=spec.source.follow.interval_seconds)
     is_under_way = job is not None and not job.has_ended
     left = since + (max(interval, LOOK_LIMIT) if is_under_way else interval) - draft.now
@@ -77,7 +77,7 @@ def _begin_look(run: RunPass) -> None:
             draft.delete(job)
     attempt = draft.status.plan.attempt + 1
     name = job_name(draft.seen.run, Step.PLAN, draft.status.plan.digest, attempt)
-    draft.set_step(Step.PLAN, attempt=attempt, job_name=name, looked_time=draft.now)
+    draft.set_step(Step.PLAN, attempt=attempt, job_name=name, last_poll_time=draft.now)
     draft.actions.append(creation(run, Step.PLAN, 1))
     draft.recheck(run.manifest.spec.source.follow.interval_seconds)
 
@@ -95,7 +95,7 @@ def _take_look(draft: Draft, job: JobView) -> PlanResult | None:
     if result.plan != plan.digest:
         return result
     planned = find_condition(draft.status.conditions, ConditionType.PLANNED)
-    if planned is not None and planned.reason == Reason.LOOK_FAILED.value:
+    if planned is not None and planned.reason == Reason.SOURCE_POLL_FAILED.value:
         draft.steps[ConditionType.PLANNED] = (True, Reason.SUCCEEDED, f"{result.episodes} episodes.")
     draft.set_step(Step.PLAN, source_commit=result.source_commit)
     return None
@@ -110,5 +110,5 @@ def _note_refusal(draft: Draft) -> None:
 def _note(draft: Draft, message: str) -> None:
     """A look came to nothing: of a run that is complete that is told, one that failed has said more."""
     if holds(draft.status.conditions, ConditionType.COMPLETE):
-        said = with_remedy(Reason.LOOK_FAILED, message)
-        draft.steps[ConditionType.PLANNED] = (True, Reason.LOOK_FAILED, said)
+        said = with_remedy(Reason.SOURCE_POLL_FAILED, message)
+        draft.steps[ConditionType.PLANNED] = (True, Reason.SOURCE_POLL_FAILED, said)

@@ -61,7 +61,7 @@ def record_publication(run: RunPass, job: JobView) -> MergeOutcome | None:
                 commit=outcome.commit,
                 previous_commit=outcome.previous_commit,
                 pull_request=outcome.pull_request,
-                holes=outcome.failed,
+                failed_episodes=outcome.failed,
                 labelled_episodes=outcome.labelled_episodes,
                 time=draft.now,
             )
@@ -82,7 +82,9 @@ def _is_in_place(spec: RunSpec) -> bool:
 
 def take_counts(draft: Draft, outcome: MergeOutcome) -> EpisodeCounts:
     """Take over what the merge found of the episodes."""
-    counts = EpisodeCounts(total=outcome.total, done=outcome.done, failed=outcome.failed, holes=outcome.holes)
+    counts = EpisodeCounts(
+        total=outcome.total, done=outcome.done, failed=outcome.failed, unanswered=outcome.unanswered
+    )
     draft.set(episodes=counts, failures=latest_failures(draft.status.failures, outcome.failures))
     return counts
 
@@ -98,14 +100,14 @@ def complete(run: RunPass, outcome: MergeOutcome) -> Decision:
         failed = f"{outcome.failed} of {outcome.total} episodes failed."
         draft.steps[ConditionType.ANNOTATED] = (
             True,
-            Reason.ENDED_WITH_HOLES,
-            with_remedy(Reason.ENDED_WITH_HOLES, failed),
+            Reason.COMPLETE_WITH_FAILURES,
+            with_remedy(Reason.COMPLETE_WITH_FAILURES, failed),
         )
     draft.steps[ConditionType.MERGED] = (True, same, "")
     draft.steps[ConditionType.PUBLISHED] = (True, same, outcome.place)
     annotated = f"{outcome.done} of {outcome.total} episodes annotated, in {outcome.place}."
-    holes = f" {outcome.holes} of the questions got no usable answer." if outcome.holes else ""
-    message = f"{annotated}{holes} {draft.status.usage.text()}."
+    unanswered = f" {outcome.unanswered} of the questions got no usable answer." if outcome.unanswered else ""
+    message = f"{annotated}{unanswered} {draft.status.usage.text()}."
     return draft.conclude(State("Complete", Reason.COMPLETE, message))
 
 
@@ -358,7 +360,7 @@ def _take_plan(run: RunPass, job: JobView) -> Decision:
     result = plan_result(job, draft.seen.pods)
     if result is None:
         return _try_again(run, Step.PLAN, Failure(Reason.PLAN_UNREADABLE, f"The last Job is {job.name}"))
-    draft.set_step(Step.PLAN, looked_time=draft.now)
+    draft.set_step(Step.PLAN, last_poll_time=draft.now)
     return go_on_with(run, result)
 
 

@@ -30,6 +30,16 @@ def _error(text: str) -> ManifestError:
         ),
         pytest.param(
             "    vqa: {}",
+            "    vqa: {}\n  failurePolicy: {maxHolesPercent: 2}",
+            [
+                "spec.failurePolicy.maxHolesPercent",
+                "got: an unknown field",
+                "next: it is called 'maxUnansweredPercent' now",
+            ],
+            id="an old name leads to the new one",
+        ),
+        pytest.param(
+            "    vqa: {}",
             "    vqa: {frames_per_tick: 2}",
             ["m.yaml:16:11: spec.modules.vqa.frames_per_tick", "did you mean 'framesPerTick'?"],
             id="snake case is not the YAML name",

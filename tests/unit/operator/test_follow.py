@@ -58,7 +58,7 @@ def test_the_source_is_looked_at_once_the_interval_has_passed():
     assert (world.live, decision.recheck_seconds) == ([], 1)
     world.wait(1)
     decision = world.decide()
-    assert decision.status.plan.looked_time == START + timedelta(seconds=INTERVAL)
+    assert decision.status.plan.last_poll_time == START + timedelta(seconds=INTERVAL)
     (create,) = [action for action in decision.actions if isinstance(action, CreateJob)]
     assert (decision.status.plan.attempt, decision.status.plan.job_name) == (2, create.name)
 
@@ -274,7 +274,7 @@ def test_a_look_that_hangs_makes_way_for_the_next():
     assert [action for action in decision.actions if isinstance(action, DeleteJob)] == [
         DeleteJob(stuck.name, stuck.uid)
     ]
-    assert world.condition(PLANNED) == ("True", "LookFailed")
+    assert world.condition(PLANNED) == ("True", "SourcePollFailed")
     world.settle()
     assert world.job(Step.PLAN).attempt == stuck.attempt + 1
 
@@ -294,7 +294,7 @@ def test_a_look_that_fails_is_told_and_the_run_stays_ready_until_one_succeeds(co
     before = [one for one in world.status.conditions if one.type != PLANNED]
     world.end(Step.PLAN, code, "annotationrun: the Hub answers 404")
     world.settle()
-    assert world.condition(PLANNED) == ("True", "LookFailed")
+    assert world.condition(PLANNED) == ("True", "SourcePollFailed")
     assert "the Hub answers 404" in world.message(PLANNED)
     assert [one for one in world.status.conditions if one.type != PLANNED] == before
     world.wait(INTERVAL)
@@ -308,7 +308,7 @@ def test_a_look_that_tells_no_plan_is_told():
     world = looking()
     world.end(Step.PLAN, 0, "what is this")
     world.settle()
-    assert world.condition(PLANNED) == ("True", "LookFailed")
+    assert world.condition(PLANNED) == ("True", "SourcePollFailed")
     assert world.condition(COMPLETE)[0] == "True"
 
 
@@ -320,7 +320,7 @@ def test_a_look_whose_job_is_refused_is_told():
     (create,) = [action for action in decision.actions if isinstance(action, CreateJob)]
     world.extra = {"refusal": Refusal(create.name, 403, "exceeded quota: none", world.now)}
     world.settle()
-    assert world.condition(PLANNED) == ("True", "LookFailed")
+    assert world.condition(PLANNED) == ("True", "SourcePollFailed")
     assert "exceeded quota" in world.message(PLANNED)
 
 
@@ -334,7 +334,7 @@ def test_a_run_that_is_allowed_no_more_is_not_looked_at_and_stays_complete(is_lo
     world.settle()
     assert (world.live, world.created[created:]) == ([], [])
     assert world.condition(COMPLETE) == ("True", "Complete")
-    assert world.condition(PLANNED) == ("True", "LookFailed")
+    assert world.condition(PLANNED) == ("True", "SourcePollFailed")
     assert "spec.workers.pod.priorityClassName names 'high', allowed is nothing" in world.message(PLANNED)
 
 

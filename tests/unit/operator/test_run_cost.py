@@ -84,16 +84,16 @@ def test_a_run_that_finds_all_done_has_cost_nothing():
 
 def test_questions_without_an_answer_are_told_and_stay_told_while_another_attempt_is_at_work():
     world = annotated(gpus=0, seconds=10)
-    world.end_merge("Missing", done=3, holes=2)
+    world.end_merge("Missing", done=3, unanswered=2)
     world.settle()
     world.run_pod(Step.ANNOTATE)
     world.extra = {"progress": WorkerProgress(plan=PLAN, total=6, done=5)}
     world.settle()
-    assert (world.status.episodes.done, world.status.episodes.holes) == (5, 2)
+    assert (world.status.episodes.done, world.status.episodes.unanswered) == (5, 2)
     world.extra = {}
     world.end(Step.ANNOTATE)
     world.settle()
-    world.end_merge(holes=4, usage=TOLD)
+    world.end_merge(unanswered=4, usage=TOLD)
     world.settle()
-    assert world.status.episodes.holes == 4
+    assert world.status.episodes.unanswered == 4
     assert "4 of the questions got no usable answer." in world.message(ConditionType.COMPLETE)

@@ -120,23 +120,23 @@ def _print_run(console: Console, report: RunReport) -> None:
 
 def _faults(annotated: AnnotateReport) -> Iterator[str]:
     yield from (f"failed: {describe_failure(failure)}" for failure in annotated.failures)
-    for episode, _, hole in annotated.holes:
+    for episode, _, question in annotated.unanswered:
         yield (
-            f"unanswered: episode {episode}, frame {hole.frame}, {hole.camera or 'no camera'}, {hole.kind}: "
-            f"{hole.cause}"
+            f"unanswered: episode {episode}, frame {question.frame}, {question.camera or 'no camera'}, "
+            f"{question.kind}: {question.cause}"
         )
 
 
 def _count_lines(report: RunReport) -> Iterator[str]:
     annotated, frames = report.annotated, report.frames
     failed = len(annotated.failed_episodes)
-    by_module = ", ".join(f"{name} {count}" for name, count in sorted(annotated.holes_by_module.items()))
+    by_module = ", ".join(f"{name} {count}" for name, count in sorted(annotated.unanswered_by_module.items()))
     failed_part = f", {failed} failed (rows stay as they were)" if failed else ""
     yield (
         f"{annotated.episodes_done} of {report.episodes} episodes{failed_part}, "
         f"{annotated.results_made} results made, "
         f"{annotated.results_reused} reused, {annotated.results_made_twice} made twice, "
-        f"{len(annotated.holes)} unanswered questions{by_module and f' ({by_module})'}"
+        f"{len(annotated.unanswered)} unanswered questions{by_module and f' ({by_module})'}"
     )
     if annotated.worker_deaths:
         yield f"{annotated.worker_deaths} worker processes died, others went on in their place"
@@ -189,10 +189,10 @@ def _notes(annotated: AnnotateReport) -> Iterator[str]:
             "note: without subtasks the module interjections made the first speech alone (episodes "
             f"{episodes}); enable the module plan, or run on a dataset that has subtasks"
         )
-    if annotated.holes:
+    if annotated.unanswered:
         yield (
-            f"note: unanswered questions: {len(annotated.holes)}, named above; meta/annotationrun.json of "
-            "the output lists them too; to ask them again, run with a new spec.retryToken or --retry-token"
+            f"note: unanswered questions: {len(annotated.unanswered)}, named above; meta/annotationrun.json "
+            "of the output lists them too; to ask them again, run with a new spec.retryToken or --retry-token"
         )
 
 

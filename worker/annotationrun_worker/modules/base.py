@@ -384,7 +384,7 @@ class EpisodeContext:
 
 
 @dataclass(frozen=True, slots=True)
-class Hole:
+class UnansweredQuestion:
     """A question whose answer stayed unusable; the episode goes on without it."""
 
     frame: int

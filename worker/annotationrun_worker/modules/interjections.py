@@ -12,7 +12,13 @@ from annotationrun_api.spec_modules import InterjectionsModule
 from annotationrun_worker.dataset.types import CameraKey
 from annotationrun_worker.errors import AnswerError
 from annotationrun_worker.language.rows import StagedRow, say_call
-from annotationrun_worker.modules.base import EpisodeContext, Hole, SentenceLine, SubtaskStart, finish_all
+from annotationrun_worker.modules.base import (
+    EpisodeContext,
+    SentenceLine,
+    SubtaskStart,
+    UnansweredQuestion,
+    finish_all,
+)
 from annotationrun_worker.modules.prompt_media import timed_images
 from annotationrun_worker.staging.digests import Digest
 from annotationrun_worker.video.timestamps import nearest
@@ -49,7 +55,7 @@ class Boundary:
 
 async def annotate_interjections(
     context: EpisodeContext, settings: InterjectionsModule, camera: CameraKey
-) -> tuple[list[StagedRow], list[Hole]]:
+) -> tuple[list[StagedRow], list[UnansweredQuestion]]:
     """Interjection and speech rows, and the questions that stayed without a usable answer.
 
     Without subtasks in ``context`` there is only the speech at the first frame.
@@ -65,8 +71,8 @@ async def annotate_interjections(
     outcomes = await finish_all(
         [_acknowledge(context)] + [_interject(context, settings, camera, boundary) for boundary in boundaries]
     )
-    rows = [row for outcome in outcomes if not isinstance(outcome, Hole) for row in outcome]
-    return rows, [outcome for outcome in outcomes if isinstance(outcome, Hole)]
+    rows = [row for outcome in outcomes if not isinstance(outcome, UnansweredQuestion) for row in outcome]
+    return rows, [outcome for outcome in outcomes if isinstance(outcome, UnansweredQuestion)]
 
 
 def find_boundaries(
@@ -94,18 +100,18 @@ def window_frames(
     return sorted(set(nearest(timestamps_seconds, asked).tolist()))
 
 
-async def _acknowledge(context: EpisodeContext) -> list[StagedRow] | Hole:
+async def _acknowledge(context: EpisodeContext) -> list[StagedRow] | UnansweredQuestion:
     question = Question("speech", [text_part(context.prompt("speech"))], SpeechAnswer)
     try:
         text, request = await context.asker.ask(question, lambda answer: answer.text)
     except AnswerError as error:
-        return Hole(frame=0, camera=None, kind="speech", cause=str(error))
+        return UnansweredQuestion(frame=0, camera=None, kind="speech", cause=str(error))
     return [speech_row(0, text, request)]
 
 
 async def _interject(
     context: EpisodeContext, settings: InterjectionsModule, camera: CameraKey, boundary: Boundary
-) -> list[StagedRow] | Hole:
+) -> list[StagedRow] | UnansweredQuestion:
     frame = boundary.frame
     shown = window_frames(
         context.episode.timestamps_seconds, frame, settings.window_seconds, settings.window_frames
@@ -124,7 +130,7 @@ async def _interject(
             lambda answer: (answer.interjection, answer.speech),
         )
     except AnswerError as error:
-        return Hole(frame=frame, camera=camera, kind="interjection", cause=str(error))
+        return UnansweredQuestion(frame=frame, camera=camera, kind="interjection", cause=str(error))
     asked = StagedRow(frame=frame, role="user", style="interjection", content=interjection, request=request)
     return [asked, speech_row(frame, speech, request)]
 

@@ -12,7 +12,7 @@ from annotationrun_api.spec_modules import QuestionType, VqaModule
 from annotationrun_worker.dataset.types import CameraKey
 from annotationrun_worker.errors import AnswerError
 from annotationrun_worker.language.rows import StagedRow
-from annotationrun_worker.modules.base import EpisodeContext, Hole, finish_batches
+from annotationrun_worker.modules.base import EpisodeContext, UnansweredQuestion, finish_batches
 from annotationrun_worker.modules.coordinates import COORDINATES
 from annotationrun_worker.modules.prompt_media import FRAMES_AT_ONCE, vqa_frames
 from annotationrun_worker.modules.vqa_answers import (
@@ -37,7 +37,7 @@ def draw_question_types(
 
 async def annotate_vqa(
     context: EpisodeContext, settings: VqaModule, cameras: Sequence[CameraKey], scale: CoordinateScale
-) -> tuple[list[StagedRow], list[Hole]]:
+) -> tuple[list[StagedRow], list[UnansweredQuestion]]:
     """Rows of the vqa module, and the questions that stayed without a usable answer.
 
     Raises:
@@ -46,7 +46,7 @@ async def annotate_vqa(
     frames = vqa_frames(context.episode.timestamps_seconds, settings.emission_hz, settings.frames_per_tick)
     types = draw_question_types(context, frames, settings.question_types)
 
-    async def questions() -> AsyncIterator[list[Coroutine[Any, Any, list[StagedRow] | Hole]]]:
+    async def questions() -> AsyncIterator[list[Coroutine[Any, Any, list[StagedRow] | UnansweredQuestion]]]:
         together = min(context.frames_at_once(FRAMES_AT_ONCE, camera) for camera in cameras)
         for start in range(0, len(frames), together):
             chunk = frames[start : start + together]
@@ -58,8 +58,8 @@ async def annotate_vqa(
                 ]
 
     outcomes = await finish_batches(questions(), context.asker.client.requests_at_hand)
-    rows = [row for outcome in outcomes if not isinstance(outcome, Hole) for row in outcome]
-    return rows, [outcome for outcome in outcomes if isinstance(outcome, Hole)]
+    rows = [row for outcome in outcomes if not isinstance(outcome, UnansweredQuestion) for row in outcome]
+    return rows, [outcome for outcome in outcomes if isinstance(outcome, UnansweredQuestion)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ async def _ask_pair(
     camera: CameraKey,
     picture: EncodedPicture,
     scale: CoordinateScale,
-) -> list[StagedRow] | Hole:
+) -> list[StagedRow] | UnansweredQuestion:
     space = ImageSpace(picture.width_pixels, picture.height_pixels, scale)
     kind = f"vqa_{question_type}"
     text = context.prompt(
@@ -99,7 +99,7 @@ async def _ask_pair(
             question, lambda pair: (pair.question, to_answer(pair, space))
         )
     except AnswerError as error:
-        return Hole(frame=frame, camera=camera, kind=kind, cause=str(error))
+        return UnansweredQuestion(frame=frame, camera=camera, kind=kind, cause=str(error))
     said = json.dumps(answer, sort_keys=True, ensure_ascii=False)
     return [
         StagedRow(frame=frame, role=role, style="vqa", content=content, camera=camera, request=request)

@@ -121,10 +121,12 @@ class Unanswered:
     cause: str
 
     @classmethod
-    def of(cls, episode: int, module: ModuleName, hole: Mapping[str, Any]) -> Self:
-        """What is told of a hole in a staged result."""
-        cause = " ".join(str(hole["cause"]).split())[:CAUSE_CHARACTERS]
-        return cls(episode, module, int(hole["frame"]), hole["camera"] or "", str(hole["kind"]), cause)
+    def of(cls, episode: int, module: ModuleName, question: Mapping[str, Any]) -> Self:
+        """What is told of an unanswered question in a staged result."""
+        cause = " ".join(str(question["cause"]).split())[:CAUSE_CHARACTERS]
+        return cls(
+            episode, module, int(question["frame"]), question["camera"] or "", str(question["kind"]), cause
+        )
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -24,7 +24,7 @@ from typing import Final
 
 from annotationrun_worker.dataset.types import EpisodeIndex
 from annotationrun_worker.language.rows import ModuleName, ResultName
-from annotationrun_worker.modules.base import Hole
+from annotationrun_worker.modules.base import UnansweredQuestion
 from annotationrun_worker.pipeline.episode import EpisodeAnnotator, EpisodeOutcome
 from annotationrun_worker.pipeline.report import AnnotateReport, EpisodeSeen, LeftResult
 from annotationrun_worker.pipeline.result_maker import Left, Worker
@@ -206,7 +206,7 @@ class AnnotateStep:
         report = self.report
         report.results_made += outcome.made
         report.results_made_twice += outcome.made_twice
-        report.holes_made.update(outcome.holes_made)
+        report.unanswered_made.update(outcome.unanswered_made)
         if outcome.failures:
             report.failures += outcome.failures
             report.episodes_failed_here += outcome.has_failed_here
@@ -222,15 +222,17 @@ class AnnotateStep:
         self.keys[index] = {name: result.key for name, result in outcome.results.items()}
         for result in outcome.results.values():
             self.earlier_rounds.update(result.earlier_rounds)
-            if result.holes:
+            if result.unanswered:
                 self.unanswered.add(result.key)
         if outcome.task_key is not None:
             self.task_keys[index] = outcome.task_key
-        report.holes += [
-            (index, name, Hole(**hole)) for name, result in outcome.results.items() for hole in result.holes
+        report.unanswered += [
+            (index, name, UnansweredQuestion(**question))
+            for name, result in outcome.results.items()
+            for question in result.unanswered
         ]
-        report.holes_by_module.update(
-            {name: len(it.holes) for name, it in outcome.results.items() if it.holes}
+        report.unanswered_by_module.update(
+            {name: len(it.unanswered) for name, it in outcome.results.items() if it.unanswered}
         )
         if outcome.lacks_subtasks and "interjections" in outcome.results:
             report.speech_only.append(index)

@@ -305,7 +305,7 @@ SUPPORTED = frozenset(
         "spec.staging.credentialsSecretRef",
         "spec.staging.integritySecretRef",
         "spec.failurePolicy.maxFailedEpisodes",
-        "spec.failurePolicy.maxHolesPercent",
+        "spec.failurePolicy.maxUnansweredPercent",
         "spec.retryToken",
     }
 )

@@ -62,7 +62,7 @@ class EpisodeOutcome:
     """Results that are missing and were not tried."""
     has_failed_here: bool = False
     """Among the failures are some of this worker's own."""
-    holes_made: Counter[str] = field(default_factory=Counter)
+    unanswered_made: Counter[str] = field(default_factory=Counter)
     """By module, in what was made here."""
     lacks_subtasks: bool = False
     """A module that builds on subtasks found none."""
@@ -168,8 +168,8 @@ class _EpisodeWork:
     """Of the last attempt, by module."""
     failed: dict[str, FailedAttempt | None] = field(default_factory=dict)
     """The last failed attempt that is recorded, by module."""
-    with_holes: dict[ModuleName, ModuleResult] = field(default_factory=dict)
-    """Made in this attempt and not staged yet: whether the holes are too many shows at its end."""
+    with_unanswered: dict[ModuleName, ModuleResult] = field(default_factory=dict)
+    """Made in this attempt and not staged yet: whether too many questions are unanswered shows at its end."""
     asked_again: set[ModuleName] = field(default_factory=set)
     """Results that lack more answers than may be missing now, though they were staged."""
     lacks_answers: bool = False
@@ -199,7 +199,7 @@ class _EpisodeWork:
             for module in modules:
                 after = started.get("plan") if module.builds_on_subtasks else None
                 started[module.name] = group.create_task(self._try(module, known, after))
-        await self._settle_holes()
+        await self._settle_unanswered()
 
     async def _recorded(self, name: ResultName, work: Awaitable[Done | Left]) -> Done | None:
         """What ``work`` gives; ``None`` where it failed or was left, which is noted then."""
@@ -253,8 +253,8 @@ class _EpisodeWork:
         made = await self._recorded(module.name, making)
         if made is None:
             return
-        if made.is_new and made.result.holes:
-            self.with_holes[module.name] = made.result
+        if made.is_new and made.result.unanswered:
+            self.with_unanswered[module.name] = made.result
             return
         self.outcome.results[module.name] = await self._staged(made)
         self.outcome.made += made.is_new
@@ -278,24 +278,24 @@ class _EpisodeWork:
         self.outcome.lacks_subtasks = not subtasks
         return replace(known, digests=(*known.digests, digest), subtasks=subtasks)
 
-    async def _settle_holes(self) -> None:
-        """Stage what has holes, if the episode has not too many of them; else it failed."""
+    async def _settle_unanswered(self) -> None:
+        """Stage results with unanswered questions, if these are not too many; else the episode failed."""
         results = self.outcome.results
         judged = [
             result
-            for result in (*results.values(), *self.with_holes.values())
+            for result in (*results.values(), *self.with_unanswered.values())
             if result.module in UNANSWERED_OF
         ]
-        fault = too_many_holes(judged, self.annotator.basis.policy.max_holes_percent)
+        fault = too_many_unanswered(judged, self.annotator.basis.policy.max_unanswered_percent)
         self.lacks_answers = fault is not None
-        for name, result in self.with_holes.items():
+        for name, result in self.with_unanswered.items():
             if fault is None:
                 results[name] = await self._staged(Made(result, is_new=True))
                 self.outcome.made += 1
-                self.outcome.holes_made[name] += len(result.holes)
+                self.outcome.unanswered_made[name] += len(result.unanswered)
             else:
                 await self._failed(name, fault)
-        self.with_holes.clear()
+        self.with_unanswered.clear()
         if fault is not None and not self.failures:
             self.failures["*"] = fault  # staged under a limit that was higher
 
@@ -303,22 +303,24 @@ class _EpisodeWork:
         """Whether staged results lack too many answers, and this worker has not asked for them yet."""
         if self.maker.worker is None or not self.lacks_answers:
             return False
-        lacking = {name for name, result in self.outcome.results.items() if result.holes} - self.asked_again
+        lacking = {
+            name for name, result in self.outcome.results.items() if result.unanswered
+        } - self.asked_again
         for name in lacking:
             del self.outcome.results[name]
         self.asked_again |= lacking
         return bool(lacking)
 
 
-def too_many_holes(results: Sequence[ModuleResult], max_percent: float) -> AnswerError | None:
+def too_many_unanswered(results: Sequence[ModuleResult], max_percent: float) -> AnswerError | None:
     """What is wrong if more than ``max_percent`` of the requests of an episode stayed without answer."""
-    holes = [hole for result in results for hole in result.holes]
+    unanswered = [question for result in results for question in result.unanswered]
     asked = sum(result.asked for result in results)
-    if not are_too_many(len(holes), asked, max_percent):
+    if not are_too_many(len(unanswered), asked, max_percent):
         return None
     return AnswerError(
-        f"{len(holes)} of {asked} answers are unusable, more than failurePolicy.maxHolesPercent "
-        f"({max_percent}); the first: {holes[0]['cause']}"
+        f"{len(unanswered)} of {asked} answers are unusable, more than failurePolicy.maxUnansweredPercent "
+        f"({max_percent}); the first: {unanswered[0]['cause']}"
     )
 
 

@@ -155,7 +155,8 @@ def _merge_plan(run: LocalRun, source: Path, output: Path, plan: RunPlan, step: 
         model=RecordedModel(run.spec.model.id, run.spec.model.revision, run.model_revision.commit),
         failed_episodes=step.report.failed_episodes,
         unanswered=[
-            Unanswered.of(int(index), module, asdict(hole)) for index, module, hole in step.report.holes
+            Unanswered.of(int(index), module, asdict(question))
+            for index, module, question in step.report.unanswered
         ],
         overwrite=run.spec.output.overwrite,
     )

@@ -15,7 +15,7 @@ from annotationrun_worker.dataset.types import CameraKey
 from annotationrun_worker.language.rows import ModuleName, ResultName, StagedRow
 from annotationrun_worker.modules import coordinates as coordinate_probe
 from annotationrun_worker.modules import interjections, plan, task, vqa
-from annotationrun_worker.modules.base import EpisodeContext, Hole, Prompts
+from annotationrun_worker.modules.base import EpisodeContext, Prompts, UnansweredQuestion
 from annotationrun_worker.modules.coordinates import (
     CoordinateProbe,
     asks_for_coordinates,
@@ -61,7 +61,7 @@ class ResultIdentity:
         )
 
 
-Outcome = tuple[Sequence[StagedRow], Sequence[Hole]]
+Outcome = tuple[Sequence[StagedRow], Sequence[UnansweredQuestion]]
 NO_CAMERA = CameraKey("")
 Name = TypeVar("Name", bound=ResultName, covariant=True)
 

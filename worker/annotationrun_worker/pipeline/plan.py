@@ -197,7 +197,7 @@ def _missing(
     if not are_too_many(
         sum(entry.unanswered for entry in judged),
         sum(entry.asked for entry in judged),
-        policy.max_holes_percent,
+        policy.max_unanswered_percent,
     ):  # what was asked under this token is not asked again
         lacking = {name for name in lacking if all(entry.retry_token != token for entry in staged[name])}
     return frozenset({name for name, found in staged.items() if not found} | lacking)

@@ -106,7 +106,9 @@ class WorkerMetrics(Collector):
                 "cached": used.cached_tokens,
             },
         )
-        yield _family("holes", "Questions left without a usable answer.", "module", report.holes_made.copy())
+        yield _family(
+            "unanswered", "Questions left without a usable answer.", "module", report.unanswered_made.copy()
+        )
         yield _family(
             "episodes",
             "Episodes that this worker finished, or that failed here.",

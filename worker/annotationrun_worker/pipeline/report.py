@@ -18,7 +18,7 @@ from typing import Any
 
 from annotationrun_worker.dataset.types import EpisodeIndex
 from annotationrun_worker.language.rows import ModuleName
-from annotationrun_worker.modules.base import Hole
+from annotationrun_worker.modules.base import UnansweredQuestion
 from annotationrun_worker.video.protocol import FrameCounts
 from annotationrun_worker.vlm.server import ServerCounts, ServerFindings, Usage
 
@@ -110,9 +110,9 @@ class AnnotateReport:
     """What other workers hold, or nobody was to make."""
     results_of_left: int = 0
     """Results that there are, of the episodes that lack others."""
-    holes: list[tuple[EpisodeIndex, ModuleName, Hole]] = field(default_factory=list)
+    unanswered: list[tuple[EpisodeIndex, ModuleName, UnansweredQuestion]] = field(default_factory=list)
     """Questions without a usable answer in episodes that succeeded."""
-    holes_by_module: Counter[str] = field(default_factory=Counter)
+    unanswered_by_module: Counter[str] = field(default_factory=Counter)
     """The same, counted."""
     speech_only: list[EpisodeIndex] = field(default_factory=list)
     """Episodes without subtasks: the module interjections made their first speech alone."""
@@ -128,7 +128,7 @@ class AnnotateReport:
     """That this process did the last part of."""
     episodes_failed_here: int = 0
     """Given up by this process; one that can't be read, every process gives up."""
-    holes_made: Counter[str] = field(default_factory=Counter)
+    unanswered_made: Counter[str] = field(default_factory=Counter)
     """Questions that this process got no usable answer to, by module."""
 
     def count_pool(self, made: int, made_twice: int, deaths: int) -> None:
@@ -154,8 +154,9 @@ class AnnotateReport:
             "workerDeaths": self.worker_deaths,
             "failures": [asdict(failure) for failure in self.failures],
             "left": [asdict(found) for found in self.left],
-            "holes": [
-                {"episode": episode, "module": module, **asdict(hole)} for episode, module, hole in self.holes
+            "unanswered": [
+                {"episode": episode, "module": module, **asdict(question)}
+                for episode, module, question in self.unanswered
             ],
             "speechOnlyEpisodes": sorted(self.speech_only),
             "warnings": self.warnings,

@@ -121,7 +121,7 @@ class EpisodePolicy:
     """What an episode may lose, and how often it is tried."""
 
     attempts: int
-    max_holes_percent: float
+    max_unanswered_percent: float
     existing_rows: Literal["Replace", "Keep"]
     retry_token: str = ""
     """Failed attempts are counted under it; a new one begins anew."""
@@ -274,14 +274,14 @@ class ResultMaker:
             subtasks=known.subtasks,
             looking=basis.looking,
         )
-        rows, holes = await module.annotate(context)
-        unanswered = tuple(asdict(hole) for hole in holes)
+        rows, questions = await module.annotate(context)
+        unanswered = tuple(asdict(question) for question in questions)
         token = token_digest(basis.policy.retry_token)
         made = ModuleResult(module.name, key, tuple(rows), unanswered, token, attempt, tuple(rounds.keys))
         return Made(made, is_new=True)
 
     def _is_settled(self, rounds: Rounds, *, may_lack_answers: bool) -> bool:
-        if rounds.result is None or not rounds.result.holes:
+        if rounds.result is None or not rounds.result.unanswered:
             return True
         return may_lack_answers and token_digest(self.basis.policy.retry_token) in rounds.retry_tokens
 

@@ -131,7 +131,7 @@ class RunReport:
             "exitCode": int(ExitCode.OK if self.fault is None else ExitCode.INCOMPLETE),
             "episodes": self.episodes,
             **annotated.to_value(),
-            "holesByModule": dict(annotated.holes_by_module),
+            "unansweredByModule": dict(annotated.unanswered_by_module),
             "frames": {
                 "asked": self.frames.asked,
                 "decoded": self.frames.decoded,
@@ -397,7 +397,7 @@ def merge_outcome(report: RunReport) -> MergeOutcome:
         total=report.episodes,
         done=annotated.episodes_done,
         failed=failed,
-        holes=len(annotated.holes),
+        unanswered=len(annotated.unanswered),
         results=annotated.results_made + annotated.results_reused + annotated.results_of_left,
         merge_digest="" if merge is None else merge.digest,
         place="" if merge is None else _place(report),

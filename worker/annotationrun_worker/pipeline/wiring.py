@@ -218,7 +218,7 @@ def open_step(
             seed=spec.seed,
             policy=EpisodePolicy(
                 attempts=spec.workers.episode_attempts,
-                max_holes_percent=spec.failure_policy.max_holes_percent,
+                max_unanswered_percent=spec.failure_policy.max_unanswered_percent,
                 existing_rows=spec.output.existing_rows,
                 retry_token=spec.retry_token,
             ),

@@ -105,7 +105,7 @@ class ModuleResult:
     module: ResultName
     key: Digest
     rows: Sequence[StagedRow]
-    holes: Sequence[Mapping[str, Any]] = ()
+    unanswered: Sequence[Mapping[str, Any]] = ()
     """Questions without a usable answer: frame, camera, kind, cause."""
     retry_token: Digest = NO_RETRY_TOKEN
     """Digest of the retry token under which it was made: see ``token_digest``."""
@@ -122,7 +122,7 @@ class ModuleResult:
     @property
     def asked(self) -> int:
         """Number of requests whose answers it holds, and of questions that stayed without one."""
-        return len({row.request for row in self.rows if row.request}) + len(self.holes)
+        return len({row.request for row in self.rows if row.request}) + len(self.unanswered)
 
 
 def _row_lines(rows: Sequence[StagedRow]) -> bytes:
@@ -141,7 +141,7 @@ def encode_result(result: ModuleResult) -> bytes:
         "key": result.key,
         "row_count": len(result.rows),
         "rows_sha256": result.content_digest,
-        "holes": list(result.holes),
+        "holes": list(result.unanswered),
         "retry_token": result.retry_token,
         "attempt": result.attempt,
         "earlier_rounds": list(result.earlier_rounds),
@@ -161,7 +161,7 @@ def decode_result(content: bytes, module: ResultName, key: Digest) -> ModuleResu
         head = parse_object(head_line)
         rows = tuple(StagedRow.from_json(line) for line in body.decode().split("\n") if line)
         found = (head["format"], head["module"], head["key"], head["rows_sha256"])
-        holes = tuple(head["holes"])
+        unanswered = tuple(head["holes"])
         token, attempt = Digest(head.get("retry_token", NO_RETRY_TOKEN)), int(head.get("attempt", 0))
         earlier = tuple(map(Digest, head.get("earlier_rounds", ())))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
@@ -169,7 +169,7 @@ def decode_result(content: bytes, module: ResultName, key: Digest) -> ModuleResu
     expected = (RESULT_FORMAT, module, key, digest_bytes(body))
     if found != expected:
         raise StagingError(f"{where} holds {found}, expected {expected}; delete it, it will be made again")
-    return ModuleResult(module, key, rows, holes, token, attempt, earlier)
+    return ModuleResult(module, key, rows, unanswered, token, attempt, earlier)
 
 
 async def read_result(store: StagingStore, module: ResultName, key: Digest) -> ModuleResult | None:
@@ -199,7 +199,7 @@ class Rounds:
 
 
 async def read_rounds(store: StagingStore, module: ResultName, key: Digest) -> Rounds:
-    """The rounds of the result whose first has the key ``key``; one without holes is the last.
+    """The rounds of the result whose first has the key ``key``; one without unanswered questions is the last.
 
     Of a round that can't be read, and of those after it, nothing is known: it is the next to be made.
 
@@ -215,7 +215,7 @@ async def read_rounds(store: StagingStore, module: ResultName, key: Digest) -> R
         next_attempt = found.attempt + 1
         if latest is None or found.content_digest != latest.content_digest:
             latest = found
-        if not found.holes:
+        if not found.unanswered:
             break
         next_key = digest_json({"result": key, "after": next_key})
     return Rounds(latest, next_key, keys, next_attempt, frozenset(tokens))
@@ -271,7 +271,7 @@ class IndexedResult:
     @classmethod
     def of(cls, quick_key: Digest, result: ModuleResult) -> Self:
         """The entry for ``result``."""
-        return cls(quick_key, result.key, result.retry_token, result.asked, len(result.holes))
+        return cls(quick_key, result.key, result.retry_token, result.asked, len(result.unanswered))
 
     @classmethod
     def named(cls, name: str) -> Self | None:

@@ -258,12 +258,12 @@ def test_one_unusable_answer_among_few_is_a_hole_as_long_as_the_limit_allows_it(
             run_here(tmp_path, server.base_url, modules, source=OWN, workers={"episodeAttempts": 2})
         asked = Counter(map(kind_of, server.bodies))
         report = run_here(
-            tmp_path, server.base_url, modules, source=OWN, failurePolicy={"maxHolesPercent": 12}
+            tmp_path, server.base_url, modules, source=OWN, failurePolicy={"maxUnansweredPercent": 12}
         )
     assert asked == {"vqa_count": 8, "speech": 4}
-    assert [(episode, hole.kind, hole.frame) for episode, _, hole in report.annotated.holes] == [
-        (0, "speech", 0)
-    ]
+    assert [
+        (episode, question.kind, question.frame) for episode, _, question in report.annotated.unanswered
+    ] == [(0, "speech", 0)]
     assert report.annotated.failures == []
     assert spoken(read_frames(tmp_path / "output")[0].events) == {}
 

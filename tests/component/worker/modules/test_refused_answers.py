@@ -142,7 +142,7 @@ def test_texts_of_absurd_length_are_refused_whatever_they_are_and_asked_again(tm
         kind: sorted(counts) for kind, counts in lengths.items()
     }
     assert all(min(counts) > 0 for counts in lengths.values())
-    assert report.annotated.holes == []
+    assert report.annotated.unanswered == []
 
 
 def test_a_note_and_the_variants_along_the_axes_are_measured_too(tmp_path):

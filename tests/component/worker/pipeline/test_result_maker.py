@@ -65,7 +65,9 @@ MODULE = Module("plan", (), {}, {}, annotate)
 async def make(server, folder, *, makes=True, **policy):
     """What comes of the result in a process of its own: it, or the error, which is recorded."""
     store = StagingStore(folder)
-    rules = EpisodePolicy(**{"attempts": 2, "max_holes_percent": 0.0, "existing_rows": "Replace"} | policy)
+    rules = EpisodePolicy(
+        **{"attempts": 2, "max_unanswered_percent": 0.0, "existing_rows": "Replace"} | policy
+    )
     basis = ResultBasis(OneEpisode(), NullFrameProvider(), store, Prompts(), {"id": "m"}, 7, rules, PLAN)
     async with asker(server.base_url, folder) as one, Heartbeat(store) as heartbeat:
         worker = Worker(one, Claims(store, heartbeat.me, Liveness(store))) if makes else None

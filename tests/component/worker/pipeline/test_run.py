@@ -169,7 +169,7 @@ def test_an_answer_that_stays_unusable_is_a_hole_and_too_many_fail_the_episode(t
         manifest = write_manifest(tmp_path, REFERENCE, server.base_url, modules, source={"episodes": "0"})
         done = run_command("run", "-f", manifest)
     assert done.returncode == ExitCode.INCOMPLETE
-    assert "8 of 8 answers are unusable, more than failurePolicy.maxHolesPercent (10.0)" in done.stderr
+    assert "8 of 8 answers are unusable, more than failurePolicy.maxUnansweredPercent (10.0)" in done.stderr
     assert "I can't tell." in done.stderr
 
 

@@ -18,8 +18,8 @@ from annotationrun_worker.demo.chat_request import parse_request
 from annotationrun_worker.demo.frame_code import read as read_code
 
 VQA: dict[str, Any] = {"vqa": {"questionTypes": ["count"], "emissionHz": 0.2, "cameras": "Default"}}
-MANY: dict[str, Any] = {"failurePolicy": {"maxHolesPercent": 100}}
-NONE: dict[str, Any] = {"failurePolicy": {"maxHolesPercent": 0}}
+MANY: dict[str, Any] = {"failurePolicy": {"maxUnansweredPercent": 100}}
+NONE: dict[str, Any] = {"failurePolicy": {"maxUnansweredPercent": 0}}
 NOTHING_SEEN = "I see nothing."
 EPISODES = list_episodes(REFERENCE, read_info(REFERENCE))
 
@@ -112,7 +112,7 @@ def test_they_are_told_and_listed_by_episode_module_and_cause(lacking):
         (episode, "vqa", frame) for episode, frame in lacking.mute
     ]
     assert all(NOTHING_SEEN in cause for *_, cause in lacking.unanswered)
-    assert [(it["episode"], it["module"], it["frame"]) for it in lacking.report["holes"]] == [
+    assert [(it["episode"], it["module"], it["frame"]) for it in lacking.report["unanswered"]] == [
         (episode, "vqa", frame) for episode, frame in lacking.mute
     ]
     assert "note: unanswered questions: 2, named above" in lacking.said.stdout
@@ -133,7 +133,7 @@ def test_a_new_retry_token_asks_these_alone_and_with_another_seed(lacking):
     asked, _ = lacking.run(retryToken="2", exit_code=ExitCode.OK)
     assert sorted(map(frame_of, asked)) == lacking.mute
     assert seeds.isdisjoint(body["seed"] for body in asked)
-    assert lacking.unanswered == lacking.report["holes"] == []
+    assert lacking.unanswered == lacking.report["unanswered"] == []
     assert lacking.answered() == rows | set(lacking.mute)
     assert lacking.run(retryToken="2")[0] == lacking.run(retryToken="3")[0] == lacking.run()[0] == []
     assert lacking.answered() == rows | set(lacking.mute), "what was answered stays"
@@ -173,7 +173,7 @@ def test_under_a_lower_limit_an_episode_that_stays_so_fails_as_often_as_it_may(l
     asked, done = lacking.run(ExitCode.INCOMPLETE, **NONE)
     assert {frame_of(body) for body in asked} == set(lacking.mute)
     assert len({body["seed"] for body in asked}) == 2, "as many as attempts"
-    assert "more than failurePolicy.maxHolesPercent" in done.stderr
+    assert "more than failurePolicy.maxUnansweredPercent" in done.stderr
     assert tree(lacking.output) == before
     (failure,) = lacking.report["failures"]
     assert (failure["episode"], failure["module"], failure["attempts"]) == (1, "vqa", 2)

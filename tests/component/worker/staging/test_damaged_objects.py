@@ -40,7 +40,7 @@ from annotationrun_worker.staging.store import StagingStore, open_store
 KEY, COMMIT = digest_json("a key"), "c" * 40
 ANSWER = StagedAnswer(digest_json("body"), "the red block", 12, 3)
 ROW = StagedRow(frame=0, style="subtask", role="assistant", content="pick", request=None)
-RESULT = ModuleResult("plan", KEY, (ROW,), holes=({"frame": 0},))
+RESULT = ModuleResult("plan", KEY, (ROW,), unanswered=({"frame": 0},))
 SURVEY = StagedSurvey({1: "cut"}, {0: "pick"}, ["a warning"], {0: {"a": "b"}})
 PLAN = {"episodes": [[0, 12]]}
 DAMAGES = {
@@ -172,7 +172,7 @@ def test_a_round_of_a_result_that_can_not_be_read_is_the_next_to_be_made(locatio
         store = open_store(location)
         await stage_result(store, RESULT)
         second = (await read_rounds(store, "plan", KEY)).next_key
-        await stage_result(store, replace(RESULT, key=second, holes=(), attempt=3))
+        await stage_result(store, replace(RESULT, key=second, unanswered=(), attempt=3))
         whole = await read_rounds(store, "plan", KEY)
         assert whole.next_attempt == 4
 
@@ -183,7 +183,7 @@ def test_a_round_of_a_result_that_can_not_be_read_is_the_next_to_be_made(locatio
         store.put_now(f"results/plan/{KEY[:2]}/{KEY}.jsonl", b"{")
         rounds = await read_rounds(store, "plan", KEY)
         assert (rounds.result, rounds.next_key) == (None, KEY)
-        for result in (RESULT, replace(RESULT, key=second, holes=(), attempt=3)):
+        for result in (RESULT, replace(RESULT, key=second, unanswered=(), attempt=3)):
             assert await stage_result(store, result) == (result, True)
         assert await read_rounds(store, "plan", KEY) == whole
 

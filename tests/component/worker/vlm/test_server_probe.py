@@ -146,7 +146,7 @@ def test_schemas_that_the_server_overlooks_go_into_the_text_of_every_question(tm
         assert ["response_format" in body for body in server.bodies] == [has_schema] * len(server.bodies)
         assert server.bodies
     assert report.annotated.server.structured_output == found
-    assert report.annotated.holes == []
+    assert report.annotated.unanswered == []
 
 
 def test_the_findings_stand_in_the_report_as_the_server_told_them(tmp_path):

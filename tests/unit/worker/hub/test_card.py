@@ -142,7 +142,7 @@ def test_no_name_passes_for_a_trailer():
         pytest.param(range(60), ", ".join(map(str, range(50))) + " and 10 more", id="many are cut"),
     ],
 )
-def test_holes_are_listed(episodes, expected):
+def test_unanswered_questions_are_listed(episodes, expected):
     assert failed_text(episodes) == expected
 
 

@@ -9,7 +9,7 @@ from tests.support.manifests import local_run
 from annotationrun_api.step_results import MAX_MESSAGE_BYTES, MergeOutcome, read_result, write_result
 from annotationrun_worker.dataset.types import EpisodeIndex
 from annotationrun_worker.errors import IncompleteError, TooManyFailedError
-from annotationrun_worker.modules.base import Hole
+from annotationrun_worker.modules.base import UnansweredQuestion
 from annotationrun_worker.output.merge import MergeResult
 from annotationrun_worker.pipeline.config import Places
 from annotationrun_worker.pipeline.report import AnnotateReport, EpisodeFailure
@@ -68,9 +68,11 @@ def test_episodes_and_results_are_counted_whole_and_in_part():
 
 
 def test_questions_without_an_answer_are_counted():
-    hole = Hole(frame=3, camera=None, kind="speech", cause="no JSON")
-    annotated = AnnotateReport(episodes_done=9, holes=[(EpisodeIndex(1), hole), (EpisodeIndex(4), hole)])
-    assert told(annotated, fault=IncompleteError("x")).holes == 2
+    question = UnansweredQuestion(frame=3, camera=None, kind="speech", cause="no JSON")
+    annotated = AnnotateReport(
+        episodes_done=9, unanswered=[(EpisodeIndex(1), question), (EpisodeIndex(4), question)]
+    )
+    assert told(annotated, fault=IncompleteError("x")).unanswered == 2
 
 
 def test_what_the_workers_used_is_told_with_the_length_of_what_they_annotated():

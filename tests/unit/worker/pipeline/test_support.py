@@ -78,8 +78,8 @@ def test_a_setting_that_is_not_carried_out_is_refused(old, new, line):
         ),
         pytest.param(
             "  modules:",
-            "  workers: {episodeAttempts: 1}\n  failurePolicy: {maxHolesPercent: 5}\n  modules:",
-            id="attempts and holes",
+            "  workers: {episodeAttempts: 1}\n  failurePolicy: {maxUnansweredPercent: 5}\n  modules:",
+            id="attempts and unanswered",
         ),
         pytest.param("  modules:", "  failurePolicy: {maxFailedEpisodes: 5%}\n  modules:", id="failures"),
         pytest.param("blocks-annotated", "out\n    existingRows: Keep", id="kept rows"),

@@ -79,7 +79,7 @@ def told(report: AnnotateReport | None = None) -> dict[tuple[str, ...], float]:
 
 
 def test_prometheus_is_told_every_count():
-    report = AnnotateReport(episodes_finished=5, episodes_failed_here=2, holes_made=Counter(vqa=3))
+    report = AnnotateReport(episodes_finished=5, episodes_failed_here=2, unanswered_made=Counter(vqa=3))
     assert told(report) == {
         ("requests_total", "answered"): 4,
         ("requests_total", "failed"): 1,
@@ -87,7 +87,7 @@ def test_prometheus_is_told_every_count():
         ("tokens_total", "prompt"): 800,
         ("tokens_total", "completion"): 100,
         ("tokens_total", "cached"): 100,
-        ("holes_total", "vqa"): 3,
+        ("unanswered_total", "vqa"): 3,
         ("episodes_total", "done"): 5,
         ("episodes_total", "failed"): 2,
         ("frames_total", "decoded"): 7,
@@ -100,4 +100,4 @@ def test_prometheus_is_told_every_count():
 def test_the_dashboard_asks_for_metrics_that_there_are():
     asked = set(re.findall(r"annotationrun_worker_(\w+)", DASHBOARD.read_text(encoding="utf-8")))
     assert asked
-    assert asked <= {name for name, *_ in told(AnnotateReport(holes_made=Counter(vqa=1)))}
+    assert asked <= {name for name, *_ in told(AnnotateReport(unanswered_made=Counter(vqa=1)))}

@@ -67,7 +67,7 @@ class BadAnswers(Case):
     model: dict[str, Any] = field(default_factory=dict)
 
 
-HOLES = r"8 of 8 answers are unusable, more than failurePolicy\.maxHolesPercent"
+UNUSABLE = r"8 of 8 answers are unusable, more than failurePolicy\.maxUnansweredPercent"
 OF_AN_EPISODE = [
     BadAnswers(
         "hang",
@@ -88,25 +88,25 @@ OF_AN_EPISODE = [
     BadAnswers(
         "finish_reason: length",
         ExitCode.INCOMPLETE,
-        (HOLES, r"cut at 2048 tokens; raise spec\.model\.maxOutputTokens"),
+        (UNUSABLE, r"cut at 2048 tokens; raise spec\.model\.maxOutputTokens"),
         lambda: Reply('{"question": "How', finish_reason="length"),
     ),
     BadAnswers(
         "JSON of the wrong shape",
         ExitCode.INCOMPLETE,
-        (HOLES, "'vqa_count' stays unusable after a correction", r"answer.*count", '"two"'),
+        (UNUSABLE, "'vqa_count' stays unusable after a correction", r"answer.*count", '"two"'),
         lambda: Reply(json.dumps(WRONG_SHAPE)),
     ),
     BadAnswers(
         "no JSON",
         ExitCode.INCOMPLETE,
-        (HOLES, "the answer holds no JSON object: 'I see two blocks.'"),
+        (UNUSABLE, "the answer holds no JSON object: 'I see two blocks.'"),
         lambda: Reply("I see two blocks."),
     ),
     BadAnswers(
         "empty answer",
         ExitCode.INCOMPLETE,
-        (HOLES, r"the answer is empty \(finish_reason 'stop'\)"),
+        (UNUSABLE, r"the answer is empty \(finish_reason 'stop'\)"),
         lambda: Reply(""),
     ),
     BadAnswers(
