@@ -27,7 +27,7 @@ class RunKey(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class RunView:
+class RunObject:
     """An `AnnotationRun` as the API server gives it."""
 
     name: str
@@ -184,7 +184,7 @@ class Refusal:
 class Observation:
     """All that a decision is made from, besides the time."""
 
-    run: RunView
+    run: RunObject
     jobs: tuple[JobView, ...] = ()
     """By the run's UID; those that are being deleted too."""
     pods: tuple[PodView, ...] = ()

@@ -33,7 +33,7 @@ from annotationrun_operator.observation import (
     PodView,
     Refusal,
     RunKey,
-    RunView,
+    RunObject,
 )
 from annotationrun_operator.telemetry.metrics import Metrics
 
@@ -104,7 +104,7 @@ class Reconciler:
             return 0.0  # the status has to tell of it
         return decision.recheck_seconds
 
-    async def _observe(self, run: RunView, memory: _Memory) -> tuple[Observation, _Memory]:
+    async def _observe(self, run: RunObject, memory: _Memory) -> tuple[Observation, _Memory]:
         jobs = await self._jobs_of(run)
         pods = await self._pods_of(run)
         claims = {}
@@ -127,7 +127,7 @@ class Reconciler:
         )
         return observation, memory
 
-    async def _jobs_of(self, run: RunView) -> tuple[JobView, ...]:
+    async def _jobs_of(self, run: RunObject) -> tuple[JobView, ...]:
         versions, jobs = {}, []
         async for raw in self._api.list_jobs(run.namespace, run.uid):
             versions[raw["metadata"]["uid"]] = raw["metadata"]["resourceVersion"]
@@ -136,7 +136,7 @@ class Reconciler:
         self._record.listed(Watched.JOBS, RunKey(run.namespace, run.name), versions)
         return tuple(jobs)
 
-    async def _pods_of(self, run: RunView) -> tuple[PodView, ...]:
+    async def _pods_of(self, run: RunObject) -> tuple[PodView, ...]:
         versions, pods = {}, []
         gpu_resource = gpu_resource_of(run.manifest)
         async for raw in self._api.list_pods(run.namespace, run.uid):
@@ -146,7 +146,7 @@ class Reconciler:
         self._record.listed(Watched.PODS, RunKey(run.namespace, run.name), versions)
         return tuple(pods)
 
-    async def _claim(self, run: RunView, name: str) -> ClaimView | None:
+    async def _claim(self, run: RunObject, name: str) -> ClaimView | None:
         """None says that there is no such claim."""
         try:
             return view_claim(await self._api.get_claim(run.namespace, name))

@@ -24,7 +24,7 @@ OPERATOR_MUTANTS = (
     Mutant(
         "a run that failed keeps its pods",
         f"{OPERATOR}/core/steps.py",
-        "    for job in draft.live_jobs():\n",
+        "    for job in builder.live_jobs():\n",
         "    for job in ():\n",
         PODS_THAT_GO,
     ),
@@ -38,7 +38,7 @@ OPERATOR_MUTANTS = (
     Mutant(
         "an edited run begins anew beside a merge that still writes",
         f"{OPERATOR}/core/decide.py",
-        "if live or any(not pod.has_ended and pod.step is Step.MERGE for pod in draft.seen.pods):",
+        "if live or any(not pod.has_ended and pod.step is Step.MERGE for pod in builder.seen.pods):",
         "if live:",
         PODS_THAT_GO,
     ),

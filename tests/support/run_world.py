@@ -20,7 +20,7 @@ from annotationrun_operator.observation import (
     JobView,
     Observation,
     PodView,
-    RunView,
+    RunObject,
 )
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -73,7 +73,7 @@ class RunWorld:
         self.generation += 1
 
     def observe(self) -> Observation:
-        run = RunView(
+        run = RunObject(
             name="run",
             namespace="robots",
             uid="run-uid",

@@ -22,13 +22,13 @@ from annotationrun_operator.cluster.fault_points import FaultPoint, reached
 from annotationrun_operator.cluster.observe import is_ours_to_adopt
 from annotationrun_operator.core.status import Action, Announcement, CreateJob, Decision, DeleteJob
 from annotationrun_operator.errors import ApiConflictError, ApiNotFoundError, ApiRefusedError
-from annotationrun_operator.observation import Refusal, RunKey, RunView
+from annotationrun_operator.observation import Refusal, RunKey, RunObject
 
 _MESSAGE_CHARACTERS = 1024
 """https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/ on `note`."""
 
 
-def make_event(run: RunView, announcement: Announcement, now: datetime) -> dict[str, Any]:
+def make_event(run: RunObject, announcement: Announcement, now: datetime) -> dict[str, Any]:
     """The Event's object; of the same announcement at the same time the same, so that it is there once."""
     time = now.strftime("%Y-%m-%dT%H:%M:%SZ")
     told = "\0".join((run.uid, announcement.reason, announcement.message, time))
@@ -69,7 +69,7 @@ class Applied:
     """Why one could not be created."""
 
 
-async def apply(api: ClusterApi, run: RunView, decision: Decision, now: datetime) -> Applied:
+async def apply(api: ClusterApi, run: RunObject, decision: Decision, now: datetime) -> Applied:
     """Write the status if it changed, at most once; then act; then tell.
 
     Raises:
@@ -87,7 +87,7 @@ async def apply(api: ClusterApi, run: RunView, decision: Decision, now: datetime
     return applied
 
 
-async def _write_status(api: ClusterApi, run: RunView, status: RunStatus) -> None:
+async def _write_status(api: ClusterApi, run: RunObject, status: RunStatus) -> None:
     reached(FaultPoint.BEFORE_STATUS)
     await api.write_status(RunKey(run.namespace, run.name), run.resource_version, write_status(status))
     reached(FaultPoint.AFTER_STATUS)
@@ -96,7 +96,7 @@ async def _write_status(api: ClusterApi, run: RunView, status: RunStatus) -> Non
         logger.info("%s/%s: %s", run.namespace, run.name, after)
 
 
-async def _act(api: ClusterApi, run: RunView, action: Action, applied: Applied, now: datetime) -> Applied:
+async def _act(api: ClusterApi, run: RunObject, action: Action, applied: Applied, now: datetime) -> Applied:
     match action:
         case CreateJob():
             refusal = await _create(api, run, action, now)
@@ -123,7 +123,7 @@ def _state_of(status: RunStatus) -> str:
     return "" if ready is None else f"{ready.reason}: {ready.message}" if ready.message else ready.reason
 
 
-async def _create(api: ClusterApi, run: RunView, action: CreateJob, now: datetime) -> Refusal | None:
+async def _create(api: ClusterApi, run: RunObject, action: CreateJob, now: datetime) -> Refusal | None:
     reached(FaultPoint.BEFORE_CREATE_JOB)
     try:
         await api.create_job(run.namespace, action.manifest)
@@ -136,7 +136,7 @@ async def _create(api: ClusterApi, run: RunView, action: CreateJob, now: datetim
     return None
 
 
-async def _adopt(api: ClusterApi, run: RunView, action: CreateJob, now: datetime) -> Refusal | None:
+async def _adopt(api: ClusterApi, run: RunObject, action: CreateJob, now: datetime) -> Refusal | None:
     """A Job of the name is there: made by a pass that did not live to see it, or by somebody else."""
     try:
         found = await api.get_job(run.namespace, action.name)
@@ -151,7 +151,7 @@ async def _adopt(api: ClusterApi, run: RunView, action: CreateJob, now: datetime
     return Refusal(action.name, HTTPStatus.CONFLICT, message, now, is_conflict=True)
 
 
-async def _delete(api: ClusterApi, run: RunView, action: DeleteJob) -> None:
+async def _delete(api: ClusterApi, run: RunObject, action: DeleteJob) -> None:
     reached(FaultPoint.BEFORE_DELETE_JOB)
     try:
         await api.delete_job(run.namespace, action.name, action.uid)
@@ -161,7 +161,7 @@ async def _delete(api: ClusterApi, run: RunView, action: DeleteJob) -> None:
     logger.info("%s/%s: deleted Job %s", run.namespace, run.name, action.name)
 
 
-async def _announce(api: ClusterApi, run: RunView, announcement: Announcement, now: datetime) -> None:
+async def _announce(api: ClusterApi, run: RunObject, announcement: Announcement, now: datetime) -> None:
     """Events are for people: one that can't be written must not hold the run back."""
     reached(FaultPoint.BEFORE_EVENT)
     try:

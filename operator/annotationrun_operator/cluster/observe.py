@@ -22,7 +22,7 @@ from annotationrun_operator.observation import (
     JobEvent,
     JobView,
     PodView,
-    RunView,
+    RunObject,
 )
 
 Raw = Mapping[str, Any]
@@ -37,7 +37,7 @@ _CLAIM_PLACES = (
 _STEPS = {step.value for step in Step}
 
 
-def view_run(raw: Raw) -> RunView:
+def view_run(raw: Raw) -> RunObject:
     """A run.
 
     Raises:
@@ -51,7 +51,7 @@ def view_run(raw: Raw) -> RunView:
             f"the status of run {metadata['name']!r} in namespace {metadata['namespace']!r} is not what this"
             f" version writes: {error}; remove it: kubectl patch --subresource=status"
         ) from error
-    return RunView(
+    return RunObject(
         name=metadata["name"],
         namespace=metadata["namespace"],
         uid=metadata["uid"],

@@ -33,10 +33,10 @@ from annotationrun_operator.core.preconditions import find_fault, manifest_fault
 from annotationrun_operator.core.status import (
     Announcement,
     Decision,
-    Draft,
-    RunPass,
+    ReconcileContext,
     State,
     StateKind,
+    StatusBuilder,
     with_remedy,
 )
 from annotationrun_operator.core.steps import fail, go_on_with, record_publication, take_step
@@ -55,165 +55,165 @@ def decide(seen: Observation, now: datetime, settings: JobSettings) -> Decision:
         now: the time, in UTC.
         settings: of the installation.
     """
-    draft = Draft(seen, now, settings, seen.run.status)
+    builder = StatusBuilder(seen, now, settings, seen.run.status)
     if seen.run.is_deleting:  # its children go with it, by their owner references
-        return Decision(draft.status)
-    count_gpus(draft)
-    count_disruptions(draft)
+        return Decision(builder.status)
+    count_gpus(builder)
+    count_disruptions(builder)
     try:
         manifest = parse_object(seen.run.manifest, seen.run.name)
     except ManifestError as error:
-        return _stall(draft, manifest_fault(error))
-    _tell_settings_without_effect(draft, manifest.spec)
+        return _stall(builder, manifest_fault(error))
+    _tell_settings_without_effect(builder, manifest.spec)
     inputs = read_inputs(manifest, seen.run.annotations)
-    if draft.status.ended_input == inputs.run:
-        return _stay(RunPass(draft, manifest, inputs))
+    if builder.status.ended_input == inputs.run:
+        return _stay(ReconcileContext(builder, manifest, inputs))
     fault = find_fault(manifest, seen.claims, settings.allowed)
     if fault is not None:
-        draft.recheck(LOOK_AGAIN_SECONDS)
-        return _stall(draft, fault)
+        builder.recheck(LOOK_AGAIN_SECONDS)
+        return _stall(builder, fault)
     if manifest.spec.suspend:
-        return _suspend(draft)
-    return _go_on(RunPass(draft, manifest, inputs))
+        return _suspend(builder)
+    return _go_on(ReconcileContext(builder, manifest, inputs))
 
 
-def _tell_settings_without_effect(draft: Draft, spec: RunSpec) -> None:
+def _tell_settings_without_effect(builder: StatusBuilder, spec: RunSpec) -> None:
     """Warn of them once for each edit of the spec."""
     said = settings_without_effect(spec, in_cluster=True)
-    if said and draft.status.observed_generation != draft.seen.run.generation:
+    if said and builder.status.observed_generation != builder.seen.run.generation:
         message = with_remedy(Reason.SETTINGS_WITHOUT_EFFECT, said)
-        draft.announcements.append(Announcement("Warning", Reason.SETTINGS_WITHOUT_EFFECT, message))
+        builder.announcements.append(Announcement("Warning", Reason.SETTINGS_WITHOUT_EFFECT, message))
 
 
-def _stall(draft: Draft, fault: Failure) -> Decision:
+def _stall(builder: StatusBuilder, fault: Failure) -> Decision:
     """Nothing goes on until somebody changes something; what is staged stays."""
-    _stop_jobs(draft)
-    return draft.conclude(State("Stalled", fault.reason, with_remedy(fault.reason, fault.message)))
+    _stop_jobs(builder)
+    return builder.finalize(State("Stalled", fault.reason, with_remedy(fault.reason, fault.message)))
 
 
-def _stay(run: RunPass) -> Decision:
+def _stay(run: ReconcileContext) -> Decision:
     """The run has ended, and nothing that matters was edited since."""
-    draft, ttl = run.draft, run.manifest.spec.ttl_seconds_after_finished
-    set_active(draft, is_active=False)
+    builder, ttl = run.builder, run.manifest.spec.ttl_seconds_after_finished
+    set_active(builder, is_active=False)
     changed = look_at_source(run)
     if changed is not None:
         return _take_change(run, changed)
-    status = draft.status
-    for job in draft.live_jobs():
-        if not is_look(draft, job):
-            draft.delete(job)
+    status = builder.status
+    for job in builder.live_jobs():
+        if not is_look(builder, job):
+            builder.delete(job)
     if ttl is not None and status.completion_time is not None:
-        left = status.completion_time + timedelta(seconds=ttl) - draft.now
+        left = status.completion_time + timedelta(seconds=ttl) - builder.now
         if left > timedelta():
-            draft.recheck(left.total_seconds())
+            builder.recheck(left.total_seconds())
         else:
-            for job in draft.seen.jobs:
+            for job in builder.seen.jobs:
                 if job.has_ended:
-                    draft.delete(job)
+                    builder.delete(job)
     known = find_condition(status.conditions, ConditionType.READY)
     kind: StateKind = "Complete" if holds(status.conditions, ConditionType.COMPLETE) else "Failed"
     failed = find_condition(status.conditions, ConditionType.FAILED)
     said = failed if kind == "Failed" and failed else known
     reason = (find_reason(said.reason) if said else None) or Reason.COMPLETE
-    return draft.conclude(State(kind, reason, said.message if said else ""))
+    return builder.finalize(State(kind, reason, said.message if said else ""))
 
 
-def _suspend(draft: Draft) -> Decision:
+def _suspend(builder: StatusBuilder) -> Decision:
     """The pods go; the attempts that they were are over, and going on begins the next."""
-    _stop_jobs(draft)
-    gone = not draft.live_jobs()
+    _stop_jobs(builder)
+    gone = not builder.live_jobs()
     message = "" if gone else "Pods are still going."
-    return draft.conclude(State("Suspended", Reason.SUSPENDED, with_remedy(Reason.SUSPENDED, message)))
+    return builder.finalize(State("Suspended", Reason.SUSPENDED, with_remedy(Reason.SUSPENDED, message)))
 
 
-def _stop_jobs(draft: Draft) -> None:
-    set_active(draft, is_active=False)
-    live = draft.live_jobs()
+def _stop_jobs(builder: StatusBuilder) -> None:
+    set_active(builder, is_active=False)
+    live = builder.live_jobs()
     for job in live:
-        draft.delete(job)
+        builder.delete(job)
     for step in Step:
-        name = draft.step(step).job_name
-        if name and not any(job.name == name and job.has_ended for job in draft.seen.jobs):
-            draft.set_step(step, job_name="")
+        name = builder.step(step).job_name
+        if name and not any(job.name == name and job.has_ended for job in builder.seen.jobs):
+            builder.set_step(step, job_name="")
 
 
-def _go_on(run: RunPass) -> Decision:
-    draft = run.draft
-    if draft.status.ended_input:
+def _go_on(run: ReconcileContext) -> Decision:
+    builder = run.builder
+    if builder.status.ended_input:
         _reopen(run)
-    if draft.status.plan.input_digest != run.inputs.plan:
+    if builder.status.plan.input_digest != run.inputs.plan:
         decision = _begin_anew(run)
         if decision is not None:
             return decision
     limit = run.manifest.spec.active_deadline_seconds
     if limit is not None:
-        left = limit - active_seconds(draft.status.activity, draft.now)
+        left = limit - active_seconds(builder.status.activity, builder.now)
         if left <= 0:
             return fail(run, Failure(Reason.ACTIVE_DEADLINE_EXCEEDED, f"The limit is {limit} s"))
-        draft.recheck(left)
+        builder.recheck(left)
     return take_step(run)
 
 
-def _reopen(run: RunPass) -> None:
+def _reopen(run: ReconcileContext) -> None:
     """The run had ended, and was edited: what failed is tried in a new attempt."""
-    draft = run.draft
-    if holds(draft.status.conditions, ConditionType.FAILED):
+    builder = run.builder
+    if holds(builder.status.conditions, ConditionType.FAILED):
         for step in Step:
-            live = {job.name for job in draft.live_jobs() if not job.is_deleting}
-            if draft.step(step).job_name not in live:
-                draft.set_step(step, job_name="", retries=0)
-        draft.set_step(Step.ANNOTATE, disruptions_without_progress=0)
-    draft.set(ended_input="", completion_time=None)
+            live = {job.name for job in builder.live_jobs() if not job.is_deleting}
+            if builder.step(step).job_name not in live:
+                builder.set_step(step, job_name="", retries=0)
+        builder.set_step(Step.ANNOTATE, disruptions_without_progress=0)
+    builder.set(ended_input="", completion_time=None)
 
 
-def _begin_anew(run: RunPass) -> Decision | None:
+def _begin_anew(run: ReconcileContext) -> Decision | None:
     """The results that are wanted are others than those planned for: plan again, once nothing is at work."""
-    draft, status = run.draft, run.draft.status
-    for job in draft.seen.jobs:
+    builder, status = run.builder, run.builder.status
+    for job in builder.seen.jobs:
         if job.step is Step.MERGE and job.name == status.merge.job_name and job.has_ended:
             record_publication(run, job)
-    live = draft.live_jobs()
-    if live or any(not pod.has_ended and pod.step is Step.MERGE for pod in draft.seen.pods):
+    live = builder.live_jobs()
+    if live or any(not pod.has_ended and pod.step is Step.MERGE for pod in builder.seen.pods):
         for job in live:
-            draft.delete(job)
-        draft.recheck(LOOK_AGAIN_SECONDS)
-        return draft.conclude(State("Working", Reason.STOPPING, Reason.STOPPING.happened))
-    requested_at = draft.seen.run.annotations.get(REQUESTED_AT_ANNOTATION, "")[:64]
+            builder.delete(job)
+        builder.recheck(LOOK_AGAIN_SECONDS)
+        return builder.finalize(State("Working", Reason.STOPPING, Reason.STOPPING.happened))
+    requested_at = builder.seen.run.annotations.get(REQUESTED_AT_ANNOTATION, "")[:64]
     token = run.manifest.spec.retry_token
     is_retry = (token, requested_at) != (status.plan.retry_token, status.plan.requested_at)
     is_first = not status.plan.input_digest
     reason = Reason.NOT_STARTED if is_first else Reason.RETRY_REQUESTED if is_retry else Reason.SPEC_CHANGED
     plan = PlanStatus(
-        attempt=draft.status.plan.attempt,
+        attempt=builder.status.plan.attempt,
         input_digest=run.inputs.plan,
         retry_token=token,
         requested_at=requested_at,
     )
-    _forget_steps(draft, plan, reason)
+    _forget_steps(builder, plan, reason)
     return None
 
 
-def _take_change(run: RunPass, changed: PlanResult) -> Decision:
+def _take_change(run: ReconcileContext, changed: PlanResult) -> Decision:
     """The source, or the model, is another now: its plan is carried out, within a deadline of its own."""
-    draft = run.draft
+    builder = run.builder
     reason, said = Reason.SOURCE_CHANGED, changed.source_commit
-    before = draft.status.plan.model_commit
+    before = builder.status.plan.model_commit
     if before != changed.model_commit:
         reason, said = (
             Reason.MODEL_CHANGED,
             f"It was {before or 'not known'}, now it is {changed.model_commit or 'not known'}",
         )
-    draft.announcements.append(Announcement("Normal", reason, with_remedy(reason, said)))
+    builder.announcements.append(Announcement("Normal", reason, with_remedy(reason, said)))
     _reopen(run)
-    _forget_steps(draft, draft.status.plan, reason)
-    draft.set(activity=Activity())
+    _forget_steps(builder, builder.status.plan, reason)
+    builder.set(activity=Activity())
     return go_on_with(run, changed)
 
 
-def _forget_steps(draft: Draft, plan: PlanStatus, reason: Reason) -> None:
+def _forget_steps(builder: StatusBuilder, plan: PlanStatus, reason: Reason) -> None:
     """The steps begin anew, by another plan; their attempts count on."""
-    status = draft.status
-    draft.set(
+    status = builder.status
+    builder.set(
         plan=plan,
         prefetch=PrefetchStatus(attempt=status.prefetch.attempt),
         annotate=AnnotateStatus(
@@ -228,4 +228,4 @@ def _forget_steps(draft: Draft, plan: PlanStatus, reason: Reason) -> None:
         completion_time=None,
     )
     for kind in STEP_CONDITIONS:
-        draft.steps[kind] = (False, reason, "")
+        builder.steps[kind] = (False, reason, "")

@@ -79,7 +79,7 @@ class State:
 
 
 @dataclass(slots=True)
-class Draft:
+class StatusBuilder:
     """Of one pass."""
 
     seen: Observation
@@ -126,7 +126,7 @@ class Draft:
         """The Jobs that have not ended."""
         return [job for job in self.seen.jobs if not job.has_ended]
 
-    def conclude(self, state: State) -> Decision:
+    def finalize(self, state: State) -> Decision:
         """The decision, with the conditions of a state."""
         before = find_condition(self.status.conditions, ConditionType.READY)
         if before is None or before.reason != state.reason.value:
@@ -180,9 +180,9 @@ def with_remedy(reason: Reason, message: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class RunPass:
+class ReconcileContext:
     """The decision in the making, the manifest, and its digests."""
 
-    draft: Draft
+    builder: StatusBuilder
     manifest: AnnotationRun
     inputs: Inputs

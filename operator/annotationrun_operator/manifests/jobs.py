@@ -31,7 +31,7 @@ from annotationrun_api.reasons import Reason
 from annotationrun_api.spec import KIND, AnnotationRun
 from annotationrun_operator.manifests.installation import JobSettings
 from annotationrun_operator.manifests.pods import WORKER_CONTAINER, PodPlan, pod_template
-from annotationrun_operator.observation import RunView, digest_of
+from annotationrun_operator.observation import RunObject, digest_of
 
 
 class AfterExit(Enum):
@@ -128,7 +128,7 @@ class JobPlan:
     """Of the model, as it was planned; empty: its revision stands for itself, or it is not planned yet."""
 
 
-def job_name(run: RunView, step: Step, plan_digest: str, attempt: int) -> str:
+def job_name(run: RunObject, step: Step, plan_digest: str, attempt: int) -> str:
     """Name of a step's Job: the run's, the step, and a hash that tells runs, plans and attempts apart.
 
     A long run name is cut; the hash covers the run's UID, so that no two runs meet.
@@ -138,7 +138,7 @@ def job_name(run: RunView, step: Step, plan_digest: str, attempt: int) -> str:
     return f"{run.name[:room].rstrip('-.')}-{step.value}-{hashed}"
 
 
-def make_job(run: RunView, manifest: AnnotationRun, plan: JobPlan, settings: JobSettings) -> dict[str, Any]:
+def make_job(run: RunObject, manifest: AnnotationRun, plan: JobPlan, settings: JobSettings) -> dict[str, Any]:
     """The Job's object for the API server."""
     labels = {
         NAME_LABEL: APP_NAME,
@@ -224,7 +224,7 @@ def _failure_rules() -> list[dict[str, Any]]:
     ]
 
 
-def _retry_token(run: RunView, manifest: AnnotationRun) -> str:
+def _retry_token(run: RunObject, manifest: AnnotationRun) -> str:
     """The token where the annotation `requested-at` is given too, as each new value of either is another."""
     requested_at = run.annotations.get(REQUESTED_AT_ANNOTATION, "")
     return digest_of([manifest.spec.retry_token, requested_at]) if requested_at else ""

@@ -41,7 +41,7 @@ def _open(hub: Hub, request: Request, repo: Repo) -> Reply:
     title, description = str(asked.get("title")), str(asked.get("description"))
     pull = repo.open_pull_request(title, account.name, repo.branches["main"], description)
     if asked.get("pullRequest"):
-        pull.status = "draft"
+        pull.status = "builder"
     else:
         pull.is_pull_request = False
         del repo.pull_heads[pull.num]
@@ -54,7 +54,7 @@ def _list(request: Request, repo: Repo) -> Reply:
     if (wanted := request.query("type")) not in (None, "all"):
         found = [pull for pull in found if pull.is_pull_request == (wanted == "pull_request")]
     if (status := request.query("status")) not in (None, "all"):
-        is_open = {"open", "draft"}
+        is_open = {"open", "builder"}
         found = [pull for pull in found if (pull.status in is_open) == (status == "open")]
     return json_reply(
         {"discussions": [_summary(repo, pull) for pull in found], "count": len(found), "start": 0}

@@ -35,9 +35,9 @@ def test_what_is_thought_is_left_out_whatever_marks_it(start, end):
 @pytest.mark.parametrize(
     "said",
     [
-        pytest.param(f"At first {count(5)}, but two are shadows:\n```json\n{count(3)}\n```", id="a draft"),
+        pytest.param(f"At first {count(5)}, but two are shadows:\n```json\n{count(3)}\n```", id="a builder"),
         pytest.param(f'{count(3)}\nconfidence: {{"sure": true}}', id="another object after it"),
-        pytest.param(f'{{"count": 5,}} was wrong: {count(3)}', id="a broken draft"),
+        pytest.param(f'{{"count": 5,}} was wrong: {count(3)}', id="a broken builder"),
         pytest.param(f"{{count}} {{}} {count(3)} {{done}}", id="braces that are prose"),
         pytest.param(f"[{count(3)}]", id="a list of one"),
         pytest.param('{"count": 3.0}', id="a whole number as float"),
@@ -239,9 +239,9 @@ def test_an_answer_that_is_too_long_is_not_looked_at():
         last_fitting("x" + text + fits, Count)
 
 
-@pytest.mark.parametrize("draft", [count(5), '{"count": 5,}', '[{"count": 5},,]', "[[{}]]"])
-def test_so_many_objects_and_no_more_are_tried(draft):
-    drafts = f"{draft}\n" * (MAX_OBJECTS - 1)
+@pytest.mark.parametrize("builder", [count(5), '{"count": 5,}', '[{"count": 5},,]', "[[{}]]"])
+def test_so_many_objects_and_no_more_are_tried(builder):
+    drafts = f"{builder}\n" * (MAX_OBJECTS - 1)
     assert last_fitting(drafts + count(3), Count).count == 3
     with pytest.raises(AnswerError, match=f"more than {MAX_OBJECTS} JSON objects, expected one"):
-        last_fitting(drafts + draft + count(3), Count)
+        last_fitting(drafts + builder + count(3), Count)
