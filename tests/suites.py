@@ -21,7 +21,7 @@ PROMTOOL: Final = ("tests/chart/promtool.sh",)
 
 SUITES: Final = (
     # Of each level the longest first, so that both slots are busy to the end.
-    Suite("component", "test", pytest=("tests/component", "--without=s3,root"), processes=3, is_longest=True),
+    Suite("component", "test", pytest=("tests/component", "--without=s3,root"), processes=2, is_longest=True),
     Suite("docs", "test", pytest=("tests/docs",)),
     Suite("fuzz", "test", pytest=("tests/fuzz",)),
     Suite("types", "test", programs=((str(BIN / "mypy"),),)),
