@@ -8,6 +8,7 @@ A branch moves, and labels of two models must not pass for those of one. It is l
 fetch the model from the Hub: what others serve, nobody knows here.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -28,7 +29,6 @@ from annotationrun_worker.staging.store import StagingStore
 
 if TYPE_CHECKING:
     from annotationrun_worker.hub.cache import HubMirror
-import os
 
 DEFAULT_CACHE_BYTES: Final = 32 << 30
 

@@ -15,6 +15,10 @@ revision names, by whoever asked the Hub last.
 In a folder what is created stays, wherever the power is cut.
 """
 
+import asyncio
+import logging
+import os
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
+import obstore
 from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
@@ -37,14 +42,7 @@ from annotationrun_worker.staging.seal import NO_SEAL, Seal
 
 if TYPE_CHECKING:
     from obstore import UpdateVersion
-if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
-import asyncio
-import logging
-import os
-import re
-
-import obstore
 
 Bucket = S3Store | GCSStore | AzureStore
 

@@ -13,11 +13,16 @@ before anything is decoded for it, and packets that it does not need are dropped
 The hash of a stretch of a video's compressed packets; nothing is decoded.
 """
 
+import bisect
+import hashlib
+import math
+import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, TypeAlias
 
+import av
 from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
@@ -29,12 +34,6 @@ if TYPE_CHECKING:
     VideoPacket: TypeAlias = Packet[VideoStream]
 else:
     VideoPacket = Packet  # generic in PyAV's stubs alone
-import bisect
-import hashlib
-import math
-import struct
-
-import av
 
 AVCC_VERSION = 1
 """First byte of an ``avcC``; what begins otherwise holds NAL units behind start codes."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from annotationrun_worker.dataset.types import CameraKey, EpisodeRecord
@@ -17,7 +18,6 @@ from annotationrun_worker.errors import NoCamerasError
 
 if TYPE_CHECKING:
     from torch import Tensor
-import numpy as np
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,16 @@ The fingerprint of an episode: what the modules see of it, and nothing of where 
 Frames for the modules: by time, in the order asked for, cached, or an error; never fewer than asked.
 """
 
+import hashlib
+import math
+import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+import numpy as np
 from numpy.typing import NDArray
 
 from annotationrun_worker.dataset.types import CameraKey, EpisodeRecord, Features, ImageSpan, VideoSpan
@@ -39,11 +43,6 @@ from annotationrun_worker.video.timestamps import (
 
 if TYPE_CHECKING:
     from torch import Tensor
-import hashlib
-import math
-import struct
-
-import numpy as np
 
 FORMAT = b"annotationrun episode fingerprint 1\n"
 """Changes with every change of what is hashed below."""

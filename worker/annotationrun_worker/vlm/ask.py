@@ -5,6 +5,7 @@ Equal work that is asked for several times at once is done once.
 Asking a question: staged answers first, then the model; what comes back is checked before it is staged.
 """
 
+import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,9 +18,8 @@ from annotationrun_worker.staging.store import StagingStore
 from annotationrun_worker.vlm.json_extraction import MAX_CHARACTERS, last_fitting, quote
 from annotationrun_worker.vlm.request import Answer, Question, Sampling, build_body, with_correction
 
-if TYPE_CHECKING:  # it imports openai, which takes a second
+if TYPE_CHECKING:
     from annotationrun_worker.vlm.client import VlmClient
-import asyncio
 
 Result = TypeVar("Result")
 

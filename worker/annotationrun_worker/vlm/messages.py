@@ -10,21 +10,20 @@ Such a model scales a picture to whole squares, and each square is a token (``sm
 families count in other ways; for them this is a rough guess.
 """
 
+import base64
+import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, Union
 
-from numpy.typing import NDArray
-
-if TYPE_CHECKING:  # a run never makes tensors, and torch costs it 2 s and 500 MiB
-    from torch import Tensor
-import base64
-import io
-import math
-
 import numpy as np
 import PIL.Image
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ContentPart = dict[str, Any]
 
