@@ -59,7 +59,7 @@ test: packages $(READY)  ## What must hold on any Linux, in minutes: no root, no
 	$(BIN)/python -m tests.suites --level test
 
 .PHONY: test-cluster
-test-cluster: packages $(READY)  ## All the rest: real Kubernetes, vLLM, LeRobot, S3, kills (root, about 29 GB the first time)
+test-cluster: packages $(READY)  ## All the rest: real Kubernetes, vLLM, LeRobot, S3, kills (root, about 30 GB the first time)
 	$(BIN)/python -m tests.suites --level test-cluster
 
 .PHONY: durations
@@ -77,7 +77,7 @@ unit:  ## Tests of pure code, and of the layout
 component:  ## Tests with real decoding, real HTTP, real parquet
 docs:  ## The README's commands
 fuzz:  ## Damaged files, objects and answers of every kind; FUZZ_COUNT=2000 for that many of each
-storage:  ## Component tests on a real S3 server, and on disks that are full or read-only
+storage:  ## Component tests on a real S3 server, on Azurite, and on disks that are full or read-only
 faults:  ## Runs and workers that are killed, at each named point of the code and at seeded moments
 scale:  ## 10,000 episodes: seconds and memory of each step
 frames-exact:  ## Every frame of the reference dataset against the code in its pixels

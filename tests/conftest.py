@@ -1,4 +1,4 @@
-"""For every suite: what a session tells the runner, which tests are its, a clean environment, S3."""
+"""For every suite: what a session tells the runner, which tests are its, a clean environment, stores."""
 
 import argparse
 import os
@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.azure_server import AzureServer, azure_server
 from tests.support.s3_server import S3Server, s3_server
 from tests.support.suite_record import COUNTED, Record
 
 NEEDS = {
     "s3": "needs a real S3 server, which is built from its sources",
+    "azure": "needs an emulator of Azure's blob storage, which npm installs",
     "root": "needs root: it mounts file systems, or gives files to other users",
 }
-"""What not every machine has; the marks `needs_s3` and `needs_root` name it."""
+"""What not every machine has; the marks `needs_s3`, `needs_azure` and `needs_root` name it."""
 PRINTED = "printed"
 NO_HUB = "http://127.0.0.1:9"
 """Where nobody listens: who names no Hub of the tests is refused at once, and asks none on the network."""
@@ -23,8 +25,8 @@ NO_HUB = "http://127.0.0.1:9"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--record", type=Path, help="write counts and seconds of this session into this file")
-    parser.addoption("--only", type=_needs, help="only tests that need one of these (s3,root)")
-    parser.addoption("--without", type=_needs, help="only tests that need none of these (s3,root)")
+    parser.addoption("--only", type=_needs, help="only tests that need one of these (s3,azure,root)")
+    parser.addoption("--without", type=_needs, help="only tests that need none of these (s3,azure,root)")
 
 
 def _needs(names: str) -> list[str]:
@@ -120,9 +122,32 @@ def s3_location(s3: S3Server, request: pytest.FixtureRequest, monkeypatch: pytes
     return s3.new_location()
 
 
-@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.needs_s3)])
+@pytest.fixture(scope="session")
+def azure() -> Iterator[AzureServer]:
+    """Azure's blob storage, the same for all tests."""
+    with azure_server() as server:
+        yield server
+
+
+@pytest.fixture
+def azure_location(azure: AzureServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A staging location of its own on Azure; the environment says where that is."""
+    for name in [name for name in os.environ if name.startswith("AZURE_")]:
+        monkeypatch.delenv(name)
+    for name, value in azure.environment.items():
+        monkeypatch.setenv(name, value)
+    return azure.new_location()
+
+
+@pytest.fixture(
+    params=[
+        "folder",
+        pytest.param("s3", marks=pytest.mark.needs_s3),
+        pytest.param("azure", marks=pytest.mark.needs_azure),
+    ]
+)
 def location(request: pytest.FixtureRequest) -> str:
-    """A staging location that is empty: a test that asks for it runs once on a folder and once on S3."""
+    """A staging location that is empty: a test that asks for it runs on a folder, on S3 and on Azure."""
     if request.param == "folder":
         return str(request.getfixturevalue("tmp_path") / "staging")
-    return str(request.getfixturevalue("s3_location"))
+    return str(request.getfixturevalue(f"{request.param}_location"))

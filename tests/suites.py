@@ -21,7 +21,13 @@ PROMTOOL: Final = ("tests/chart/promtool.sh",)
 
 SUITES: Final = (
     # Of each level the longest first, so that both slots are busy to the end.
-    Suite("component", "test", pytest=("tests/component", "--without=s3,root"), processes=2, is_longest=True),
+    Suite(
+        "component",
+        "test",
+        pytest=("tests/component", "--without=s3,azure,root"),
+        processes=2,
+        is_longest=True,
+    ),
     Suite("docs", "test", pytest=("tests/docs",)),
     Suite("fuzz", "test", pytest=("tests/fuzz",)),
     Suite("types", "test", programs=((str(BIN / "mypy"),),)),
@@ -85,8 +91,10 @@ SUITES: Final = (
         "storage",
         "test-cluster",
         go_programs=("versitygw",),
-        pytest=("tests/component", "--only=s3,root"),
-        caches=("versitygw-*",),
+        builds=(("tests/support/azurite/environment.sh",),),
+        pytest=("tests/component", "--only=s3,azure,root"),
+        caches=("versitygw-*", "azurite-*"),
+        disk_bytes=GIGABYTE,
     ),
     Suite(
         "frames-exact",

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 BUILD = Path(__file__).with_name("versitygw.sh")
@@ -73,6 +73,8 @@ def is_up(process: subprocess.Popen[bytes], url: str) -> bool:
         try:
             with urlopen(url, timeout=5):
                 return True
+        except HTTPError:  # a refusal is an answer
+            return True
         except (URLError, ConnectionError, TimeoutError):
             if time.monotonic() > deadline:
                 raise
