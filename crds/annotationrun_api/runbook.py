@@ -224,10 +224,10 @@ kubectl -n annotationrun port-forward deployment/annotationrun 8080 8081
 
 The log has a line for each change of a run's state, for each Job that was created or deleted, and for what
 the API server refused. Port 8080 serves `/healthz` and `/readyz`, port 8081 `/metrics`. `/healthz` says in
-words what is wrong: a watch that owes objects and brings nothing, runs that can't be listed, a pass that does
-not end, a worker of the queue that has ended; the kubelet then restarts the operator. Much work is no reason
-for it: see `annotationrun_queue_length`. Nothing is lost by a restart: runs and Jobs go on meanwhile, and a
-new pod goes on where the last one was. `/readyz` fails until the runs are
+words what is wrong: a watch that owes objects and brings nothing, runs that can't be listed, reconciling that
+does not end, a worker of the queue that has ended; the kubelet then restarts the operator. Much work is no
+reason for it: see `annotationrun_queue_length`. Nothing is lost by a restart: runs and Jobs go on
+meanwhile, and a new pod goes on where the last one was. `/readyz` fails until the runs are
 watched: the CustomResourceDefinition is missing, or a right; the log says which.
 
 These metrics tell whether the operator does its work; `/metrics` explains each of the others.
@@ -235,14 +235,14 @@ These metrics tell whether the operator does its work; `/metrics` explains each 
 
 METRICS: Final[Mapping[str, str]] = {
     "annotationrun_runs": "Runs, by `state`. Alert on states under [Failed](#failed) and Stalled.",
-    "annotationrun_passes_total": "Passes over runs, by `outcome`. Errors that go on: see the log.",
-    "annotationrun_pass_seconds": "Seconds of a pass, a histogram.",
-    "annotationrun_errors_total": "Passes that ended with an error, by its class.",
+    "annotationrun_reconciles_total": "Runs reconciled, by `outcome`. Errors that go on: see the log.",
+    "annotationrun_reconcile_seconds": "Seconds that reconciling a run took, a histogram.",
+    "annotationrun_errors_total": "Runs whose reconciling ended with an error, by its class.",
     "annotationrun_api_requests_total": (
         "Requests to the API server, by `verb`, `resource`, `code`. 403: a right is missing, a quota is full."
     ),
     "annotationrun_api_writes_total": "Writes that the API server has accepted. None while no run changes.",
-    "annotationrun_queue_length": "Runs that wait for a pass. It is 0 most of the time.",
+    "annotationrun_queue_length": "Runs that wait to be reconciled. It is 0 most of the time.",
     "annotationrun_watch_behind_seconds": (
         "How long a watch that owes what a list has shown has brought nothing."
     ),

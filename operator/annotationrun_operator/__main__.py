@@ -110,7 +110,7 @@ def main() -> int:
 
 
 async def run_operator(settings: OperatorSettings, jobs: JobSettings) -> None:
-    """Watch, and pass over runs, until a signal comes.
+    """Watch and reconcile runs until a signal comes.
 
     Raises:
         ConnectionSettingsError: there is no way to an API server.
@@ -158,7 +158,7 @@ async def _wait_until_served(api: ClusterApi, settings: OperatorSettings) -> boo
 async def watch(parts: Parts, settings: OperatorSettings, stop: asyncio.Event | None = None) -> None:
     """Mark runs as kopf tells of them, until a signal comes, or `stop` is set."""
     await kopf.operator(
-        registry=make_registry(parts.queue.mark, parts.record),
+        registry=make_registry(parts.queue.enqueue, parts.record),
         settings=make_settings(),
         standalone=True,
         clusterwide=not settings.namespaces,
@@ -178,10 +178,10 @@ def make_parts(
     """Put the operator together."""
     record = WatchRecord(has_watch_by_namespace=bool(settings.namespaces))
     reconciler = Reconciler(api, progress, partial(decide, settings=jobs), record, metrics)
-    queue = WorkQueue(reconciler.look, retry_seconds)
+    queue = WorkQueue(reconciler.reconcile, retry_seconds)
     often = ResyncSettings(patience.list_seconds, settings.resync_seconds)
-    resync = Resync(api, settings.scopes, record, queue.mark, often)
-    metrics.gauge("annotationrun_queue_length", "Runs that wait for a pass.", lambda: queue.length)
+    resync = Resync(api, settings.scopes, record, queue.enqueue, often)
+    metrics.gauge("annotationrun_queue_length", "Runs that wait to be reconciled.", lambda: queue.length)
     metrics.gauge(
         "annotationrun_watch_behind_seconds",
         "How long a watch that owes what a list has shown has brought nothing; 0: none owes.",

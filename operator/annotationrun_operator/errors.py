@@ -70,7 +70,7 @@ class UnreadableObjectError(PermanentError):
 
 
 def retry_seconds(error: Exception, failures: int) -> float:
-    """Seconds until a pass over a run that ended with `error` is tried again; `failures` in a row, from 1.
+    """Seconds until a run whose reconciling ended with `error` is tried again; `failures` in a row, from 1.
 
     A conflict is looked at again at once. Other passing errors wait 1, 2, 4 ... 60 s, and no shorter than the
     API server asks for. What another try won't mend is tried once a minute, as somebody may mend it.

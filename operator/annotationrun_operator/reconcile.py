@@ -1,4 +1,4 @@
-"""A pass over a run: look at it afresh, decide, carry that out."""
+"""Reconciling a run: observe it afresh, decide, apply the decision."""
 
 import asyncio
 from collections.abc import Callable
@@ -44,7 +44,7 @@ _PROGRESS_INTERVAL_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class _Memory:
-    """What is kept of a run between passes. A restarted operator does without: it asks, or tries, again."""
+    """What is kept of a run from one time to the next. A restarted operator asks, or tries, again."""
 
     uid: str
     refusal: Refusal | None = None
@@ -56,7 +56,7 @@ class _Memory:
 
 
 class Reconciler:
-    """Passes over runs; two at a time over the same run are for the queue to prevent."""
+    """Reconciles runs; that no run is reconciled twice at a time is for the queue to see to."""
 
     def __init__(
         self, api: ClusterApi, progress: ProgressClient, decide: Decide, record: WatchRecord, metrics: Metrics
@@ -68,23 +68,23 @@ class Reconciler:
         self._metrics = metrics
         self._memories: dict[RunKey, _Memory] = {}
 
-    async def look(self, key: RunKey) -> float | None:
-        """One pass; returns seconds until the next if nothing happens, None if only a change brings one.
+    async def reconcile(self, key: RunKey) -> float | None:
+        """Reconcile a run; returns seconds until the next time if nothing changes, None if that is all.
 
         Raises:
-            AnnotationRunError: the pass could not be ended; `errors.retry_seconds` says when the next is due.
+            AnnotationRunError: it could not be reconciled; `errors.retry_seconds` says when to try again.
         """
         clock = asyncio.get_running_loop().time
         began, error = clock(), None
         try:
-            return await self._pass_over(key)
+            return await self._reconcile(key)
         except BaseException as caught:
             error = caught
             raise
         finally:
-            self._metrics.count_pass(clock() - began, error)
+            self._metrics.count_reconcile(clock() - began, error)
 
-    async def _pass_over(self, key: RunKey) -> float | None:
+    async def _reconcile(self, key: RunKey) -> float | None:
         try:
             run = view_run(await self._api.get_run(key))
         except ApiNotFoundError:

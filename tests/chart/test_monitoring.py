@@ -65,7 +65,7 @@ def operator_metrics() -> dict[str, set[str]]:
     metrics = Metrics()
     make_parts(None, None, metrics, OperatorSettings(), SETTINGS)
     metrics.count_request("create", "jobs", 201)
-    metrics.count_pass(0.1, ValueError())
+    metrics.count_reconcile(0.1, ValueError())
     ready = condition(ConditionType.READY, False, Reason.ANNOTATING, generation=1, now=START)
     status = RunStatus(conditions=(ready,), progress=Progress(estimated_completion_time=START))
     metrics.show_run(RunKey("robots", "blocks"), status, START)

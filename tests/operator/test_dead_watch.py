@@ -22,7 +22,7 @@ from annotationrun_operator.settings import OperatorSettings
 from annotationrun_operator.telemetry.health import Patience, serving_health
 from annotationrun_operator.telemetry.metrics import Metrics
 
-IMPATIENT = Patience(list_seconds=0.2, watch_behind_seconds=2.0, list_age_seconds=3.0, pass_seconds=60.0)
+IMPATIENT = Patience(list_seconds=0.2, watch_behind_seconds=2.0, list_age_seconds=3.0, reconcile_seconds=60.0)
 WATCHES = 3
 AWAY_SECONDS = 20
 """Longer than a watch would be tried again if its attempts were counted."""
@@ -104,7 +104,7 @@ def test_a_watch_that_brings_bookmarks_alone_is_dead(server, namespace, monkeypa
             await operator.wait_for_health()
             operator.proxy.swallowed.add(resource)
             await asyncio.to_thread(_touch, run, resource)
-            operator.parts.queue.mark(RunKey(namespace, "run"))  # as a recheck does
+            operator.parts.queue.enqueue(RunKey(namespace, "run"))  # as a recheck does
             await operator.wait_for_problem("a watch is dead: it has not brought within")
             # The load balancer is mended: the watch goes on where it was.
             operator.proxy.swallowed.clear()

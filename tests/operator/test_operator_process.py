@@ -87,9 +87,9 @@ def test_metrics_tell_of_runs_passes_and_writes(server, namespace, operator):
     wait_for("the state", lambda: 'annotationrun_runs{state="Complete"} 1.0' in operator.metrics())
     text = operator.metrics()
     assert re.search(r'annotationrun_api_writes_total\{resource="jobs",verb="create"\} 3\.0', text)
-    assert re.search(r'annotationrun_passes_total\{outcome="ok"\} \d+', text)
+    assert re.search(r'annotationrun_reconciles_total\{outcome="ok"\} \d+', text)
     assert "annotationrun_queue_length" in text
-    assert "annotationrun_pass_seconds_bucket" in text
+    assert "annotationrun_reconcile_seconds_bucket" in text
     # A list may be ahead of the watches at any one moment.
     wait_for("the watches", lambda: "annotationrun_watch_behind_seconds 0.0" in operator.metrics())
     run.delete()

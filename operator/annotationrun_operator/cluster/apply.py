@@ -137,7 +137,7 @@ async def _create(api: ClusterApi, run: RunObject, action: CreateJob, now: datet
 
 
 async def _adopt(api: ClusterApi, run: RunObject, action: CreateJob, now: datetime) -> Refusal | None:
-    """A Job of the name is there: made by a pass that did not live to see it, or by somebody else."""
+    """A Job of the name is there: made by an operator that did not live to see it, or by somebody else."""
     try:
         found = await api.get_job(run.namespace, action.name)
     except ApiNotFoundError as error:

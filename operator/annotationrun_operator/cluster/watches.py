@@ -187,7 +187,7 @@ class Resync:
             for run in found
             if self._record.listed(Watched.RUNS, run.key, {run.uid: run.resource_version})
         }
-        # A pass over a run lists its Jobs and pods, and so learns what of them is still awaited.
+        # Reconciling a run lists its Jobs and pods, and so learns what of them is still awaited.
         for key in behind | self._record.awaiting() | (self._known - keys) | (keys if mark_all else set()):
             self._mark(key)
         self._known = keys

@@ -1,8 +1,9 @@
-"""Passes over keyed things, one at a time for each key: marks made meanwhile come to one more pass.
+"""A queue of keys to reconcile: each is reconciled by one worker at a time, as in Kubernetes' controllers.
 
-A key is queued, at work, or at rest. A mark queues a key at rest; a key at work gets one more pass however
-often it is marked. A pass says when it wants the next one, if nothing happens till then; a failed pass is
-tried again later. Plain asyncio: it knows nothing of Kubernetes.
+A key is queued, being reconciled, or at rest. A key at rest is queued when it is enqueued; one that is being
+reconciled is reconciled once more, however often it is enqueued meanwhile. Reconciling says when it should
+happen next if nothing changes until then; what failed is tried again later. Plain asyncio: it knows nothing
+of Kubernetes.
 """
 
 import asyncio
@@ -23,33 +24,33 @@ _random = SystemRandom()
 
 @dataclass(frozen=True, slots=True)
 class QueueSettings:
-    """How many passes at once, and how often."""
+    """How many keys are reconciled at once, and how often."""
 
     workers: int = 8
-    """Passes at the same time, over as many keys."""
+    """Keys that are reconciled at the same time."""
     spacing_seconds: float = 0.5
-    """Rest of a key after a pass, so that a burst of marks comes to few passes."""
-    pass_timeout_seconds: float = 120.0
-    """A pass that takes longer has failed."""
+    """A key rests so long after it was reconciled, so that a burst of changes is reconciled a few times."""
+    reconcile_timeout_seconds: float = 120.0
+    """Reconciling that takes longer has failed."""
 
 
 class _State(Enum):
     QUEUED = auto()
-    AT_WORK = auto()
+    RECONCILING = auto()
     AT_REST = auto()
 
 
 @dataclass(slots=True)
 class _Entry:
     state: _State = _State.QUEUED
-    is_marked: bool = False
-    """While at work or at rest: one more pass is due, as soon as may be."""
+    is_enqueued: bool = False
+    """While it is reconciled or at rest: it is due once more, as soon as may be."""
     rests_until: float = 0.0
     """Loop time."""
     timer: asyncio.TimerHandle | None = None
     """While at rest: queues the key, or forgets it."""
     failures: int = 0
-    """Passes in a row that failed."""
+    """How often in a row reconciling failed."""
 
 
 class WorkQueue(Generic[KeyT]):
@@ -57,39 +58,39 @@ class WorkQueue(Generic[KeyT]):
 
     def __init__(
         self,
-        look: Callable[[KeyT], Awaitable[float | None]],
+        reconcile: Callable[[KeyT], Awaitable[float | None]],
         retry_seconds: Callable[[Exception, int], float],
         settings: QueueSettings | None = None,
     ) -> None:
-        """Make a queue; it passes over keys while `run` runs.
+        """Make a queue; keys are reconciled while `run` runs.
 
         Args:
-            look: a pass; returns seconds until the next one, or None if only a mark shall bring one.
-            retry_seconds: how long a failed pass waits, from its error and the failures in a row.
-            settings: how many passes at once, and how often.
+            reconcile: reconciles a key; returns seconds until the next time, or None if only a change counts.
+            retry_seconds: how long a key waits after a failure, by its error and the failures in a row.
+            settings: how many keys at once, and how often.
         """
-        self._look = look
+        self._reconcile = reconcile
         self._retry_seconds = retry_seconds
         self._settings = settings or QueueSettings()
         self._entries: dict[KeyT, _Entry] = {}
         self._ready: asyncio.Queue[KeyT] = asyncio.Queue()
-        self._at_work_since: dict[KeyT, float] = {}
+        self._reconciling_since: dict[KeyT, float] = {}
         self._workers_running = 0
         self.started = asyncio.Event()
         """Set when all workers run."""
 
-    def mark(self, key: KeyT) -> None:
-        """Have a pass over `key` soon, and surely one that begins after now."""
+    def enqueue(self, key: KeyT) -> None:
+        """Have `key` reconciled soon, and surely once more after now."""
         entry = self._entries.get(key)
         if entry is None:
             self._entries[key] = _Entry()
             self._ready.put_nowait(key)
-        elif entry.state is _State.AT_WORK:
-            entry.is_marked = True
-        elif entry.state is _State.AT_REST and not entry.is_marked:
-            # Once: marks that come one upon the other would put the timer off for ever.
-            entry.is_marked = True
-            self._set_timer(key, entry, entry.rests_until, self._enqueue)
+        elif entry.state is _State.RECONCILING:
+            entry.is_enqueued = True
+        elif entry.state is _State.AT_REST and not entry.is_enqueued:
+            # Once: changes that come one upon the other would put the timer off for ever.
+            entry.is_enqueued = True
+            self._set_timer(key, entry, entry.rests_until, self._queue)
 
     @property
     def length(self) -> int:
@@ -102,14 +103,14 @@ class WorkQueue(Generic[KeyT]):
         return self._workers_running == self._settings.workers
 
     @property
-    def longest_pass_seconds(self) -> float:
-        """How long the oldest pass at work has taken so far; 0 if there is none."""
-        if not self._at_work_since:
+    def longest_reconcile_seconds(self) -> float:
+        """How long the key that is reconciled longest has taken so far; 0 if none is."""
+        if not self._reconciling_since:
             return 0.0
-        return asyncio.get_running_loop().time() - min(self._at_work_since.values())
+        return asyncio.get_running_loop().time() - min(self._reconciling_since.values())
 
     async def run(self) -> None:
-        """Pass over marked keys until cancelled."""
+        """Reconcile queued keys until cancelled."""
         try:
             async with asyncio.TaskGroup() as group:
                 for number in range(self._settings.workers):
@@ -125,34 +126,34 @@ class WorkQueue(Generic[KeyT]):
             self.started.set()
         try:
             while True:
-                await self._pass_over(await self._ready.get())
+                await self._reconcile_key(await self._ready.get())
         finally:
             self._workers_running -= 1
 
-    async def _pass_over(self, key: KeyT) -> None:
+    async def _reconcile_key(self, key: KeyT) -> None:
         loop = asyncio.get_running_loop()
         entry = self._entries[key]
-        entry.state, entry.is_marked = _State.AT_WORK, False
-        self._at_work_since[key] = loop.time()
+        entry.state, entry.is_enqueued = _State.RECONCILING, False
+        self._reconciling_since[key] = loop.time()
         try:
-            async with asyncio.timeout(self._settings.pass_timeout_seconds):
-                recheck_seconds = await self._look(key)
+            async with asyncio.timeout(self._settings.reconcile_timeout_seconds):
+                recheck_seconds = await self._reconcile(key)
             entry.failures = 0
-        except Exception as error:  # noqa: BLE001 - a defect in one pass must not end the passes over others
+        except Exception as error:  # noqa: BLE001 - a defect in one must not end the others
             entry.failures += 1
             recheck_seconds = self._jittered(self._retry_seconds(error, entry.failures))
             _log_failure(key, error, recheck_seconds)
         finally:
-            del self._at_work_since[key]
+            del self._reconciling_since[key]
         self._rest(key, entry, recheck_seconds)
 
     def _rest(self, key: KeyT, entry: _Entry, recheck_seconds: float | None) -> None:
         now = asyncio.get_running_loop().time()
         entry.state, entry.rests_until = _State.AT_REST, now + self._settings.spacing_seconds
-        if entry.is_marked:
-            self._set_timer(key, entry, entry.rests_until, self._enqueue)
+        if entry.is_enqueued:
+            self._set_timer(key, entry, entry.rests_until, self._queue)
         elif recheck_seconds is not None:
-            self._set_timer(key, entry, max(entry.rests_until, now + recheck_seconds), self._enqueue)
+            self._set_timer(key, entry, max(entry.rests_until, now + recheck_seconds), self._queue)
         else:
             self._set_timer(key, entry, entry.rests_until, self._forget)
 
@@ -161,7 +162,7 @@ class WorkQueue(Generic[KeyT]):
             entry.timer.cancel()
         entry.timer = asyncio.get_running_loop().call_at(when, then, key)
 
-    def _enqueue(self, key: KeyT) -> None:
+    def _queue(self, key: KeyT) -> None:
         entry = self._entries[key]
         entry.state, entry.timer = _State.QUEUED, None
         self._ready.put_nowait(key)
@@ -177,6 +178,6 @@ class WorkQueue(Generic[KeyT]):
 
 def _log_failure(key: Hashable, error: Exception, recheck_seconds: float) -> None:
     if isinstance(error, AnnotationRunError):
-        logger.warning("%s: the next pass is in %.1f s: %s", key, recheck_seconds, error)
+        logger.warning("%s: reconciled again in %.1f s: %s", key, recheck_seconds, error)
     else:
-        logger.error("%s: the pass failed, the next is in %.1f s", key, recheck_seconds, exc_info=error)
+        logger.error("%s: reconciling failed; again in %.1f s", key, recheck_seconds, exc_info=error)

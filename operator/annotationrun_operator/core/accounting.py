@@ -82,7 +82,7 @@ def take_progress(builder: StatusBuilder, told: WorkerProgress, since: datetime)
     """Take over what a worker tells, of the model server too; counts never fall under one plan.
 
     Args:
-        builder: of the pass.
+        builder: of the run that is reconciled.
         told: by a worker.
         since: when the attempt began, for the ETA.
     """

@@ -1,8 +1,8 @@
 """What to do about a run, from what is seen of it: no I/O, no clock.
 
-A pass looks at everything anew. What a run has come to stands in its status; which step is next follows from
-that and from digests of the spec (`inputs`): an edit asks again for the steps whose digest it changes. An
-attempt is written into the status before its Job is created, with the Job's name; so whoever comes after a
+Everything is observed anew each time. What a run has come to stands in its status; which step is next follows
+from that and from digests of the spec (`inputs`): an edit asks again for the steps whose digest it changes.
+An attempt is written into the status before its Job is created, with the Job's name; so whoever comes after a
 crash creates that Job and no other.
 """
 

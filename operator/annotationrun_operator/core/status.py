@@ -80,7 +80,7 @@ class State:
 
 @dataclass(slots=True)
 class StatusBuilder:
-    """Of one pass."""
+    """Of one reconcile."""
 
     seen: Observation
     now: datetime

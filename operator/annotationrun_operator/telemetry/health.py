@@ -1,9 +1,9 @@
 """Tells over HTTP whether the operator does its work, and its metrics.
 
 ``/healthz`` fails where a restart is likely to help: a watch that owes objects and brings nothing, a queue
-without workers, a pass that never ends. Much work is no reason: neither a long queue, nor a watch that still
-brings the many objects that a list has shown, nor a list of many pages. ``/readyz`` fails until the runs are
-watched.
+without workers, reconciling that never ends. Much work is no reason: neither a long queue, nor a watch that
+still brings the many objects that a list has shown, nor a list of many pages. ``/readyz`` fails until the
+runs are watched.
 """
 
 import socket
@@ -35,8 +35,8 @@ class Patience:
     70 s."""
     list_age_seconds: float = 180.0
     """The API server may be away so long."""
-    pass_seconds: float = 300.0
-    """The queue ends a pass long before: one that takes longer doesn't let itself be ended."""
+    reconcile_seconds: float = 300.0
+    """The queue ends it long before: what takes longer does not let itself be ended."""
 
 
 class Health:
@@ -57,8 +57,8 @@ class Health:
         found: list[str] = []
         if not self._queue.is_alive:
             found.append("a worker of the queue has ended")
-        if self._queue.longest_pass_seconds > self._patience.pass_seconds:
-            found.append(f"a pass over a run takes {self._queue.longest_pass_seconds:.0f} s so far")
+        if self._queue.longest_reconcile_seconds > self._patience.reconcile_seconds:
+            found.append(f"reconciling a run takes {self._queue.longest_reconcile_seconds:.0f} s so far")
         if not self.is_ready:
             return found
         if self._record.behind_seconds > self._patience.watch_behind_seconds:

@@ -66,7 +66,7 @@ class RunMetrics(Collector):
         self._runs: dict[RunKey, _Run] = {}
 
     def show(self, key: RunKey, status: RunStatus, now: datetime) -> None:
-        """A pass has left a run with this status."""
+        """A run was left with this status."""
         ready = find_condition(status.conditions, ConditionType.READY)
         state = ready.reason if ready is not None else "Unknown"
         before = self._runs.get(key)
@@ -118,7 +118,7 @@ def _read(status: RunStatus, moved_at: datetime) -> Mapping[str, float]:
 
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-_PASS_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_RECONCILE_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _WRITES = frozenset({"create", "update", "delete"})
 
 
@@ -137,15 +137,18 @@ class Metrics:
         self._registry = registry
         self._runs = RunMetrics()
         registry.register(self._runs)
-        self._passes = Counter(
-            "annotationrun_passes", "Passes over runs, by how they ended.", ["outcome"], registry=registry
+        self._reconciles = Counter(
+            "annotationrun_reconciles", "Runs reconciled, by how that ended.", ["outcome"], registry=registry
         )
-        self._pass_seconds = Histogram(
-            "annotationrun_pass_seconds", "Seconds of a pass.", buckets=_PASS_SECONDS, registry=registry
+        self._reconcile_seconds = Histogram(
+            "annotationrun_reconcile_seconds",
+            "Seconds that reconciling a run took.",
+            buckets=_RECONCILE_SECONDS,
+            registry=registry,
         )
         self._errors = Counter(
             "annotationrun_errors",
-            "Passes that ended with an error, by its class.",
+            "Runs whose reconciling ended with an error, by its class.",
             ["error"],
             registry=registry,
         )
@@ -172,15 +175,15 @@ class Metrics:
         if verb in _WRITES and 200 <= code < 300:
             self._writes.labels(verb, resource).inc()
 
-    def count_pass(self, seconds: float, error: BaseException | None) -> None:
-        """A pass has ended."""
-        self._pass_seconds.observe(seconds)
-        self._passes.labels("ok" if error is None else "error").inc()
+    def count_reconcile(self, seconds: float, error: BaseException | None) -> None:
+        """A run was reconciled, or that failed with an error."""
+        self._reconcile_seconds.observe(seconds)
+        self._reconciles.labels("ok" if error is None else "error").inc()
         if error is not None:
             self._errors.labels(type(error).__name__).inc()
 
     def show_run(self, key: RunKey, status: RunStatus, now: datetime) -> None:
-        """A pass has left a run with this status."""
+        """A run was left with this status."""
         self._runs.show(key, status, now)
 
     def forget(self, key: RunKey) -> None:

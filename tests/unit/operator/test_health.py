@@ -40,7 +40,7 @@ class Operator:
         self.queue: WorkQueue[RunKey] = WorkQueue(
             self._look, lambda error, failures: 0.0, QueueSettings(workers=2, spacing_seconds=0.0)
         )
-        self.resync = Resync(api, (None,), self.record, self.queue.mark, OFTEN, self.clock)
+        self.resync = Resync(api, (None,), self.record, self.queue.enqueue, OFTEN, self.clock)
         self.health = Health(self.queue, self.record, self.resync, patience or Patience())
         self.health.is_ready = True
 
@@ -68,7 +68,7 @@ def test_a_long_queue_is_no_problem():
     async def scenario():
         async with Operator().running() as operator:
             for key in KEYS:
-                operator.queue.mark(key)
+                operator.queue.enqueue(key)
             assert operator.queue.length == len(KEYS)
             assert operator.problems() == []
             operator.goes_on.set()
@@ -78,13 +78,13 @@ def test_a_long_queue_is_no_problem():
 
 def test_a_pass_that_does_not_end_is_a_problem():
     async def scenario():
-        async with Operator(patience=Patience(pass_seconds=0.0)).running() as operator:
+        async with Operator(patience=Patience(reconcile_seconds=0.0)).running() as operator:
             assert operator.problems() == []
-            operator.queue.mark(KEYS[0])
+            operator.queue.enqueue(KEYS[0])
             while not operator.problems():
                 await asyncio.sleep(0.01)
             (problem,) = operator.health.problems()
-            assert problem.startswith("a pass over a run takes ")
+            assert problem.startswith("reconciling a run takes ")
 
     asyncio.run(scenario())
 

@@ -12,7 +12,7 @@ from annotationrun_api.errors import TransientError
 from annotationrun_operator.cluster.work_queue import QueueSettings, WorkQueue
 
 PATIENCE_SECONDS = 60.0
-QUICK = QueueSettings(workers=2, spacing_seconds=0.0, pass_timeout_seconds=30.0)
+QUICK = QueueSettings(workers=2, spacing_seconds=0.0, reconcile_timeout_seconds=30.0)
 Look = Callable[[str], Awaitable[float | None]]
 
 
@@ -37,8 +37,8 @@ def test_a_mark_brings_a_pass():
     async def scenario():
         passes: asyncio.Queue[str] = asyncio.Queue()
         async with running(passes.put) as queue:
-            queue.mark("a")
-            queue.mark("b")
+            queue.enqueue("a")
+            queue.enqueue("b")
             assert {await passes.get(), await passes.get()} == {"a", "b"}
 
     asyncio.run(scenario())
@@ -48,8 +48,8 @@ def test_marks_made_before_the_queue_runs_are_kept():
     async def scenario():
         passes: asyncio.Queue[str] = asyncio.Queue()
         queue: WorkQueue[str] = WorkQueue(passes.put, lambda error, failures: 0.0, QUICK)
-        queue.mark("a")
-        queue.mark("a")
+        queue.enqueue("a")
+        queue.enqueue("a")
         assert queue.length == 1
         task = asyncio.create_task(queue.run())
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -73,18 +73,18 @@ def test_marks_during_a_pass_come_to_one_more_pass_after_it():
             at_work -= 1
 
         async with running(look) as queue:
-            queue.mark("a")
+            queue.enqueue("a")
             await began.get()
             for _ in range(100):
-                queue.mark("a")
+                queue.enqueue("a")
             may_end.release()
             await began.get()
             # While the other worker is free, the second pass is at work and none beside it.
-            queue.mark("other")
+            queue.enqueue("other")
             assert await began.get() == "other"
             may_end.release()
             may_end.release()
-            queue.mark("last")
+            queue.enqueue("last")
             assert await began.get() == "last"
             assert began.empty()
             may_end.release()
@@ -112,7 +112,7 @@ def test_no_two_passes_over_a_key_overlap_under_many_marks():
         async with running(look, QueueSettings(workers=4, spacing_seconds=0.0)) as queue:
             while not enough.is_set():
                 for key in counts:
-                    queue.mark(key)
+                    queue.enqueue(key)
                 await asyncio.sleep(0)
             assert queue.is_alive
         return overlaps
@@ -130,7 +130,7 @@ def test_a_pass_may_ask_for_the_next_one():
             return next(rechecks)
 
         async with running(look) as queue:
-            queue.mark("a")
+            queue.enqueue("a")
             for _ in range(3):
                 await passes.get()
 
@@ -146,9 +146,9 @@ def test_a_mark_does_not_wait_for_the_recheck():
             return 100 * PATIENCE_SECONDS
 
         async with running(look) as queue:
-            queue.mark("a")
+            queue.enqueue("a")
             await passes.get()
-            queue.mark("a")
+            queue.enqueue("a")
             await passes.get()
 
     asyncio.run(scenario())
@@ -161,12 +161,12 @@ def test_a_key_rests_between_passes():
 
         async def look(key):
             begins.append(asyncio.get_running_loop().time())
-            queue.mark("a")
+            queue.enqueue("a")
             if len(begins) == 3:
                 third.set()
 
         async with running(look, QueueSettings(workers=2, spacing_seconds=0.2)) as queue:
-            queue.mark("a")
+            queue.enqueue("a")
             await third.wait()
         return begins
 
@@ -188,7 +188,7 @@ def test_a_failed_pass_is_tried_again_with_the_count_of_failures(caplog):
             return 0.0
 
         async with running(look, retry=retry) as queue:
-            queue.mark("a")
+            queue.enqueue("a")
             await done.wait()
         return asked
 
@@ -215,7 +215,7 @@ def test_success_ends_the_count_of_failures():
             return 0.0
 
         async with running(look, retry=retry) as queue:
-            queue.mark("a")
+            queue.enqueue("a")
             for _ in range(4):
                 await passes.get()
         return asked
@@ -234,7 +234,7 @@ def test_a_defect_in_one_pass_leaves_the_others_alone(caplog):
 
         async with running(look, retry=lambda error, failures: 3600.0) as queue:
             for key in ("broken", "a", "b", "c"):
-                queue.mark(key)
+                queue.enqueue(key)
             assert {await passes.get() for _ in range(3)} == {"a", "b", "c"}
             assert queue.is_alive
 
@@ -253,10 +253,10 @@ def test_a_pass_that_hangs_fails_and_is_seen_meanwhile():
         async def look(key):
             await asyncio.Event().wait()
 
-        async with running(look, QueueSettings(workers=1, pass_timeout_seconds=0.3), retry) as queue:
-            assert queue.longest_pass_seconds == 0.0
-            queue.mark("a")
-            while queue.longest_pass_seconds == 0.0:
+        async with running(look, QueueSettings(workers=1, reconcile_timeout_seconds=0.3), retry) as queue:
+            assert queue.longest_reconcile_seconds == 0.0
+            queue.enqueue("a")
+            while queue.longest_reconcile_seconds == 0.0:
                 await asyncio.sleep(0.01)
             assert isinstance(await failed.get(), TimeoutError)
 
@@ -275,7 +275,7 @@ def test_a_queue_whose_worker_ended_is_not_alive():
         task = asyncio.create_task(queue.run())
         await queue.started.wait()
         assert queue.is_alive
-        queue.mark("a")
+        queue.enqueue("a")
         with pytest.raises(BaseExceptionGroup) as raised:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await task
