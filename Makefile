@@ -59,7 +59,7 @@ test: packages $(READY)  ## What must hold on any Linux, in minutes: no root, no
 	$(BIN)/python -m tests.suites --level test
 
 .PHONY: test-cluster
-test-cluster: packages $(READY)  ## All the rest: real Kubernetes, vLLM, LeRobot, S3, kills (root, about 30 GB the first time)
+test-cluster: packages $(READY)  ## All the rest: real Kubernetes, vLLM, LeRobot, S3, kills (root, about 28 GB the first time)
 	$(BIN)/python -m tests.suites --level test-cluster
 
 .PHONY: durations

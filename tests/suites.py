@@ -49,7 +49,7 @@ SUITES: Final = (
         builds=((sys.executable, "-m", "tests.cluster", "build"),),
         pytest=("tests/cluster",),
         caches=("kubernetes-*", "helm-*", "images", "containerd"),
-        disk_bytes=14 * GIGABYTE,
+        disk_bytes=12 * GIGABYTE,
         is_longest=True,
     ),
     # Beside it what needs nothing that Go builds, until that is done.

@@ -15,8 +15,8 @@ from typing import Final
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "annotationrun"
 APT_LOCK_SECONDS: Final = 600
 """So long another installation is waited for."""
-DISK_NEEDED_BYTES: Final = 14 * 1024**3
-"""While everything is built: about 11 GB of it stay."""
+DISK_NEEDED_BYTES: Final = 12 * 1024**3
+"""While everything is built: about 9 GB of it stay."""
 API_SERVER_PACKAGES: Final[Mapping[str, str]] = {"etcd": "etcd-server", "openssl": "openssl"}
 """By a program that it has: the Debian package that an API server by itself needs."""
 CLUSTER_PACKAGES: Final[Mapping[str, str]] = {
