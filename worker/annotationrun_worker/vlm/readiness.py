@@ -21,7 +21,8 @@ from annotationrun_worker.vlm.responses import ModelList, cut_remote, read_respo
 from annotationrun_worker.vlm.server import ServerCounts, ServerSettings
 from annotationrun_worker.vlm.server_errors import is_refusal, refused, remote_words
 
-_PAGE_SECONDS: Final = 5.0
+_PAGE_SECONDS: Final = 20.0
+"""For a page, which a server tells late that computes on processors it shares."""
 """For the answer: nothing hangs on it."""
 _VERSION_LENGTH: Final = 64
 
