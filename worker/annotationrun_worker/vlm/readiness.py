@@ -23,7 +23,6 @@ from annotationrun_worker.vlm.server_errors import is_refusal, refused, remote_w
 
 _PAGE_SECONDS: Final = 20.0
 """For a page, which a server tells late that computes on processors it shares."""
-"""For the answer: nothing hangs on it."""
 _VERSION_LENGTH: Final = 64
 
 
