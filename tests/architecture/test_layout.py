@@ -71,8 +71,16 @@ def test_the_top_level_holds_what_the_design_names():
 
 
 def test_no_lock_file_names_a_host():
-    locks = sorted(ROOT.glob("*/requirements.txt")) + sorted(ROOT.glob("tests/*/requirements.txt"))
-    assert len(locks) >= 3
+    npm = ROOT / "tests/support/azurite/package-lock.json"
+    assert "://" not in npm.read_text(encoding="utf-8")
+    patterns = (
+        "*/*requirements.txt",
+        "tests/*/requirements.txt",
+        "tests/support/*.txt",
+        "tests/support/*/*.txt",
+    )
+    locks = sorted(path for pattern in patterns for path in ROOT.glob(pattern))
+    assert len(locks) >= 9
     for lock in locks:
         text = lock.read_text(encoding="utf-8")
         assert "://" not in text

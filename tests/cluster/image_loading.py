@@ -1,6 +1,6 @@
 """Images from buildah's storage to containerd: only the layers that containerd does not have.
 
-A whole worker image is 2 GB, and changed code one layer of a few MB. An OCI archive is made here that names
+A whole image is up to 3 GB, and changed code one layer of a few MB. An OCI archive is made here that names
 all layers of an image and holds those that are missing, uncompressed, as a layer's digest is then the one in
 the image's configuration. Once containerd has unpacked a layer its archive is taken away: containers are made
 of what was unpacked, and each layer would take its bytes twice.
